@@ -1,0 +1,66 @@
+"""The contract between a task, which says what a step computes, and the trainer, which runs steps.
+
+A task owns its models and offers *phases*: named pieces of a step, each a module whose ``forward`` returns a loss, and
+the parameters that the phase's own optimizer moves. Ordinary training has one phase; a GAN has two.
+"""
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from paddle import Tensor, nn
+
+
+@dataclass
+class StepOutput:
+    """What a phase's module returns: the loss to descend and the figures to show (detached scalars)."""
+
+    loss: Tensor
+    figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Phase:
+    """One piece of a step: ``module(batch, step)`` → :class:`StepOutput`, descended over ``parameters``.
+
+    ``module`` is what data parallelism and sharding wrap; ``parameters`` may be fewer than the module's own. Before
+    ``start_step`` the phase is skipped.
+    """
+
+    name: str
+    module: nn.Layer
+    parameters: dict[str, Tensor]
+    start_step: int = 0
+
+
+@dataclass
+class LogPicture:
+    """A picture [H, W, 3] uint8 with its caption for the log."""
+
+    name: str
+    picture: np.ndarray
+    caption: str = ""
+
+
+class Task(Protocol):
+    """What :class:`vilg.engine.trainer.Trainer` needs to know; each class of :mod:`vilg.tasks` follows it."""
+
+    phases: list[Phase]
+
+    def collate(self, samples: list[Any], seeds: list[int]) -> dict[str, np.ndarray]:
+        """Samples and one seed a sample → the arrays of a batch. Pure: the same input gives the same batch."""
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Called after the optimizers moved (codebook revival, schedules); returns figures for the log."""
+
+    def tokens(self, batch: dict[str, Any]) -> int:
+        """How many tokens (or pixels) the batch holds, for the throughput figure."""
+
+    def preview(self, batch: dict[str, Any]) -> Iterator[LogPicture]:
+        """Pictures and captions that show how training goes, drawn from the batch."""
+
+    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
+        """Write a released model folder; ``average`` replaces weights by name (the EMA) where given."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a checkpoint must hold besides optimizer state, under stable names."""

@@ -1,0 +1,71 @@
+"""Layers that own their parameters and run on :mod:`vilg.nn.functional`."""
+import paddle
+from paddle import Tensor, nn
+
+from vilg.nn import functional
+
+
+class Linear(nn.Layer):
+    """A linear map [..., in] → [..., out] whose weight [in, out] starts as N(0, std²) and whose bias starts at zero."""
+
+    def __init__(self, in_features: int, out_features: int, std: float = 0.02, bias: bool = True):
+        super().__init__()
+        self.weight = self.create_parameter(
+            [in_features, out_features], default_initializer=nn.initializer.Normal(std=std))
+        self.bias = self.create_parameter([out_features], is_bias=True) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.Layer):
+    """Layer normalisation over the last axis [..., D]."""
+
+    def __init__(self, width: int, epsilon: float = 1e-5):
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([width], is_bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+class GroupNorm(nn.Layer):
+    """Group normalisation of [B, C, H, W]."""
+
+    def __init__(self, channels: int, groups: int = 32, epsilon: float = 1e-6):
+        super().__init__()
+        self.groups, self.epsilon = groups, epsilon
+        self.weight = self.create_parameter([channels], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([channels], is_bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.group_norm(x, self.groups, self.weight, self.bias, self.epsilon)
+
+
+class Conv2D(nn.Layer):
+    """A convolution [B, C, H, W] → [B, out, H', W']; padding is one number or (top, bottom, left, right)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1,
+                 padding: int | tuple[int, int, int, int] = 0, bias: bool = True):
+        super().__init__()
+        self.stride, self.padding = stride, padding
+        bound = (in_channels * kernel * kernel) ** -0.5
+        uniform = nn.initializer.Uniform(-bound, bound)
+        self.weight = self.create_parameter([out_channels, in_channels, kernel, kernel], default_initializer=uniform)
+        self.bias = self.create_parameter([out_channels], default_initializer=uniform) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class Embedding(nn.Layer):
+    """A table [rows, D] looked up by integer ids of any shape."""
+
+    def __init__(self, rows: int, width: int, std: float = 0.02):
+        super().__init__()
+        self.weight = self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(std=std))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return paddle.nn.functional.embedding(ids, self.weight)
