@@ -50,6 +50,9 @@ class Task(Protocol):
     def collate(self, samples: list[Any], seeds: list[int]) -> dict[str, np.ndarray]:
         """Samples and one seed a sample → the arrays of a batch. Pure: the same input gives the same batch."""
 
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What needs no gradient and is the same for every phase (pictures to codes); called once a micro-batch."""
+
     def after_step(self, step: int) -> dict[str, float]:
         """Called after the optimizers moved (codebook revival, schedules); returns figures for the log."""
 
