@@ -1,0 +1,264 @@
+"""WordPiece over Chinese text: every Chinese character is a word of its own (ERNIE-ViLG, section 3.1).
+
+Normalisation and splitting follow BERT, so that a ``vocab.txt`` of BERT or ERNIE gives the ids its own tokenizer gives,
+with one deliberate difference: the names of special tokens written in a text ("[SEP]") are plain text here, because a
+prompt must not be able to end its own sentence.
+"""
+import hashlib
+import json
+import logging
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from vilg.errors import VilgError
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+CONTINUATION = "##"
+LONGEST_WORD = 100  # letters; BERT reads a longer unbroken word as unknown
+ANSWER_ROOM = 1  # tokens kept free behind a question that is still to be answered, as behind one with a short answer
+
+
+@dataclass
+class TextBatch:
+    """Texts as ids, padded to one length.
+
+    ``ids`` [B, M] int64; ``length`` [B] int64 counts the tokens before the padding, [CLS] and [SEP] included; ``cut``
+    [B] int64 counts the tokens that did not fit and were left out; ``prefix`` [B] int64 counts the tokens through the
+    [SEP] of a question, 0 for a caption.
+    """
+
+    ids: np.ndarray
+    length: np.ndarray
+    cut: np.ndarray
+    prefix: np.ndarray
+
+
+class WordPieceTokenizer:
+    """Text ↔ ids by a ``vocab.txt`` (one token a line, the id is the line's number).
+
+    ``special`` renames special tokens: ``{"cls": "<s>"}``. Raises VilgError for a vocabulary that is missing, is not
+    text, or lacks a special token.
+    """
+
+    def __init__(self, vocab_file: str | Path, *, lowercase: bool = True, special: dict[str, str] | None = None):
+        self.tokens = _read_vocab(Path(vocab_file))
+        self.lowercase = lowercase
+        self.special = {**SPECIAL_TOKENS, **(special or {})}
+        self._ids = {token: index for index, token in enumerate(self.tokens)}
+        missing = [name for name in self.special.values() if name not in self._ids]
+        if missing:
+            raise VilgError(f"{vocab_file}: the vocabulary lacks the special tokens {' '.join(missing)}; "
+                            "use a vocab.txt of BERT or ERNIE, or build one with tools/build_vocab.py")
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            self._ids[self.special[kind]] for kind in SPECIAL_TOKENS)
+        self._tokenizer = Tokenizer(models.WordPiece(
+            self._ids, unk_token=self.special["unk"], max_input_chars_per_word=LONGEST_WORD,
+            continuing_subword_prefix=CONTINUATION))
+        self._tokenizer.normalizer = bert_normalizer(lowercase)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "WordPieceTokenizer":
+        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt`` and, if there, ``tokenizer_config.json``."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")
+        settings = _read_settings(folder / "tokenizer_config.json")
+        special = {kind: _content(settings[f"{kind}_token"]) for kind in SPECIAL_TOKENS if settings.get(f"{kind}_token")}
+        return cls(folder / "vocab.txt", lowercase=bool(settings.get("do_lower_case", True)), special=special)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self.tokens)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``vocab.txt`` and ``tokenizer_config.json``, as :meth:`from_folder` and ERNIE's tokenizers read them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"do_lower_case": self.lowercase, **{f"{kind}_token": name for kind, name in self.special.items()}}
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8", newline="\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n",
+                                                      encoding="utf-8")
+
+    def fingerprint(self) -> str:
+        """A short hash of all that decides the ids: tokens in order, special tokens and lower-casing."""
+        content = json.dumps([self.tokens, self.special, self.lowercase], ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def encode(self, text: str, max_length: int) -> list[int]:
+        """One text → ``[CLS] … [SEP]``, cut to ``max_length`` ids at most; not padded."""
+        kept, _ = _cut(self._pieces(text), _checked(max_length, 2) - 2)
+        return [self.cls_id, *kept, self.sep_id]
+
+    def encode_batch(self, texts: Sequence[str], max_length: int) -> TextBatch:
+        """Captions → ids [B, max_length], ``[CLS] … [SEP]`` each. An empty text is ``[CLS] [SEP]``."""
+        room = _checked(max_length, 2) - 2
+        parts = [_cut(self._pieces(text), room) for text in texts]
+        rows = [[self.cls_id, *kept, self.sep_id] for kept, _ in parts]
+        return self._batch(rows, [cut for _, cut in parts], [0] * len(rows), max_length)
+
+    def encode_prompts(self, prompts: Sequence[str], max_length: int, strict: bool = False) -> TextBatch:
+        """What a user typed → ids, as :meth:`encode_batch`, but never silently bent.
+
+        An empty prompt is a VilgError. One that is longer than the model's text length is cut with a warning that
+        names both lengths, or refused when ``strict``; characters that the vocabulary lacks are warned about by name.
+        """
+        for prompt in prompts:
+            if not self._tokenizer.encode(prompt, add_special_tokens=False).ids:
+                raise VilgError(f"the prompt {prompt!r} is empty; write at least one character to draw or answer from")
+        batch = self.encode_batch(prompts, max_length)
+        for prompt, cut in zip(prompts, batch.cut.tolist(), strict=True):
+            if cut:
+                self._report_long("prompt", prompt, max_length - 2 + cut, max_length - 2, strict)
+            unknown = self.unknown(prompt)
+            if unknown:
+                logger.warning("the vocabulary lacks %s of the prompt %r; the model reads each as %s",
+                               " ".join(unknown), _short(prompt), self.special["unk"])
+        return batch
+
+    def encode_questions(self, questions: Sequence[str], answers: Sequence[str] | None, max_length: int,
+                         strict: bool = False) -> TextBatch:
+        """``[CLS] question [SEP] answer [SEP]`` → ids [B, max_length]; ``prefix`` counts through the first [SEP].
+
+        Of a pair that is too long the question is cut first, down to half the room, then the answer. Without answers
+        a row ends behind its question, and a cut is warned about, or a VilgError when ``strict``. An empty question is
+        a VilgError too.
+        """
+        rows, cuts, prefixes = [], [], []
+        room = _checked(max_length, 4) - 3
+        for index, question in enumerate(questions):
+            asked = self._pieces(question)
+            if not asked:
+                raise VilgError(f"the question {question!r} is empty; ask at least one character")
+            answered = self._pieces(answers[index]) if answers is not None else []
+            wanted = len(answered) if answers is not None else ANSWER_ROOM
+            limit = room - min(wanted, room // 2)
+            kept, cut = _cut(asked, limit)
+            if cut and (strict or answers is None):
+                self._report_long("question", question, len(asked), limit, strict)
+            row = [self.cls_id, *kept, self.sep_id]
+            prefixes.append(len(row))
+            if answers is not None:
+                said, more = _cut(answered, max_length - len(row) - 1)
+                row += [*said, self.sep_id]
+                cut += more
+            rows.append(row)
+            cuts.append(cut)
+        return self._batch(rows, cuts, prefixes, max_length)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids → text, up to the first [SEP]; Chinese characters stand without spaces, Latin words with them."""
+        text = ""
+        for index in ids:
+            if index == self.sep_id:
+                break
+            if index in (self.cls_id, self.pad_id, self.mask_id):
+                continue
+            token = self.tokens[index]
+            if token.startswith(CONTINUATION) and len(token) > len(CONTINUATION):
+                text += token[len(CONTINUATION):]
+            else:
+                text += (" " if text and _spaced(text[-1], token[0]) else "") + token
+        return unicodedata.normalize("NFC", text)
+
+    def normalise(self, text: str) -> str:
+        """The text as :meth:`decode` would give it back, whatever its length: lower case, spaces as decoding sets them."""
+        return self.decode(self._pieces(text))
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of ``text`` (a Chinese character is a word) that the vocabulary lacks, each once, in order."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        words = [text[slice(*span)] for index, span in zip(encoding.ids, encoding.offsets, strict=True)
+                 if index == self.unk_id]
+        return list(dict.fromkeys(words))
+
+    def _pieces(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _batch(self, rows: list[list[int]], cuts: list[int], prefixes: list[int], max_length: int) -> TextBatch:
+        ids = np.full([len(rows), max_length], self.pad_id, dtype="int64")
+        for index, row in enumerate(rows):
+            ids[index, :len(row)] = row
+        return TextBatch(ids=ids, length=np.array([len(row) for row in rows], dtype="int64"),
+                         cut=np.array(cuts, dtype="int64"), prefix=np.array(prefixes, dtype="int64"))
+
+    @staticmethod
+    def _report_long(kind: str, text: str, given: int, limit: int, strict: bool) -> None:
+        sentence = f"the {kind} {_short(text)!r} has {given} tokens and this model reads {limit}"
+        if strict:
+            raise VilgError(f"{sentence}; shorten it")
+        logger.warning("%s: the last %d are left out; shorten it to be sure of what is read", sentence, given - limit)
+
+
+def bert_normalizer(lowercase: bool = True) -> normalizers.Normalizer:
+    """BERT's clean-up: control characters out, Chinese characters apart, and when ``lowercase`` accents off as well."""
+    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=lowercase,
+                                      lowercase=lowercase)
+
+
+def is_chinese(character: str) -> bool:
+    """Whether BERT makes a word of its own of the character: the CJK ideograph blocks."""
+    code = ord(character)
+    return (0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0x20000 <= code <= 0x2CEAF
+            or 0xF900 <= code <= 0xFAFF or 0x2F800 <= code <= 0x2FA1F)
+
+
+def _read_vocab(path: Path) -> list[str]:
+    try:
+        # Not splitlines(): vocabularies hold U+2028 and its like as tokens.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise VilgError(f"{path}: there is no such vocabulary; build one with tools/build_vocab.py, "
+                        "or name the vocab.txt of a BERT or ERNIE tokenizer") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VilgError(f"{path}: not a vocabulary of UTF-8 lines ({error})") from None
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _read_settings(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VilgError(f"{path}: not a JSON file ({error}); mend it or leave it out") from None
+    if not isinstance(settings, dict):
+        raise VilgError(f"{path}: a mapping of settings is expected, found {type(settings).__name__}")
+    return settings
+
+
+def _content(token: str | dict) -> str:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _cut(pieces: list[int], room: int) -> tuple[list[int], int]:
+    return pieces[:room], max(0, len(pieces) - room)
+
+
+def _checked(max_length: int, least: int) -> int:
+    if max_length < least:
+        raise VilgError(f"a text length of {max_length} has no room for the special tokens; set it to {least} or more")
+    return max_length
+
+
+def _short(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[:limit - 1] + "…"
+
+
+def _spaced(left: str, right: str) -> bool:
+    """Whether a space stands between two tokens that end and begin with these characters."""
+    if _is_word(left):
+        return _is_word(right)
+    return left in ",.;:!?" and right.isalpha() and _is_word(right)
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() and unicodedata.east_asian_width(character) not in ("W", "F")
