@@ -1,0 +1,50 @@
+"""Measure a released model: truthful scenes, recognisable emoji, the image tokenizer.
+
+  python tools/evaluate.py scenes --model ernie_vilg_tiny --count 500 --seed 0 --json scenes.json
+  python tools/evaluate.py emoji --model ernie_vilg_tiny --data data/emoji
+  python tools/evaluate.py tokenizer --model ernie_vilg_tiny --data data/emoji
+
+scenes     held-out captions and scenes, judged by the scene reader: t2i_single, t2i_best_of_8, i2t, vqa, each again
+           with _unseen for combinations that never appear in training
+emoji      t2i_nearest, t2i_nearest_pixels: is the picture drawn for a name nearest to that emoji's among all;
+           i2t_exact: is the name written for a picture exactly the emoji's
+tokenizer  psnr, ssim on held-out scenes and on emoji, and the share of codes in use
+"""
+import argparse
+
+from vilg import cli
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["scenes", "emoji", "tokenizer"])
+    parser.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
+    parser.add_argument("--count", type=int, default=500, help="scenes a split, or emoji at most (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
+    parser.add_argument("--best-of", type=int, default=8, help="pictures a caption for the re-ranked figure (%(default)s)")
+    parser.add_argument("--data", default="data/emoji", help="folder written by tools/prepare_emoji.py (%(default)s)")
+    parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    parser.add_argument("--device", help="cpu, gpu:0 …")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse()
+    from vilg import judge, pipeline
+    from vilg.evaluation.figures import write_json
+
+    model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
+    evaluation = {"scenes": judge.scenes_figures, "emoji": judge.emoji_figures, "tokenizer": judge.tokenizer_figures}
+    figures = {}
+    for name, value in evaluation[arguments.task](model, arguments):
+        figures[name] = value
+        print(f"{name:24s} {value:.4f}", flush=True)
+    if arguments.json:
+        write_json(arguments.json, figures, task=arguments.task, model=model.name, seed=arguments.seed,
+                   count=arguments.count, cpu_math=arguments.cpu_math or "default")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,96 @@
+"""Draw pictures from Chinese text, describe pictures, and answer questions about them.
+
+  python tools/infer.py text2image "一个红色的圆形" "左边是蓝色的方块，右边是绿色的星星" --num-images 4 --best-of 8
+  python tools/infer.py image2text photo.png another.png
+  python tools/infer.py vqa photo.png --question "图里有几个图形？"
+  python tools/infer.py complete half.png --text "一只猫" --known-rows 4
+  python tools/infer.py demo --output demo
+
+Every PNG carries prompt, seed, settings and model in its metadata; `--json FILE` writes one JSON line a result.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from vilg import cli
+
+
+def parse() -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
+    common.add_argument("--output", default="output", help="folder for pictures (%(default)s)")
+    common.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture (%(default)s)")
+    common.add_argument("--json", metavar="FILE", help="also write one JSON line a result; - for standard output")
+    common.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    common.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
+    drawing = argparse.ArgumentParser(add_help=False)
+    drawing.add_argument("--num-images", type=int, default=1, help="pictures a prompt (%(default)s)")
+    drawing.add_argument("--best-of", type=int, help="draw this many and keep the best by P(text|image)")
+    drawing.add_argument("--top-k", type=int, help="sample among the k likeliest codes; 0 among all")
+    drawing.add_argument("--top-p", type=float, help="sample among the codes that hold this much probability")
+    drawing.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder")
+    drawing.add_argument("--guidance", type=float, help="how hard to follow the text; 1 is plain sampling")
+    drawing.add_argument("--path", choices=["two_stage", "end_to_end"], default="two_stage",
+                         help="decode codes, or the hidden vectors by the reconstructor (%(default)s)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(dest="task", required=True)
+    draw = tasks.add_parser("text2image", parents=[common, drawing], help="draw pictures from text")
+    draw.add_argument("texts", nargs="+", help="what to draw, in Chinese")
+    describe = tasks.add_parser("image2text", parents=[common], help="describe pictures")
+    describe.add_argument("images", nargs="+")
+    ask = tasks.add_parser("vqa", parents=[common], help="answer questions about pictures")
+    ask.add_argument("images", nargs="+")
+    ask.add_argument("--question", action="append", required=True, help="may be given several times")
+    complete = tasks.add_parser("complete", parents=[common, drawing], help="keep the top of a picture, draw the rest")
+    complete.add_argument("image")
+    complete.add_argument("--text", required=True)
+    complete.add_argument("--known-rows", type=int, help="rows of tokens to keep, from the top")
+    complete.add_argument("--known-mask", metavar="PNG", help="picture whose white parts are kept, black ones drawn anew")
+    tasks.add_parser("demo", parents=[common], help="a contact sheet of pictures, captions and answers")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse()
+    from vilg import demo, pipeline  # Paddle loads here, after --help and usage errors
+
+    model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
+    output = Path(arguments.output)
+    if arguments.task in ("text2image", "complete"):
+        settings = {name: getattr(arguments, name) for name in
+                    ("num_images", "seed", "best_of", "top_k", "top_p", "temperature", "guidance", "path")}
+        if arguments.task == "complete":
+            settings |= {"known_image": arguments.image, "known_rows": arguments.known_rows,
+                         "known_mask": arguments.known_mask}
+        texts = arguments.texts if arguments.task == "text2image" else [arguments.text]
+        drawn = model.text_to_image(texts, progress=True, **settings)
+        results = pipeline.write_pictures(texts, drawn, output)
+    elif arguments.task == "image2text":
+        texts = model.image_to_text(arguments.images)
+        results = [{"image": image, "text": text} for image, text in zip(arguments.images, texts)]
+    elif arguments.task == "vqa":
+        pairs = [(image, question) for image in arguments.images for question in arguments.question]
+        answers = model.answer([image for image, _ in pairs], [question for _, question in pairs])
+        results = [{"image": image, "question": question, "answer": answer}
+                   for (image, question), answer in zip(pairs, answers)]
+    else:
+        results = demo.write(model, output, seed=arguments.seed)
+    report(results, arguments.json)
+    return 0
+
+
+def report(results: list[dict], json_file: str | None) -> None:
+    """Print the results for people, and as JSON lines where they were asked for."""
+    lines = [json.dumps(result, ensure_ascii=False) for result in results]
+    if json_file == "-":
+        print("\n".join(lines))
+        return
+    for result in results:
+        print("  ".join(str(value) for value in result.values()), file=sys.stdout)
+    if json_file:
+        Path(json_file).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,84 @@
+"""The demo: a contact sheet of pictures drawn from text, sentences written about pictures, and answers about them."""
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+PROMPTS = ("一个红色的圆形", "左边是蓝色的方形，右边是黄色的星形", "三个绿色的三角形", "上面是紫色的心形，下面是橙色的圆环", "苹果", "猫脸",
+           "火箭", "西瓜")
+SHEET_BACKGROUND, INK = (250, 250, 248), (40, 40, 40)
+
+
+def contact_sheet(texts: list[str], pictures: list[list[Image.Image]], scale: int = 2) -> Image.Image:
+    """One row a text: the text, then its pictures, enlarged ``scale`` times."""
+    return table([(f"{text}", row) for text, row in zip(texts, pictures)], scale)
+
+
+def table(rows: list[tuple[str, list[Image.Image]]], scale: int = 2, text_width: int = 330) -> Image.Image:
+    """Rows of a text (line breaks kept) and pictures as one picture."""
+    font = _font(16)
+    cell = max((picture.height for _, row in rows for picture in row), default=64) * scale
+    columns = max((len(row) for _, row in rows), default=1)
+    sheet = Image.new("RGB", (text_width + columns * (cell + 8) + 8, len(rows) * (cell + 8) + 8), SHEET_BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for number, (text, pictures) in enumerate(rows):
+        top = 8 + number * (cell + 8)
+        draw.multiline_text((12, top + 6), _wrap(text, font, text_width - 24), font=font, fill=INK, spacing=6)
+        for column, picture in enumerate(pictures):
+            enlarged = picture.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
+            sheet.paste(enlarged, (text_width + column * (cell + 8), top))
+    return sheet
+
+
+def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]:
+    """Draw :data:`PROMPTS`, describe the drawings, answer questions about held-out scenes; write ``demo.png``.
+
+    Returns a record for every picture, caption and answer.
+    """
+    from vilg.data import scenes
+    from vilg.pipeline import write_pictures
+
+    output = Path(output)
+    drawn = model.text_to_image(list(PROMPTS), num_images=4, best_of=8, seed=seed, progress=True)
+    records = write_pictures(list(PROMPTS), drawn, output)
+    captions = model.image_to_text([np.asarray(row[0]) for row in drawn])
+    rows = [(f"画：{prompt}\n看图说话：{caption}", row) for prompt, row, caption in zip(PROMPTS, drawn, captions)]
+    size = drawn[0][0].height
+    rng = np.random.default_rng(seed)
+    for index in range(4):
+        scene = scenes.sample_scene(10_000 + seed * 4 + index, "test")
+        picture = scenes.render(scene, size)
+        asked = [scenes.questions(scene, rng)[pick] for pick in (0, -1)]
+        answers = model.answer([picture], [question for question, _ in asked])
+        caption = model.image_to_text([picture])[0]
+        lines = [f"问：{question}\n答：{answer}" for (question, _), answer in zip(asked, answers)]
+        rows.append((f"看图说话：{caption}\n" + "\n".join(lines), [Image.fromarray(picture)]))
+        records += [{"scene": index, "question": question, "answer": answer, "truth": truth}
+                    for (question, truth), answer in zip(asked, answers)]
+    table(rows).save(output / "demo.png")
+    records.append({"contact_sheet": str(output / "demo.png")})
+    return records
+
+
+def _wrap(text: str, font: Any, width: int) -> str:
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for character in paragraph:
+            if line and font.getlength(line + character) > width:
+                lines.append(line)
+                line = ""
+            line += character
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _font(size: int) -> Any:
+    """A font with Chinese characters if the machine has one; Pillow's own (Latin only) otherwise."""
+    for pattern in ("**/NotoSansCJK*.ttc", "**/wqy-*.ttc", "**/DroidSansFallback*.ttf", "**/PingFang.ttc",
+                    "**/msyh.ttc", "**/*CJK*.otf"):
+        for folder in ("/usr/share/fonts", "/System/Library/Fonts", "C:/Windows/Fonts"):
+            for path in sorted(Path(folder).glob(pattern)):
+                return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)

@@ -1,0 +1,54 @@
+"""Does the model draw, describe and answer truthfully? Judged on held-out scenes by the scene reader.
+
+The model comes in as functions, so that the protocol knows nothing of it: ``draw`` texts and a seed to pictures, ``rank``
+a text and its pictures to the best one's index, ``describe`` pictures to texts, ``answer`` pictures and questions to texts.
+"""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vilg.data import scenes
+
+Pictures = list[np.ndarray]
+
+
+@dataclass
+class Model:
+    """What is judged. ``draw(texts, num_images, seed)`` returns a list of pictures a text, each uint8 [H, W, 3]."""
+
+    draw: Callable[[list[str], int, int], list[Pictures]]
+    rank: Callable[[str, Pictures], list[float]]
+    describe: Callable[[Pictures], list[str]]
+    answer: Callable[[Pictures, list[str]], list[str]]
+
+
+def evaluate_scenes(model: Model, count: int, seed: int, size: int, best_of: int = 8,
+                    splits: tuple[str, ...] = ("test", "unseen")) -> Iterator[tuple[str, float]]:
+    """Yield ``t2i_single``, ``t2i_best_of_8``, ``i2t`` and ``vqa`` as shares, and each again with ``_unseen``.
+
+    ``count`` scenes a split; each gives one caption, one picture and one question. ``t2i_single`` judges the first of
+    the ``best_of`` samples, so both figures come from one drawing.
+    """
+    for split in splits:
+        suffix = "" if split == "test" else f"_{split}"
+        truth = [scenes.sample_scene(seed * 1_000_003 + index, split) for index in range(count)]
+        rng = np.random.default_rng([seed, len(split)])
+        captions = [_one(scenes.captions(scene, rng), rng) for scene in truth]
+        asked = [_one(scenes.questions(scene, rng), rng) for scene in truth]
+        drawn = model.draw(captions, best_of, seed)
+        satisfied = [[scenes.satisfies(picture, text) for picture in row] for text, row in zip(captions, drawn)]
+        best = [int(np.argmax(model.rank(text, row))) for text, row in zip(captions, drawn)]
+        yield f"t2i_single{suffix}", float(np.mean([row[0] for row in satisfied]))
+        yield f"t2i_best_of_{best_of}{suffix}", float(np.mean([row[pick] for row, pick in zip(satisfied, best)]))
+        pictures = [scenes.render(scene, size) for scene in truth]
+        texts = model.describe(pictures)
+        yield f"i2t{suffix}", float(np.mean([scenes.describes(text, scene) for text, scene in zip(texts, truth)]))
+        answers = model.answer(pictures, [question for question, _ in asked])
+        right = [scenes.answer_is_right(question, answer, scene)
+                 for (question, _), answer, scene in zip(asked, answers, truth)]
+        yield f"vqa{suffix}", float(np.mean(right))
+
+
+def _one(items: list, rng: np.random.Generator):
+    return items[rng.integers(len(items))]

@@ -1,0 +1,63 @@
+"""Puts a loaded model before the evaluations: the model's methods become the functions that the protocols ask for."""
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import paddle
+
+from vilg.data import scenes
+from vilg.data.sources import FolderSource
+from vilg.data.transforms import centre_crop
+from vilg.errors import DataError
+from vilg.evaluation.pictures import psnr, ssim
+from vilg.evaluation.retrieval import nearest_share
+from vilg.evaluation.scenes import Model, evaluate_scenes
+from vilg.pipeline import Pipeline
+
+
+def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
+    """The figures of :func:`vilg.evaluation.scenes.evaluate_scenes` for a pipeline; ``settings`` has count, seed, best_of."""
+    def draw(texts: list[str], num_images: int, seed: int) -> list[list[np.ndarray]]:
+        drawn = pipeline.text_to_image(texts, num_images=num_images, seed=seed, progress=True)
+        return [[np.asarray(picture) for picture in row] for row in drawn]
+
+    model = Model(draw=draw, rank=lambda text, pictures: pipeline.rank(text, pictures)[0].tolist(),
+                  describe=pipeline.image_to_text, answer=pipeline.answer)
+    yield from evaluate_scenes(model, settings.count, settings.seed, pipeline.image_tokenizer.image_size,
+                               settings.best_of)
+
+
+def emoji_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
+    """``t2i_nearest`` in the tokenizer's reconstruction space, ``t2i_nearest_pixels``, ``i2t_exact``, over every emoji."""
+    names, pictures = _emoji(settings.data, pipeline.image_tokenizer.image_size)
+    names_asked = names[:settings.count] if settings.count else names
+    drawn = pipeline.text_to_image(names_asked, seed=settings.seed, progress=True)
+    drawn = np.stack([np.asarray(row[0]) for row in drawn])
+    codes = pipeline.encode(list(pictures))
+    reconstructed = np.stack(pipeline.decode(codes))
+    yield "t2i_nearest", nearest_share(drawn, reconstructed)
+    yield "t2i_nearest_pixels", nearest_share(drawn, pictures)
+    told = pipeline.image_to_text(list(pictures[:len(names_asked)]))
+    yield "i2t_exact", float(np.mean([text == name for text, name in zip(told, names_asked)]))
+
+
+def tokenizer_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
+    """PSNR and SSIM of reconstructions, mean over pictures, and the share of the codebook that both sets use."""
+    size, used = pipeline.image_tokenizer.image_size, set()
+    held_out = [scenes.render(scenes.sample_scene(settings.seed * 1_000_003 + index, "test"), size)
+                for index in range(settings.count)]
+    for name, pictures in (("scenes", held_out), ("emoji", list(_emoji(settings.data, size)[1]))):
+        codes = pipeline.encode(pictures)
+        used |= set(np.unique(codes.numpy()).tolist())
+        rebuilt = pipeline.decode(codes)
+        yield f"psnr_{name}", float(np.mean([psnr(*pair) for pair in zip(pictures, rebuilt)]))
+        yield f"ssim_{name}", float(np.mean([ssim(*pair) for pair in zip(pictures, rebuilt)]))
+    yield "codebook_usage", len(used) / pipeline.image_tokenizer.codebook_size
+
+
+def _emoji(folder: str, size: int) -> tuple[list[str], np.ndarray]:
+    source = FolderSource(folder)
+    if not len(source):
+        raise DataError(f"{folder}: holds no pictures; run `python tools/prepare_emoji.py --output {folder}` first")
+    samples = [source[index] for index in range(len(source))]
+    return [sample.captions[0] for sample in samples], np.stack([centre_crop(s.picture, size) for s in samples])

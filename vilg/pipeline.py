@@ -1,0 +1,264 @@
+"""What a user imports: load a model; draw, describe, answer, rank.
+
+>>> import vilg
+>>> model = vilg.load("ernie_vilg_tiny")
+>>> model.text_to_image("一个红色的圆形", num_images=4, best_of=8)[0][0].save("circle.png")
+>>> model.image_to_text(["circle.png"])
+>>> model.answer(["circle.png"], ["图里有几个图形？"])
+"""
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from vilg import config as configs
+from vilg import runtime
+from vilg.data.transforms import centre_crop, from_model, to_model
+from vilg.errors import CheckpointError, DataError, VilgError
+from vilg.generation.autoregressive import generate_images, generate_text
+from vilg.generation.rerank import score_text
+from vilg.generation.sampling import SamplingConfig
+from vilg.models.released import ReleasedModel, load_bidirectional
+
+Picture = str | Path | Image.Image | np.ndarray
+# Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
+DECODE_ROWS = 64
+
+
+def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
+    """Load a released model by its name in ``model_zoo/`` or by its folder.
+
+    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Raises CheckpointError when there is no such
+    model, and VilgError when the device is not there.
+    """
+    if device:
+        runtime.set_device(device)
+    if cpu_math:
+        runtime.configure(configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "cpu_math"))
+    return Pipeline(load_bidirectional(find_model(name_or_directory)))
+
+
+def find_model(name_or_directory: str | Path) -> Path:
+    """The folder of a released model: a path, or a name in $VILG_MODEL_ZOO, ./model_zoo or the zoo beside the package."""
+    given = Path(name_or_directory)
+    zoos = [Path(os.environ["VILG_MODEL_ZOO"])] if "VILG_MODEL_ZOO" in os.environ else []
+    zoos += [Path("model_zoo"), Path(__file__).resolve().parent.parent / "model_zoo"]
+    for candidate in (given, *(zoo / given for zoo in zoos)):
+        if (candidate / "model.yaml").is_file():
+            return candidate
+    names = sorted({folder.parent.name for zoo in zoos for folder in zoo.glob("*/model.yaml")})
+    raise CheckpointError(f"{name_or_directory}: no such model; give a folder that holds a model.yaml"
+                          + (f", or one of {', '.join(names)}" if names else ""))
+
+
+class Pipeline:
+    """A released model, ready to use; made by :func:`load`."""
+
+    def __init__(self, released: ReleasedModel):
+        self.name = released.name
+        self.model, self.image_tokenizer, self.words = released.model, released.image_tokenizer, released.words
+        self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
+
+    def text_to_image(self, texts: str | list[str], num_images: int = 1, seed: int = 0, best_of: int | None = None,
+                      top_k: int | None = None, top_p: float | None = None, temperature: float | None = None,
+                      guidance: float | None = None, path: str = "two_stage", known_image: Picture | None = None,
+                      known_rows: int | None = None, known_mask: Picture | np.ndarray | None = None,
+                      progress: bool = False) -> list[list[Image.Image]]:
+        """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
+
+        Sample j of a text depends on the text, ``seed``, j and the settings, never on what is drawn beside it. With
+        ``best_of`` that many are drawn and the ``num_images`` with the highest P(text | image) are kept, best first.
+        ``known_image`` keeps a part of that picture: its first ``known_rows`` rows of tokens, or the tokens that
+        ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows, columns]). ``path``: decode the codes
+        ("two_stage") or the hidden vectors ("end_to_end", for models with a reconstructor). Settings left out are the
+        model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable input.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if num_images < 1 or (best_of is not None and best_of < num_images):
+            raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and {best_of}")
+        sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance)
+        known = self._known(known_image, known_rows, known_mask)
+        draws = best_of or num_images
+        batch = self.words.encode_batch(texts, self.model.config.text_length, strict=True)
+        rows = max(1, DECODE_ROWS // draws)
+        bar = tqdm(total=-(-len(texts) // rows) * self.model.config.rows * self.model.config.columns, desc="drawing",
+                   unit="token", disable=not progress)
+        results = []
+        with paddle.no_grad(), bar:
+            for start in range(0, len(texts), rows):
+                ids = paddle.to_tensor(batch.ids[start:start + rows])
+                length = paddle.to_tensor(batch.length[start:start + rows])
+                pictures, codes = self._draw(ids, length, draws, seed, sampling, known, path, bar)
+                for row, text in enumerate(texts[start:start + rows]):
+                    chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
+                    settings = {"prompt": text, "model": self.name, "seed": seed, "path": path, **configs.to_dict(sampling)}
+                    results.append([_annotate(pictures[row][pick], settings | {"sample": int(pick)} | score)
+                                    for pick, score in zip(chosen, scores)])
+        return results
+
+    def image_to_text(self, images: Picture | list[Picture], max_tokens: int | None = None) -> list[str]:
+        """A sentence about every picture."""
+        codes = self.encode(images)
+        prompts = paddle.full([codes.shape[0], 1], self.words.cls_id, dtype="int64")
+        return self._write(codes, prompts, paddle.zeros([codes.shape[0]], dtype="int64"), max_tokens)
+
+    def answer(self, images: Picture | list[Picture], questions: str | list[str]) -> list[str]:
+        """The answer to question i about picture i; one picture may serve several questions, or one question several."""
+        images = images if isinstance(images, list) else [images]
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        count = max(len(images), len(questions))
+        if len(images) not in (1, count) or len(questions) not in (1, count):
+            raise VilgError(f"{len(images)} pictures and {len(questions)} questions do not pair up; "
+                            "give as many of each, or one of either")
+        codes = self.encode(images)
+        if len(images) != count:
+            codes = codes.tile([count, 1])
+        asked = self.words.encode_questions(questions * (count // len(questions)), None, self.model.config.text_length)
+        return self._write(codes, paddle.to_tensor(asked.ids), paddle.to_tensor(asked.prefix), None)
+
+    def rank(self, texts: str | list[str], images: Picture | list[Picture]) -> np.ndarray:
+        """log P(text | image) by the same weights, for every pair: [texts, images]. Higher is better."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        codes = self.encode(images)
+        batch = self.words.encode_batch(texts, self.model.config.text_length, strict=True)
+        return np.stack([self._score(paddle.to_tensor(batch.ids[i:i + 1]), paddle.to_tensor(batch.length[i:i + 1]), codes)
+                         for i in range(len(texts))])
+
+    def encode(self, images: Picture | list[Picture]) -> paddle.Tensor:
+        """Pictures, centre-cropped and resized as in training → codes [B, n]."""
+        images = images if isinstance(images, list) else [images]
+        size = self.image_tokenizer.image_size
+        arrays = np.stack([to_model(centre_crop(open_picture(image), size)) for image in images])
+        with paddle.no_grad():
+            return paddle.concat([self.image_tokenizer.encode(paddle.to_tensor(arrays[start:start + DECODE_ROWS]))
+                                  for start in range(0, len(arrays), DECODE_ROWS)])
+
+    def decode(self, codes: paddle.Tensor) -> list[np.ndarray]:
+        """Codes [B, n] → pictures, uint8 [H, W, 3] each."""
+        with paddle.no_grad():
+            return [from_model(image) for start in range(0, codes.shape[0], DECODE_ROWS)
+                    for image in self.image_tokenizer.decode(codes[start:start + DECODE_ROWS]).numpy()]
+
+    def _draw(self, ids, length, draws, seed, sampling, known, path, bar):
+        if path != "two_stage":
+            raise VilgError(f"{self.name} has no reconstructor, so path={path!r} cannot be drawn; use path='two_stage'")
+        known_codes, known_mask = known
+        drawn = generate_images(self.model, ids, length, num_images=draws, seeds=[seed] * ids.shape[0], sampling=sampling,
+                                known_codes=known_codes, known_mask=known_mask, progress=bar.update)
+        pictures = self.decode(drawn.codes)
+        grouped = [pictures[row * draws:(row + 1) * draws] for row in range(ids.shape[0])]
+        return grouped, drawn.codes.reshape([ids.shape[0], draws, -1])
+
+    def _best(self, ids, length, codes, num_images, best_of):
+        if not best_of:
+            return range(num_images), [{}] * num_images
+        scores = self._score(ids, length, codes)
+        order = np.argsort(-scores, kind="stable")[:num_images]
+        return order, [{"log_p_text": float(scores[pick])} for pick in order]
+
+    def _score(self, ids, length, codes) -> np.ndarray:
+        with paddle.no_grad():
+            return score_text(self.model, codes, ids.tile([codes.shape[0], 1]), length.tile([codes.shape[0]])).numpy()
+
+    def _write(self, codes, prompts, prefix, max_tokens) -> list[str]:
+        with paddle.no_grad():
+            texts = []
+            for start in range(0, codes.shape[0], DECODE_ROWS):
+                part = slice(start, start + DECODE_ROWS)
+                ids = generate_text(self.model, codes[part], prompts[part], prefix[part], end_id=self.words.sep_id,
+                                    max_tokens=max_tokens)
+                texts += [self.words.decode(row) for row in ids.numpy().tolist()]
+        return texts
+
+    def _sampling(self, **given: Any) -> SamplingConfig:
+        values = configs.to_dict(self.sampling) | {name: value for name, value in given.items() if value is not None}
+        return configs.from_dict(SamplingConfig, values, "sampling")
+
+    def _known(self, image, rows, mask):
+        if image is None:
+            if rows is not None or mask is not None:
+                raise VilgError("known_rows and known_mask say which part of known_image to keep; give that picture too")
+            return None, None
+        height, width = self.image_tokenizer.grid
+        if (rows is None) == (mask is None):
+            raise VilgError("say which part of the picture to keep: either known_rows or known_mask")
+        if rows is not None:
+            if not 0 <= rows <= height:
+                raise VilgError(f"known_rows is {rows}, but the picture has {height} rows of tokens")
+            keep = np.repeat(np.arange(height) < rows, width)
+        else:
+            keep = _token_mask(mask, height, width, self.image_tokenizer.image_size)
+        return self.encode(image), paddle.to_tensor(keep)
+
+
+def open_picture(picture: Picture) -> np.ndarray:
+    """A path, PIL picture or array → uint8 [H, W, 3]; transparency is laid on white. Raises DataError naming the file."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise DataError(f"a picture array is uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")
+        return picture
+    try:
+        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"{picture}: there is no such picture") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
+
+
+def write_pictures(texts: list[str], pictures: list[list[Image.Image]], output: str | Path) -> list[dict[str, Any]]:
+    """Write every picture as a PNG that carries its ``info``, and a contact sheet; returns a record a picture.
+
+    File names count upwards and never overwrite; the prompt is in the metadata, not in the name.
+    """
+    from vilg.demo import contact_sheet
+
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.stem) for path in output.glob("[0-9]*.png") if path.stem.isdigit()]
+        number = max(taken, default=-1) + 1
+        records = []
+        for text, row in zip(texts, pictures):
+            for picture in row:
+                path = output / f"{number:05d}.png"
+                save_png(picture, path)
+                records.append({"image": str(path), **picture.info})
+                number += 1
+        contact_sheet(texts, pictures).save(output / "contact_sheet.png")
+    except OSError as error:
+        raise VilgError(f"{output}: pictures cannot be written there ({error.strerror or error}); "
+                        "name another folder with --output") from None
+    return records
+
+
+def save_png(picture: Image.Image, path: str | Path) -> None:
+    """Save a PNG with the picture's ``info`` as text chunks (UTF-8)."""
+    chunks = PngInfo()
+    for name, value in picture.info.items():
+        chunks.add_itxt(str(name), str(value))
+    picture.save(path, pnginfo=chunks)
+
+
+def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
+    image = Image.fromarray(picture)
+    image.info.update(info)
+    return image
+
+
+def _token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
+    """Booleans [rows · columns]: tokens that lie wholly under the white part of a mask picture, or as given."""
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        if mask.shape != (rows, columns):
+            raise VilgError(f"known_mask is {list(mask.shape)}, but the picture has [{rows}, {columns}] tokens")
+        return mask.reshape(-1)
+    white = centre_crop(open_picture(mask), size).min(axis=2) > 127
+    return white.reshape(rows, size // rows, columns, size // columns).all(axis=(1, 3)).reshape(-1)

@@ -1,0 +1,185 @@
+"""Training the one transformer in both directions: pictures from text, text about pictures, answers to questions."""
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from vilg.config import configclass
+from vilg.data.sample import Sample
+from vilg.data.transforms import centre_crop, from_model, to_model
+from vilg.engine.task import LogPicture, Phase, StepOutput
+from vilg.errors import ConfigError
+from vilg.generation.autoregressive import generate_images, generate_text
+from vilg.generation.sampling import SamplingConfig
+from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
+from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.models.released import load_bidirectional_weights, save_bidirectional
+from vilg.tokenizers.image import ImageTokenizer, load_image_tokenizer
+from vilg.tokenizers.wordpiece import WordPieceTokenizer
+
+
+@configclass
+class BidirectionalTaskConfig:
+    """What a bidirectional run trains, and on what its two tokenizers are.
+
+    ``question_share``: how often a sample that carries questions trains image→text on one of them instead of a caption.
+    ``caption_dropout``: how often text→image sees an empty caption, which guidance needs later.
+    ``init_from``: a released model folder to start from (fine-tuning); its tokenizers must be this run's.
+    """
+
+    kind: Literal["bidirectional"] = "bidirectional"
+    model: BidirectionalConfig
+    image_tokenizer: str
+    vocabulary: str
+    directions: Literal["both", "text_to_image", "image_to_text"] = "both"
+    text_to_image_weight: float = 1.0
+    image_to_text_weight: float = 1.0
+    question_share: float = 0.3
+    caption_dropout: float = 0.1
+    init_from: str | None = None
+    preview_captions: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("question_share", "caption_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, from 0 to 1")
+
+
+class BidirectionalStep(nn.Layer):
+    """The phase's module: a batch → L = w₁·L_t2i + w₂·L_i2t (paper 1, the mean NLL of each stream's targets)."""
+
+    def __init__(self, model: BidirectionalTransformer, config: BidirectionalTaskConfig):
+        super().__init__()
+        self.model = model
+        self.directions = config.directions
+        self.weights = (config.text_to_image_weight, config.image_to_text_weight)
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+        figures, losses = {}, []
+        drawn, described = self._hidden(batch)
+        if drawn is not None:
+            loss = text_to_image_loss(self.model, drawn, batch["codes"])
+            figures["loss_t2i"] = loss.detach()
+            losses.append(loss * self.weights[0])
+        if described is not None:
+            loss = image_to_text_loss(self.model, described, batch["text"], batch["text_length"], batch["text_prefix"])
+            figures["loss_i2t"] = loss.detach()
+            losses.append(loss * self.weights[1])
+        return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
+
+    def _hidden(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        codes = batch["codes"]
+        source = (batch["caption"], batch["caption_length"])
+        target = (batch["text"], batch["text_length"], batch["text_prefix"])
+        if self.directions == "text_to_image":
+            return self.model.text_to_image_hidden(*source, codes), None
+        if self.directions == "image_to_text":
+            return None, self.model.image_to_text_hidden(codes, *target)
+        return self.model.both_hidden(*source, codes, *target)
+
+
+class BidirectionalTask:
+    """Training of :class:`BidirectionalTransformer`, see :class:`vilg.engine.task.Task`.
+
+    Raises ConfigError when the model's vocabulary, codebook or grid is not that of the tokenizers it is given.
+    """
+
+    def __init__(self, config: BidirectionalTaskConfig, sampling: SamplingConfig):
+        self.config, self.sampling = config, sampling
+        self.words = WordPieceTokenizer.from_folder(config.vocabulary)
+        self.image_tokenizer = load_image_tokenizer(config.image_tokenizer)
+        self.image_tokenizer.eval()
+        _check_fit(config.model, self.image_tokenizer, self.words)
+        self.model = BidirectionalTransformer(config.model)
+        if config.init_from:
+            load_bidirectional_weights(self.model, config.init_from, self.image_tokenizer, self.words)
+        self.step = BidirectionalStep(self.model, config)
+        self.phases = [Phase("model", self.step, dict(self.model.named_parameters()))]
+        self.captions_cut = 0
+
+    def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
+        """One caption a sample for text→image, and for image→text that caption or one of its questions."""
+        captions, questions, answers = [], [], []
+        for sample, seed in zip(samples, seeds):
+            rng = np.random.default_rng(seed)
+            captions.append(sample.captions[rng.integers(len(sample.captions))] if sample.captions else "")
+            asks = bool(sample.questions) and (rng.random() < self.config.question_share or not sample.captions)
+            question, answer = sample.questions[rng.integers(len(sample.questions))] if asks else (None, None)
+            questions.append(question)
+            answers.append(answer)
+        length = self.config.model.text_length
+        dropped = [np.random.default_rng([seed, 1]).random() < self.config.caption_dropout for seed in seeds]
+        sources = self.words.encode_batch(["" if drop else text for text, drop in zip(captions, dropped)], length)
+        targets = self.words.encode_batch(captions, length)
+        text, text_length, prefix = targets.ids, targets.length, np.zeros_like(targets.length)
+        rows = [row for row, question in enumerate(questions) if question is not None]
+        if rows:
+            asked = self.words.encode_questions([questions[r] for r in rows], [answers[r] for r in rows], length)
+            text[rows], text_length[rows], prefix[rows] = asked.ids, asked.length, asked.prefix
+        self.captions_cut += int((targets.cut > 0).sum())
+        batch = {"caption": sources.ids, "caption_length": sources.length,
+                 "text": text, "text_length": text_length, "text_prefix": prefix}
+        return batch | self._pictures(samples)
+
+    def _pictures(self, samples: list[Sample]) -> dict[str, np.ndarray]:
+        if all(sample.codes is not None for sample in samples):
+            return {"codes": np.stack([sample.codes for sample in samples]).astype("int64")}
+        size = self.image_tokenizer.image_size
+        return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Turn pictures into codes with the frozen image tokenizer, where the data did not bring codes along."""
+        if "codes" in batch:
+            return batch
+        with paddle.no_grad():
+            codes = self.image_tokenizer.encode(batch["image"])
+        return {name: value for name, value in batch.items() if name != "image"} | {"codes": codes}
+
+    def after_step(self, step: int) -> dict[str, float]:
+        return {"captions_cut": float(self.captions_cut)}
+
+    def tokens(self, batch: dict[str, Any]) -> int:
+        streams = 2 if self.config.directions == "both" else 1
+        layout = self.config.model
+        return streams * batch["caption"].shape[0] * (layout.text_length + layout.rows * layout.columns)
+
+    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+        """Draw the first captions of the batch, and describe its first pictures."""
+        count = min(self.config.preview_captions, batch["caption"].shape[0])
+        caption, length, codes = batch["caption"][:count], batch["caption_length"][:count], batch["codes"][:count]
+        self.model.eval()
+        with paddle.no_grad():
+            if self.config.directions != "image_to_text":
+                drawn = generate_images(self.model, caption, length, seeds=list(range(count)), sampling=self.sampling)
+                for row, picture in enumerate(self._decode(drawn.codes)):
+                    yield LogPicture(f"drawn_{row}", picture, self.words.decode(caption[row].numpy().tolist()))
+            if self.config.directions != "text_to_image":
+                prompts = paddle.full([count, 1], self.words.cls_id, dtype="int64")
+                texts = generate_text(self.model, codes, prompts, paddle.zeros([count], dtype="int64"))
+                for row, (picture, ids) in enumerate(zip(self._decode(codes), texts.numpy().tolist())):
+                    yield LogPicture(f"described_{row}", picture, self.words.decode(ids))
+        self.model.train()
+
+    def _decode(self, codes: Tensor) -> list[np.ndarray]:
+        return [from_model(image) for image in self.image_tokenizer.decode(codes).numpy()]
+
+    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
+        weights = self.model.state_dict()
+        if average is not None:
+            weights = {name: average.get(name, value) for name, value in weights.items()}
+        save_bidirectional(directory, self.config.model, weights, self.image_tokenizer, self.words, self.sampling)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.model.state_dict())
+
+
+def _check_fit(model: BidirectionalConfig, image_tokenizer: ImageTokenizer, words: WordPieceTokenizer) -> None:
+    for key, ours, theirs, owner in (
+            ("vocab_size", model.vocab_size, words.vocab_size, "the vocabulary"),
+            ("codebook_size", model.codebook_size, image_tokenizer.codebook_size, "the image tokenizer"),
+            ("rows", model.rows, image_tokenizer.grid[0], "the image tokenizer"),
+            ("columns", model.columns, image_tokenizer.grid[1], "the image tokenizer")):
+        if ours != theirs:
+            raise ConfigError(f"task.model.{key}: is {ours}, but {owner} has {theirs}; set task.model.{key}={theirs}")
