@@ -18,3 +18,7 @@ class CheckpointError(VilgError):
 
 class DataError(VilgError):
     """Data that cannot be read at all (a single bad sample is counted and skipped instead)."""
+
+
+class ShapeError(VilgError, ValueError):
+    """Tensors that do not fit a model, a grid or a cache; the message names both numbers."""

@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from vilg.errors import ShapeError
 from vilg.nn import functional
 from vilg.nn.masks import CONV_WINDOW, Layout, Pattern, Role, dense_mask
 
@@ -52,11 +53,11 @@ def check_stream(q: Tensor, context: StreamContext) -> None:
     """Refuse q [B, L, N, H] whose L or B is not the context's, naming both numbers."""
     layout = context.layout
     if q.shape[1] != layout.length:
-        raise ValueError(
+        raise ShapeError(
             f"the stream has {q.shape[1]} slots but its layout says {layout.length} "
             f"({layout.text} text + {layout.rows}×{layout.columns} image)")
     if q.shape[0] != context.batch:
-        raise ValueError(f"the stream has a batch of {q.shape[0]} but its context was made for {context.batch}")
+        raise ShapeError(f"the stream has a batch of {q.shape[0]} but its context was made for {context.batch}")
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pattern: Pattern,
@@ -64,7 +65,7 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pat
     """Attention with the whole L×L mask of ``pattern``: q, k, v [B, L, N, H] → [B, L, N, H].
 
     Costs L² whatever the pattern. ``dropout`` is the probability applied to the attention weights (0 when evaluating).
-    Raises ValueError when the stream does not fit the context.
+    Raises ShapeError when the stream does not fit the context.
     """
     check_stream(q, context)
     heads = q.shape[2]

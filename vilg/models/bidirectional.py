@@ -1,0 +1,158 @@
+"""ERNIE-ViLG: one transformer that draws from text and writes about pictures (paper 1, "Model")."""
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor, nn
+
+from vilg.config import configclass
+from vilg.errors import ShapeError
+from vilg.nn.attention import StreamContext
+from vilg.nn.layers import Embedding, LayerNorm, Linear
+from vilg.nn.masks import CONV_WINDOW, Layout, Role, layer_patterns
+from vilg.nn.transformer import Stack, StreamAttention
+
+
+@configclass
+class BidirectionalConfig:
+    """Shape of a :class:`BidirectionalTransformer`."""
+
+    layers: int
+    width: int
+    heads: int
+    vocab_size: int  # text vocabulary V
+    codebook_size: int  # image vocabulary K
+    text_length: int  # text slots M
+    rows: int  # image grid
+    columns: int
+    sparse: bool = True  # the row, column and convolutional patterns; otherwise dense
+    conv_window: int = CONV_WINDOW  # side of the last layer's neighbourhood, odd
+    mlp_ratio: int = 4
+    dropout: float = 0.0  # on attention weights, embeddings and both residual branches
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "vocab_size", "codebook_size", "rows", "columns", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.text_length < 2:
+            raise ValueError(f"text_length must be at least 2 ([CLS] and [SEP]), not {self.text_length}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.conv_window < 1 or self.conv_window % 2 == 0:
+            raise ValueError(f"conv_window must be odd and positive, not {self.conv_window}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+
+    @property
+    def layout(self) -> Layout:
+        """The stream that the model is made for."""
+        return Layout(self.text_length, self.rows, self.columns)
+
+
+@dataclass
+class BothHidden:
+    """Hidden vectors of one pass over both streams, after the final normalisation."""
+
+    text_to_image: Tensor  # [B, n, D]; slot p predicts image token p
+    image_to_text: Tensor  # [B, M, D]; slot j predicts text token j+1
+
+
+class BidirectionalTransformer(nn.Layer):
+    """One stack for both directions, with embeddings and output heads of their own for text and image.
+
+    Text ids are int64 [B, m] with m ≤ M, codes int64 [B, n] in raster order; ``length`` and ``prefix`` are int64 [B]:
+    real text tokens, and those of them that are source when the picture is the source (a question; 0 for a caption).
+    Every method raises ShapeError for text longer than M and for codes that are not n long.
+    """
+
+    def __init__(self, config: BidirectionalConfig):
+        super().__init__()
+        self.config, self.layout = config, config.layout
+        width = config.width
+        self.patterns = layer_patterns(config.layers, config.sparse)
+        self.text_embedding = Embedding(config.vocab_size, width)
+        self.text_position = Embedding(config.text_length, width)
+        self.image_embedding = Embedding(config.codebook_size, width)
+        self.row_position = Embedding(config.rows, width)
+        self.column_position = Embedding(config.columns, width)
+        self.begin_of_image = Embedding(1, width)
+        self.stack = Stack(config.layers, width, config.heads, config.mlp_ratio, config.dropout)
+        self.norm = LayerNorm(width)
+        self.image_head = Linear(width, config.codebook_size)
+        self.text_head = Linear(width, config.vocab_size)
+
+    def text_to_image_hidden(self, text: Tensor, length: Tensor, codes: Tensor) -> Tensor:
+        """Text [B, m] and the picture it should become → hidden [B, n, D]; slot p predicts token p."""
+        image = self.embed_image(codes)
+        x = paddle.concat([self.embed_text(self.pad_text(text)), self._shifted(image)], axis=1)
+        x = self._run(x, [self.context(Role.TARGET, length)])
+        return self.norm(x[:, self.layout.text:])
+
+    def image_to_text_hidden(self, codes: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
+        """A picture and the text about it [B, m] → hidden [B, M, D]; slot j predicts text token j+1."""
+        x = paddle.concat([self.embed_text(self.pad_text(text)), self.embed_image(codes)], axis=1)
+        x = self._run(x, [self.context(Role.SOURCE, length, prefix)])
+        return self.norm(x[:, :self.layout.text])
+
+    def both_hidden(self, codes: Tensor, text: Tensor, length: Tensor, target_text: Tensor, target_length: Tensor,
+                    prefix: Tensor) -> BothHidden:
+        """Both streams of the same pictures in one pass; equals the two methods above.
+
+        ``text`` and ``length`` are what the picture is drawn from, ``target_text``, ``target_length`` and ``prefix``
+        what is written about it (the same caption, or a question with its answer).
+        """
+        batch, m = codes.shape[0], self.layout.text
+        image = self.embed_image(codes)
+        words = self.embed_text(paddle.concat([self.pad_text(text), self.pad_text(target_text)], axis=0))
+        x = paddle.concat([words, paddle.concat([self._shifted(image), image], axis=0)], axis=1)
+        x = self._run(x, [self.context(Role.TARGET, length), self.context(Role.SOURCE, target_length, prefix)])
+        return BothHidden(self.norm(x[:batch, m:]), self.norm(x[batch:, :m]))
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """Hidden [..., D] → logits over the codebook [..., K]."""
+        return self.image_head(hidden)
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """Hidden [..., D] → logits over the text vocabulary [..., V]."""
+        return self.text_head(hidden)
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Text ids [B, m] at slots 0 … m-1 → [B, m, D]."""
+        return self._drop(self.text_embedding(text) + self.text_position.weight[:text.shape[1]])
+
+    def image_positions(self) -> Tensor:
+        """Row plus column embedding of every image token: [n, D]."""
+        grid = self.row_position.weight.unsqueeze(1) + self.column_position.weight.unsqueeze(0)
+        return grid.reshape([self.layout.image, self.config.width])
+
+    def embed_image(self, codes: Tensor) -> Tensor:
+        """Codes [B, n] → e_0 … e_{n-1} [B, n, D], the same in both streams."""
+        layout = self.layout
+        if codes.shape[1] != layout.image:
+            raise ShapeError(f"a picture of {codes.shape[1]} tokens does not fit the model's grid of "
+                             f"{layout.rows}×{layout.columns} = {layout.image}")
+        return self._drop(self.image_embedding(codes) + self.image_positions())
+
+    def pad_text(self, text: Tensor) -> Tensor:
+        """Text ids [B, m] → [B, M], filled up with id 0. Raises ShapeError when m > M."""
+        missing = self.layout.text - text.shape[1]
+        if missing < 0:
+            raise ShapeError(f"a text of {text.shape[1]} tokens is longer than the {self.layout.text} "
+                             "that the model reads; shorten it")
+        return paddle.concat([text, paddle.zeros([text.shape[0], missing], text.dtype)], axis=1) if missing else text
+
+    def context(self, role: Role, length: Tensor, prefix: Tensor | None = None) -> StreamContext:
+        """The context of a whole stream; ``prefix`` is zero unless given."""
+        return StreamContext(self.layout, role, length, paddle.zeros_like(length) if prefix is None else prefix)
+
+    def _run(self, x: Tensor, contexts: list[StreamContext]) -> Tensor:
+        dropout = self.config.dropout if self.training else 0.0
+        return self.stack(x, StreamAttention(contexts, self.patterns, self.config.conv_window, dropout))
+
+    def _shifted(self, image: Tensor) -> Tensor:
+        """e_0 … e_{n-1} → begin-of-image, e_0 … e_{n-2} (both [B, n, D])."""
+        begin = paddle.expand(self.begin_of_image.weight, [image.shape[0], 1, -1])
+        return paddle.concat([begin, image[:, :-1]], axis=1)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        dropout = self.config.dropout
+        return nn.functional.dropout(x, dropout) if dropout and self.training else x
