@@ -1,0 +1,137 @@
+"""What every image tokenizer offers: pictures to codes, codes to pictures, and the steps between."""
+import abc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import yaml
+from paddle import Tensor, nn
+
+from vilg import config as config_system
+from vilg.errors import CheckpointError, DataError
+from vilg.weights import fingerprint, load_weights, read_weights, save_weights
+
+
+@dataclass
+class Reconstruction:
+    """A training pass: ``raw`` is what the reconstructor put out (3 or 6 channels), ``codes`` are [B, n] and
+    ``latent_loss`` is the codebook's own loss (commitment, or KL), a scalar."""
+
+    raw: Tensor
+    codes: Tensor
+    latent_loss: Tensor
+
+
+class ImageTokenizer(nn.Layer, abc.ABC):
+    """Base of VQVAE, VQGAN and dVAE. Pictures are float32 [B, 3, H, W] in [-1, 1], codes int64 [B, n] in raster order.
+
+    ``config`` is the configuration it was built from, ``image_size`` the side of its square pictures, ``grid`` the
+    (rows, columns) of codes, ``codebook_size`` K and ``code_dim`` the width d of a code's vector. ``reconstructor`` maps
+    vectors [B, d, rows, columns] to its raw output, which :meth:`picture_of` turns into a picture.
+    """
+
+    reconstructor: nn.Layer
+
+    def __init__(self, config: Any, image_size: int, grid: tuple[int, int], codebook_size: int, code_dim: int):
+        super().__init__()
+        self.config = config
+        self.image_size, self.grid = image_size, grid
+        self.codebook_size, self.code_dim = codebook_size, code_dim
+
+    @abc.abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] → codes [B, n]. Raises DataError for a wrong size."""
+
+    @abc.abstractmethod
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes [B, n] → their vectors z [B, d, rows, columns]. Raises DataError for a code out of range."""
+
+    @abc.abstractmethod
+    def reconstruct(self, images: Tensor, step: int = 0) -> Reconstruction:
+        """Pictures [B, 3, H, W] through codes and back, with gradients; ``step`` places temperature and KL schedules."""
+
+    @abc.abstractmethod
+    def picture_of(self, raw: Tensor) -> Tensor:
+        """What the reconstructor put out → pictures [B, 3, H, W] in [-1, 1]."""
+
+    def decode_embeddings(self, z: Tensor) -> Tensor:
+        """z [B, d, rows, columns] → pictures [B, 3, H, W], clipped to [-1, 1]."""
+        self.check_embeddings(z)
+        return self.picture_of(self.reconstructor(z))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, n] → pictures [B, 3, H, W] in [-1, 1]. Raises DataError for a wrong count or a code out of range."""
+        return self.decode_embeddings(self.embed(codes))
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise DataError unless ``images`` is [B, 3, image_size, image_size]."""
+        expected = [3, self.image_size, self.image_size]
+        if images.ndim != 4 or list(images.shape[1:]) != expected:
+            raise DataError(f"the image tokenizer takes pictures [B, {', '.join(map(str, expected))}], got "
+                            f"{list(images.shape)}; crop and resize them to {self.image_size} pixels a side")
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise DataError unless ``codes`` is an integer [B, n] with every code in 0 … K-1."""
+        count = self.grid[0] * self.grid[1]
+        if codes.ndim != 2 or codes.shape[1] != count:
+            raise DataError(f"the image tokenizer takes codes [B, {count}] (a {self.grid[0]}×{self.grid[1]} grid), got "
+                            f"{list(codes.shape)}")
+        if codes.dtype not in (paddle.int64, paddle.int32):
+            raise DataError(f"image codes are integers, got {codes.dtype}")
+        if codes.shape[0] and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
+            raise DataError(f"image codes lie in 0 … {self.codebook_size - 1}, got {int(codes.min())} … "
+                            f"{int(codes.max())}; were they made by another tokenizer?")
+
+    def check_embeddings(self, z: Tensor) -> None:
+        """Raise DataError unless ``z`` is [B, code_dim, rows, columns]."""
+        expected = [self.code_dim, *self.grid]
+        if z.ndim != 4 or list(z.shape[1:]) != expected:
+            raise DataError(f"the decoder takes vectors [B, {', '.join(map(str, expected))}], got {list(z.shape)}")
+
+
+def build_image_tokenizer(config: Any) -> ImageTokenizer:
+    """A fresh tokenizer of the class that ``config.kind`` names (vqvae, vqgan or dvae)."""
+    from vilg.tokenizers.dvae import DVAE
+    from vilg.tokenizers.vqgan import VQGAN, VQVAE
+    return {"vqvae": VQVAE, "vqgan": VQGAN, "dvae": DVAE}[config.kind](config)
+
+
+def save_image_tokenizer(tokenizer: ImageTokenizer, directory: str | Path, average: dict[str, np.ndarray] | None = None,
+                         dtype: str | None = "float16") -> str:
+    """Write ``model.yaml`` and ``model.safetensors`` to ``directory``; returns the fingerprint of the weights.
+
+    ``average`` replaces weights by name; ``dtype`` is what floating-point values are stored as.
+    """
+    directory = Path(directory)
+    state = {name: value.numpy() for name, value in tokenizer.state_dict().items()}
+    state.update({name: value for name, value in (average or {}).items() if name in state})
+    mark = fingerprint(state)
+    save_weights(directory / "model.safetensors", state, metadata={"fingerprint": mark}, dtype=dtype)
+    content = {"kind": "image_tokenizer", "fingerprint": mark, "tokenizer": config_system.to_dict(tokenizer.config)}
+    (directory / "model.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return mark
+
+
+def load_image_tokenizer(directory: str | Path) -> ImageTokenizer:
+    """Read a folder written by :func:`save_image_tokenizer`, ready for use (eval mode). Raises CheckpointError."""
+    from vilg.tokenizers.dvae import DVAEConfig
+    from vilg.tokenizers.vqgan import VQConfig
+    path = Path(directory) / "model.yaml"
+    content = config_system.read_yaml(path)
+    values = content.get("tokenizer")
+    if content.get("kind") != "image_tokenizer" or not isinstance(values, dict):
+        raise CheckpointError(f"{path}: does not describe an image tokenizer (kind: {content.get('kind')})")
+    configs = {"vqvae": VQConfig, "vqgan": VQConfig, "dvae": DVAEConfig}
+    if values.get("kind") not in configs:
+        raise CheckpointError(f"{path}: tokenizer.kind is {values.get('kind')!r}; known kinds: {', '.join(configs)}")
+    tokenizer = build_image_tokenizer(config_system.from_dict(configs[values["kind"]], values, source=str(path)))
+    weights = Path(directory) / "model.safetensors"
+    state = read_weights(weights)
+    if content.get("fingerprint") and fingerprint(state) != content["fingerprint"]:
+        raise CheckpointError(f"{weights}: its fingerprint is {fingerprint(state)} but model.yaml says "
+                              f"{content['fingerprint']}; the two files belong to different tokenizers")
+    load_weights(tokenizer, state, source=str(weights))
+    tokenizer.eval()
+    return tokenizer
