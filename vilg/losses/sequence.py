@@ -1,4 +1,6 @@
 """Negative log-likelihood of the target tokens of either direction (paper 1: no loss on the source)."""
+from typing import Protocol
+
 import paddle
 from paddle import Tensor
 
@@ -6,8 +8,16 @@ from vilg.nn import functional
 from vilg.nn.layers import Linear
 
 
-def image_loss(hidden: Tensor, head: Linear, codes: Tensor) -> Tensor:
-    """Text→image: the mean NLL of codes [B, n], each predicted by its own slot of ``hidden`` [B, n, D]."""
+class Heads(Protocol):
+    """A model with an output head for either kind of token."""
+
+    image_head: Linear
+    text_head: Linear
+
+
+def text_to_image_loss(model: Heads, hidden: Tensor, codes: Tensor) -> Tensor:
+    """The mean NLL of codes [B, n], each predicted by its own slot of ``hidden`` [B, n, D]."""
+    head = model.image_head
     flat = hidden.reshape([-1, hidden.shape[-1]])
     return functional.linear_cross_entropy(flat, head.weight, head.bias, codes.reshape([-1])).mean()
 
@@ -21,7 +31,7 @@ def text_targets(text_length: int, length: Tensor, prefix: Tensor) -> Tensor:
     return paddle.logical_and(predicted >= prefix.unsqueeze(1), predicted < length.unsqueeze(1))
 
 
-def text_nll(hidden: Tensor, head: Linear, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
+def text_nll(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
     """NLL of every text token by the slot before it: [B, M-1], zero where the token is no target.
 
     ``hidden`` is [B, M, D], ``text`` [B, M], ``length`` and ``prefix`` [B]. Only target slots go through the head.
@@ -32,16 +42,12 @@ def text_nll(hidden: Tensor, head: Linear, text: Tensor, length: Tensor, prefix:
         return hidden[:, 1:].sum(-1) * 0
     flat = paddle.gather(hidden[:, :-1].reshape([-1, width]), chosen)
     labels = paddle.gather(text[:, 1:].reshape([-1]), chosen)
+    head = model.text_head
     nll = functional.linear_cross_entropy(flat, head.weight, head.bias, labels)
     return paddle.scatter(paddle.zeros([batch * (slots - 1)], nll.dtype), chosen, nll).reshape([batch, slots - 1])
 
 
-def text_loss(hidden: Tensor, head: Linear, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
-    """Image→text: the mean NLL over all target tokens of the batch; zero when there is none. See :func:`text_nll`."""
+def image_to_text_loss(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
+    """The mean NLL over all target tokens of the batch; zero when there is none. See :func:`text_nll`."""
     count = text_targets(hidden.shape[1], length, prefix).astype(hidden.dtype).sum()
-    return text_nll(hidden, head, text, length, prefix).sum() / paddle.clip(count, min=1.0)
-
-
-def bidirectional_loss(loss_t2i: Tensor, loss_i2t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """L = L_t2i + L_i2t and the two as figures."""
-    return loss_t2i + loss_i2t, {"loss_t2i": loss_t2i.detach(), "loss_i2t": loss_i2t.detach()}
+    return text_nll(model, hidden, text, length, prefix).sum() / paddle.clip(count, min=1.0)

@@ -1,6 +1,4 @@
 """ERNIE-ViLG: one transformer that draws from text and writes about pictures (paper 1, "Model")."""
-from dataclasses import dataclass
-
 import paddle
 from paddle import Tensor, nn
 
@@ -48,14 +46,6 @@ class BidirectionalConfig:
         return Layout(self.text_length, self.rows, self.columns)
 
 
-@dataclass
-class BothHidden:
-    """Hidden vectors of one pass over both streams, after the final normalisation."""
-
-    text_to_image: Tensor  # [B, n, D]; slot p predicts image token p
-    image_to_text: Tensor  # [B, M, D]; slot j predicts text token j+1
-
-
 class BidirectionalTransformer(nn.Layer):
     """One stack for both directions, with embeddings and output heads of their own for text and image.
 
@@ -93,9 +83,9 @@ class BidirectionalTransformer(nn.Layer):
         x = self._run(x, [self.context(Role.SOURCE, length, prefix)])
         return self.norm(x[:, :self.layout.text])
 
-    def both_hidden(self, codes: Tensor, text: Tensor, length: Tensor, target_text: Tensor, target_length: Tensor,
-                    prefix: Tensor) -> BothHidden:
-        """Both streams of the same pictures in one pass; equals the two methods above.
+    def both_hidden(self, text: Tensor, length: Tensor, codes: Tensor, target_text: Tensor, target_length: Tensor,
+                    prefix: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams of the same pictures in one pass: what the two methods above return, [B, n, D] and [B, M, D].
 
         ``text`` and ``length`` are what the picture is drawn from, ``target_text``, ``target_length`` and ``prefix``
         what is written about it (the same caption, or a question with its answer).
@@ -105,7 +95,7 @@ class BidirectionalTransformer(nn.Layer):
         words = self.embed_text(paddle.concat([self.pad_text(text), self.pad_text(target_text)], axis=0))
         x = paddle.concat([words, paddle.concat([self._shifted(image), image], axis=0)], axis=1)
         x = self._run(x, [self.context(Role.TARGET, length), self.context(Role.SOURCE, target_length, prefix)])
-        return BothHidden(self.norm(x[:batch, m:]), self.norm(x[batch:, :m]))
+        return self.norm(x[:batch, m:]), self.norm(x[batch:, :m])
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """Hidden [..., D] → logits over the codebook [..., K]."""
