@@ -84,7 +84,7 @@ class Pipeline:
         sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance)
         known = self._known(known_image, known_rows, known_mask)
         draws = best_of or num_images
-        batch = self.words.encode_batch(texts, self.model.config.text_length, strict=True)
+        batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
         rows = max(1, DECODE_ROWS // draws)
         bar = tqdm(total=-(-len(texts) // rows) * self.model.config.rows * self.model.config.columns, desc="drawing",
                    unit="token", disable=not progress)
@@ -118,14 +118,15 @@ class Pipeline:
         codes = self.encode(images)
         if len(images) != count:
             codes = codes.tile([count, 1])
-        asked = self.words.encode_questions(questions * (count // len(questions)), None, self.model.config.text_length)
+        asked = self.words.encode_questions(questions * (count // len(questions)), None, self.model.config.text_length,
+                                            strict=True)
         return self._write(codes, paddle.to_tensor(asked.ids), paddle.to_tensor(asked.prefix), None)
 
     def rank(self, texts: str | list[str], images: Picture | list[Picture]) -> np.ndarray:
         """log P(text | image) by the same weights, for every pair: [texts, images]. Higher is better."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         codes = self.encode(images)
-        batch = self.words.encode_batch(texts, self.model.config.text_length, strict=True)
+        batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
         return np.stack([self._score(paddle.to_tensor(batch.ids[i:i + 1]), paddle.to_tensor(batch.length[i:i + 1]), codes)
                          for i in range(len(texts))])
 

@@ -38,7 +38,7 @@ def save_bidirectional(directory: str | Path, config: BidirectionalConfig, weigh
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_image_tokenizer(image_tokenizer, directory / "image_tokenizer")
-    (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words.vocabulary), encoding="utf-8")
+    words.save(directory)
     save_weights(directory / "model.safetensors", weights, {"format": "vilg"}, dtype=dtype)
     description = {"kind": "bidirectional", "model": configs.to_dict(config), "sampling": configs.to_dict(sampling),
                    "image_tokenizer": fingerprint(image_tokenizer.state_dict()), "vocabulary": words.fingerprint()}
