@@ -26,18 +26,16 @@ def test_the_rarest_characters_give_way_to_the_size():
 
 
 def test_pieces_merge_the_commonest_pair_and_leave_digits_alone():
-    tokens = build_vocab(["low lower lowest 2022 2022 2022 é1"] * 3, 200)
-    pieces = tokens[BASE:]
-    assert pieces[:3] == ["##ow", "low", "##er"] or pieces[0] in ("##ow", "lo")
-    assert "low" in pieces and "lowest" in pieces
-    assert not any(len(token.removeprefix("##")) > 1 and any(map(str.isdigit, token)) for token in tokens[5:])
+    pieces = build_vocab(["low lower lowest 2022 2022 2022 x1"] * 3, 200)[BASE:]
+    assert pieces == ["##ow", "low", "lowe", "##st", "lower", "lowest"]
+    assert build_vocab(["low lower lowest"] * 3, 200, min_count=7)[BASE:] == ["##ow", "low"]
 
 
 def test_no_token_comes_twice_and_every_text_has_ids(tmp_path):
     draw = random.Random(3)
     texts = ["".join(draw.choice("abcdefghij 红蓝绿12，") for _ in range(30)) for _ in range(200)]
-    tokens = build_vocab(texts, 500)
-    assert len(tokens) == len(set(tokens)) == 500
+    tokens = build_vocab(texts, 300)
+    assert len(tokens) == len(set(tokens)) == 300
     (tmp_path / "vocab.txt").write_text(vocab_text(tokens), encoding="utf-8")
     tokenizer = WordPieceTokenizer(tmp_path / "vocab.txt")
     assert not any(tokenizer.unk_id in tokenizer.encode(text, 100) for text in texts)

@@ -10,7 +10,7 @@ from vilg.tokenizers.vocabulary import build_vocab, vocab_text
 from vilg.tokenizers.wordpiece import WordPieceTokenizer
 
 TEXTS = ["左边有一个红色的大圆形，右边有一个蓝色的小三角形。", "图中有几个绿色的星星？", "两个", "hello world, T恤 2022",
-         "the cat and the dog", "笑脸"]
+         "the cat and the dog.", "笑脸"]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,8 @@ def test_every_chinese_character_is_a_token(tokenizer):
     ("café", "cafe"),
 ])
 def test_decode_joins_chinese_and_spaces_latin(tokenizer, text, expected):
-    unknown_tolerant = tokenizer.decode(tokenizer.encode(text, 40)).replace("[UNK]", ".")
-    assert unknown_tolerant == expected
-    assert tokenizer.normalise(text).replace("[UNK]", ".") == expected
+    assert tokenizer.decode(tokenizer.encode(text, 40)) == expected
+    assert tokenizer.normalise(text) == expected
 
 
 def test_decode_stops_at_the_first_separator(tokenizer):

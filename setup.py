@@ -1,0 +1,42 @@
+"""Installation; the pins are the versions vilg is tested with, and the bounds name what is known to break."""
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+CORE = [
+    "numpy>=1.26,<3",
+    "pillow>=10",
+    "pyyaml>=6",
+    "visualdl==2.5.3",
+    "protobuf>=3.20.3,<7",  # 7 breaks VisualDL's records of boolean settings
+    "tokenizers>=0.21,<0.24",
+    "safetensors>=0.4",
+    "jieba>=0.42.1",
+    "pydantic>=2.5,<3",
+    "tqdm>=4.66",
+]
+# Later aistudio-sdk and pyarrow releases break paddlenlp without pip noticing; paddlenlp needs numpy below 2.
+NLP = ["paddlenlp==3.0.0b4", "aistudio-sdk==0.2.6", "pyarrow==21.0.0"]
+EXTRAS = {
+    "cpu": ["paddlepaddle==3.3.1"],  # GPU users install the paddlepaddle-gpu of their CUDA version instead
+    "nlp": NLP,
+    "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
+    "eval": ["pycocoevalcap==1.2"],
+    "data": ["webdataset==1.0.2"],
+    "demo": ["gradio==6.17.3", "matplotlib>=3.8"],
+    "dev": ["pytest>=8", "ruff>=0.6"],
+}
+
+setup(
+    name="vilg",
+    version="1.0.0",
+    description="Draw pictures from Chinese text, describe pictures and answer about them with one PaddlePaddle transformer",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_namespace_packages(include=["vilg", "vilg.*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
