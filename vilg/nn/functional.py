@@ -1,37 +1,83 @@
-"""The operators of the house: one linear, softmax, conv2d … that every model uses."""
+"""The operators of the house: one linear, softmax, conv2d … that every model uses.
+
+On a CPU, contiguous or not, float32 tensors go to the oneDNN that ships inside the Paddle wheel
+(:mod:`vilg.nn.onednn`); other data types, empty tensors, accelerators, and machines where the fast path is off go to
+stock Paddle. Both give the same values and gradients; the fast path has no second derivatives
+(:func:`stock_operators` does).
+"""
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from vilg.nn.onednn import conv, elementwise, matmul as products, norm
+from vilg.nn.onednn.autograd import wants_gradient
+from vilg.nn.onednn.switch import active, stock_operators
+
+__all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "cross_entropy",
+           "linear_cross_entropy", "stock_operators"]
+
+_FLOAT32 = paddle.float32
+_ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
+                 or paddle.device.get_all_custom_device_type())
+
+
+def _fast(x: Tensor, *others: Tensor | None) -> bool:
+    """May these operands take the fast path?"""
+    if not active() or x.dtype != _FLOAT32 or not x.size or not paddle.in_dynamic_mode():
+        return False
+    if not (_ONLY_CPU or x.place.is_cpu_place()):
+        return False
+    return all(other is None or (other.dtype == _FLOAT32 and other.size) for other in others)
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] · weight [in, out] + bias [out] → [..., out]."""
-    return F.linear(x, weight, bias)
+    if not _fast(x, weight, bias):
+        return F.linear(x, weight, bias)
+    if wants_gradient(x, weight, bias):
+        return products.Linear.apply(x, weight, bias)
+    return products.linear(x, weight, bias)
 
 
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """Batched product over the last two axes; the leading axes must be equal."""
-    return paddle.matmul(x, y, transpose_x, transpose_y)
+    if not _fast(x, y) or x.ndim < 2 or x.shape[:-2] != y.shape[:-2]:
+        return paddle.matmul(x, y, transpose_x, transpose_y)
+    if wants_gradient(x, y):
+        return products.Matmul.apply(x, y, transpose_x, transpose_y)
+    return products.matmul(x, y, transpose_x, transpose_y)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Normalise the last axis of x [..., D]; weight and bias are [D]."""
-    return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+    if not _fast(x, weight, bias):
+        return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+    if wants_gradient(x, weight, bias):
+        return norm.LayerNorm.apply(x, weight, bias, epsilon)
+    return norm.layer_norm(x, weight, bias, epsilon)
 
 
 def softmax(x: Tensor) -> Tensor:
     """Softmax over the last axis."""
-    return F.softmax(x, axis=-1)
+    if not _fast(x) or not x.ndim:
+        return F.softmax(x, axis=-1)
+    return elementwise.Softmax.apply(x) if wants_gradient(x) else elementwise.softmax(x)
 
 
 def gelu(x: Tensor, approximate: bool = False) -> Tensor:
     """Gaussian error linear unit, by erf, or by tanh when ``approximate``."""
-    return F.gelu(x, approximate)
+    if not _fast(x):
+        return F.gelu(x, approximate)
+    return _mapped(x, elementwise.GELU_TANH if approximate else elementwise.GELU_ERF)
 
 
 def silu(x: Tensor) -> Tensor:
     """x · sigmoid(x), also called swish."""
-    return F.silu(x)
+    return _mapped(x, elementwise.SWISH) if _fast(x) else F.silu(x)
+
+
+def _mapped(x: Tensor, algorithm: int) -> Tensor:
+    return elementwise.Map.apply(x, algorithm) if wants_gradient(x) else elementwise.mapped(x, algorithm)
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -42,7 +88,12 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: fl
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
            padding: int | tuple[int, int, int, int] = 0) -> Tensor:
     """x [B, C, H, W] with weight [out, C, kh, kw]; padding is one number or (top, bottom, left, right)."""
-    return F.conv2d(x, weight, bias, stride, padding if isinstance(padding, int) else list(padding))
+    if not _fast(x, weight, bias):
+        return F.conv2d(x, weight, bias, stride, padding if isinstance(padding, int) else list(padding))
+    sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
+    if wants_gradient(x, weight, bias):
+        return conv.Conv2D.apply(x, weight, bias, stride, sides)
+    return conv.conv2d(x, weight, bias, stride, sides)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,25 @@
+"""What the operators share on Paddle's side: contiguous addresses, and the refusal of second derivatives."""
+import paddle
+from paddle import Tensor
+
+
+class DoubleBackwardError(RuntimeError):
+    """A derivative of a derivative was asked of an operator that has none."""
+
+
+def refuse_double_backward() -> None:
+    """Raise DoubleBackwardError inside a backward that is itself being recorded (``create_graph=True``)."""
+    if paddle.is_grad_enabled():
+        raise DoubleBackwardError(
+            "the CPU fast path has no second derivatives: wrap the forward in `vilg.runtime.stock_operators()`, or set "
+            "VILG_ONEDNN=0, to use create_graph=True")
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """``x`` itself when it lies densely in memory, else a copy."""
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Is autograd recording, and is any of the tensors part of it?"""
+    return paddle.is_grad_enabled() and any(x is not None and not x.stop_gradient for x in tensors)

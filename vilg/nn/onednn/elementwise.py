@@ -1,0 +1,89 @@
+"""GELU, SiLU and softmax."""
+import ctypes
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.library import (
+    DIFF_DST, DIFF_SRC, DST, FORWARD_TRAINING, NO_ATTRIBUTES, SRC, Cache, Primitive, operation, plain,
+)
+
+GELU_TANH, SWISH, GELU_ERF = 0x2B, 0x2C, 0x31
+_SOFTMAX_ACCURATE = 0x30000
+_maps, _softmaxes = Cache(), Cache()
+
+
+def _build_map(size: int, algorithm: int) -> tuple[Primitive, Primitive]:
+    flat = plain([size])
+    alpha, beta = ctypes.c_float(1.0 if algorithm == SWISH else 0.0), ctypes.c_float(0.0)
+    forward = operation("eltwise_forward", FORWARD_TRAINING, algorithm, flat, flat, alpha, beta, NO_ATTRIBUTES)
+    backward = operation("eltwise_backward", algorithm, flat, flat, flat, alpha, beta, forward, NO_ATTRIBUTES)
+    return (Primitive(forward, [(SRC, flat), (DST, flat)]),
+            Primitive(backward, [(SRC, flat), (DIFF_DST, flat), (DIFF_SRC, flat)]))
+
+
+def mapped(x: Tensor, algorithm: int) -> Tensor:
+    """``algorithm`` of every element, not recorded."""
+    x = contiguous(x)
+    y = paddle.empty(x.shape, "float32")
+    _maps.get((x.size, algorithm), _build_map)[0](x.data_ptr(), y.data_ptr())
+    return y
+
+
+class Map(PyLayer):
+    """``algorithm`` of every element."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, algorithm: int) -> Tensor:
+        x = contiguous(x)
+        ctx.save_for_backward(x)
+        ctx.algorithm = algorithm
+        return mapped(x, algorithm)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> Tensor:
+        refuse_double_backward()
+        x, = ctx.saved_tensor()
+        dx = paddle.empty(x.shape, "float32")
+        run = _maps.get((x.size, ctx.algorithm), _build_map)[1]
+        run(x.data_ptr(), contiguous(dy).data_ptr(), dx.data_ptr())
+        return dx
+
+
+def _build_softmax(rows: int, columns: int) -> tuple[Primitive, Primitive]:
+    md = plain([rows, columns])
+    forward = operation("softmax_forward", FORWARD_TRAINING, _SOFTMAX_ACCURATE, md, md, 1, NO_ATTRIBUTES)
+    backward = operation("softmax_backward", _SOFTMAX_ACCURATE, md, md, md, 1, forward, NO_ATTRIBUTES)
+    return (Primitive(forward, [(SRC, md), (DST, md)]),
+            Primitive(backward, [(DST, md), (DIFF_DST, md), (DIFF_SRC, md)]))
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last axis, not recorded."""
+    x = contiguous(x)
+    y = paddle.empty(x.shape, "float32")
+    columns = x.shape[-1]
+    _softmaxes.get((x.size // columns, columns), _build_softmax)[0](x.data_ptr(), y.data_ptr())
+    return y
+
+
+class Softmax(PyLayer):
+    """Softmax over the last axis."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = softmax(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> Tensor:
+        refuse_double_backward()
+        y, = ctx.saved_tensor()
+        columns = y.shape[-1]
+        dx = paddle.empty(y.shape, "float32")
+        run = _softmaxes.get((y.size // columns, columns), _build_softmax)[1]
+        run(y.data_ptr(), contiguous(dy).data_ptr(), dx.data_ptr())
+        return dx

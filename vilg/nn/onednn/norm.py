@@ -1,0 +1,68 @@
+"""Layer normalisation and group normalisation."""
+import ctypes
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.library import (
+    BACKWARD, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, DIFF_SRC, DST, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, SCALE, SHIFT,
+    SRC, VARIANCE, Cache, Primitive, operation, plain,
+)
+
+_SCALE_AND_SHIFT = 2 | 4
+_layer_norms = Cache()
+
+
+def _build_layer_norm(rows: int, width: int, epsilon: float) -> tuple[Primitive, Primitive]:
+    md, statistics, vector = plain([rows, width]), plain([rows]), plain([width])
+    eps = ctypes.c_float(epsilon)
+    forward = operation("layer_normalization_forward", FORWARD_TRAINING, md, md, statistics, eps, _SCALE_AND_SHIFT,
+                        NO_ATTRIBUTES)
+    backward = operation("layer_normalization_backward", BACKWARD, md, md, md, statistics, eps, _SCALE_AND_SHIFT,
+                         forward, NO_ATTRIBUTES)
+    moments = [(MEAN, statistics), (VARIANCE, statistics), (SCALE, vector), (SHIFT, vector)]
+    return (Primitive(forward, [(SRC, md), *moments, (DST, md)]),
+            Primitive(backward, [(SRC, md), *moments, (DIFF_DST, md), (DIFF_SRC, md), (DIFF_SCALE, vector),
+                                 (DIFF_SHIFT, vector)]))
+
+
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    width = x.shape[-1]
+    rows = x.size // width
+    y = paddle.empty(x.shape, "float32")
+    mean, variance = paddle.empty([rows], "float32"), paddle.empty([rows], "float32")
+    _layer_norms.get((rows, width, epsilon), _build_layer_norm)[0](
+        x.data_ptr(), mean.data_ptr(), variance.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr())
+    return y, mean, variance
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Normalise the last axis, not recorded."""
+    return _normalise(contiguous(x), weight, bias, epsilon)[0]
+
+
+class LayerNorm(PyLayer):
+    """Normalise the last axis of x [..., D]; weight and bias are [D]."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        ctx.needs = [not tensor.stop_gradient for tensor in (x, weight, bias)]
+        x = contiguous(x)
+        y, mean, variance = _normalise(x, weight, bias, epsilon)
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+        ctx.epsilon = epsilon
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        refuse_double_backward()
+        x, weight, bias, mean, variance = ctx.saved_tensor()
+        width = x.shape[-1]
+        dx = paddle.empty(x.shape, "float32")
+        dw, db = paddle.empty([width], "float32"), paddle.empty([width], "float32")
+        _layer_norms.get((x.size // width, width, ctx.epsilon), _build_layer_norm)[1](
+            x.data_ptr(), mean.data_ptr(), variance.data_ptr(), weight.data_ptr(), bias.data_ptr(),
+            contiguous(dy).data_ptr(), dx.data_ptr(), dw.data_ptr(), db.data_ptr())
+        return tuple(gradient if needed else None for gradient, needed in zip((dx, dw, db), ctx.needs))

@@ -1,0 +1,52 @@
+"""Compares every fast operator with stock Paddle, forward and backward, on small shapes (a few milliseconds)."""
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from vilg.nn.onednn import conv, elementwise, matmul, norm, precision
+from vilg.nn.onednn.library import Unavailable
+
+_TOLERANCE = 1e-4
+
+
+def run() -> None:
+    """Raise :class:`Unavailable` naming the first operator that disagrees with stock Paddle."""
+    before = precision.bf16()
+    precision.use_bf16(False)
+    try:
+        random = np.random.default_rng(0)
+        for name, fast, stock, shapes in _cases():
+            arrays = [random.standard_normal(shape, dtype="float32") for shape in shapes]
+            for mine, theirs in zip(_outcome(fast, arrays), _outcome(stock, arrays)):
+                error = float(np.abs(mine - theirs).max())
+                if not error <= _TOLERANCE:
+                    raise Unavailable(f"{name} differs from stock Paddle by {error:.1e}")
+    finally:
+        precision.use_bf16(before)
+
+
+def _cases() -> list:
+    pad = (0, 1, 0, 1)
+    return [
+        ("linear", matmul.Linear.apply, F.linear, [(5, 24), (24, 33), (33,)]),
+        ("matmul", lambda a, b: matmul.Matmul.apply(a, b, False, True),
+         lambda a, b: paddle.matmul(a, b, transpose_y=True), [(2, 3, 7, 16), (2, 3, 9, 16)]),
+        ("gelu", lambda x: elementwise.Map.apply(x, elementwise.GELU_ERF), F.gelu, [(3, 17)]),
+        ("tanh gelu", lambda x: elementwise.Map.apply(x, elementwise.GELU_TANH), lambda x: F.gelu(x, True), [(3, 17)]),
+        ("silu", lambda x: elementwise.Map.apply(x, elementwise.SWISH), F.silu, [(3, 17)]),
+        ("softmax", elementwise.Softmax.apply, F.softmax, [(4, 19)]),
+        ("layer_norm", lambda x, w, b: norm.LayerNorm.apply(x, w, b, 1e-5),
+         lambda x, w, b: F.layer_norm(x, [x.shape[-1]], w, b, 1e-5), [(6, 40), (40,), (40,)]),
+        ("conv2d", lambda x, w, b: conv.Conv2D.apply(x, w, b, 2, pad),
+         lambda x, w, b: F.conv2d(x, w, b, 2, list(pad)), [(2, 16, 9, 8), (24, 16, 3, 3), (24,)]),
+    ]
+
+
+def _outcome(function, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    tensors = [paddle.to_tensor(array, stop_gradient=False) for array in arrays]
+    with paddle.enable_grad():
+        y: Tensor = function(*tensors)
+        weights = paddle.to_tensor(np.cos(np.arange(y.size, dtype="float32")).reshape(y.shape))
+        gradients = paddle.grad([(y * weights).sum()], tensors)
+    return [y.numpy(), *(gradient.numpy() for gradient in gradients)]
