@@ -7,7 +7,7 @@ from vilg.nn.onednn import precision
 from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
 from vilg.nn.onednn.library import (
     BF16, BIAS, DIFF_BIAS, DIFF_DST, DIFF_SRC, DIFF_WEIGHTS, DST, F32, FORWARD_TRAINING, NOTHING, SRC, WEIGHTS, Cache,
-    Descriptor, Dims, Handle, Primitive, load, operation, plain, reorder,
+    Descriptor, Dims, Handle, Primitive, load, operation, plain, query, reorder,
 )
 
 _DIRECT = 1
@@ -23,8 +23,8 @@ class _Reordered:
         api = load().api
         self._before, self._after, layouts = [], [], []
         for position, (name, outside) in enumerate(arguments):
-            inside = api.dnnl_primitive_desc_query_md(descriptor.value, _QUERY[name], 0) if name in _QUERY else None
-            if inside is None or api.dnnl_memory_desc_equal(inside, outside.value):
+            inside = query(descriptor, _QUERY[name]) if name in _QUERY else outside.value
+            if api.dnnl_memory_desc_equal(inside, outside.value):
                 layouts.append((name, outside))
                 continue
             layouts.append((name, inside))

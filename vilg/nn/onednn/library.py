@@ -169,6 +169,11 @@ def operation(kind: str, *arguments: Any) -> Handle:
                   *[argument.value if isinstance(argument, Handle) else argument for argument in arguments])
 
 
+def query(descriptor: Handle, what: int) -> ctypes.c_void_p:
+    """The memory descriptor that a primitive descriptor chose; lives as long as ``descriptor``."""
+    return ctypes.c_void_p(load().api.dnnl_primitive_desc_query_md(descriptor.value, what, 0))
+
+
 def reorder(source: Any, target: Any) -> Primitive:
     """A copy between two layouts or data types; called with (source, target)."""
     library = load()
