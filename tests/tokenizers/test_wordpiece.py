@@ -170,13 +170,16 @@ def random_lines(count: int) -> list[str]:
             for _ in range(count)]
 
 
-def test_ids_equal_those_of_paddlenlp(tmp_path):
+def test_ids_equal_those_of_paddlenlp_and_folders_go_both_ways(tmp_path):
     paddlenlp = pytest.importorskip("paddlenlp.transformers", reason="the nlp extra is not installed")
     lines = random_lines(4000) + TEXTS
-    tokens = build_vocab(lines[::2] + TEXTS, 700)
-    (tmp_path / "vocab.txt").write_text(vocab_text(tokens), encoding="utf-8")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    (tmp_path / "vocab.txt").write_text(vocab_text(build_vocab(lines[::2] + TEXTS, 700)), encoding="utf-8")
     theirs = paddlenlp.ErnieTokenizer(str(tmp_path / "vocab.txt"))
-    ours = WordPieceTokenizer.from_folder(tmp_path)
-    differing = [line for line in lines if theirs(line)["input_ids"] != ours.encode(line, 1000)]
-    assert not differing
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    ours = WordPieceTokenizer.from_folder(tmp_path / "theirs")
+    expected = [theirs(line)["input_ids"] for line in lines]
+    assert [line for line, ids in zip(lines, expected, strict=True) if ours.encode(line, 1000) != ids] == []
+    ours.save(tmp_path / "ours")
+    read_back = paddlenlp.ErnieTokenizer.from_pretrained(str(tmp_path / "ours"))
+    assert [read_back(line)["input_ids"] for line in lines[:200]] == expected[:200]
+    assert (read_back.pad_token_id, read_back.mask_token_id) == (ours.pad_id, ours.mask_id)

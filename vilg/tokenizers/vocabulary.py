@@ -9,10 +9,8 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from tokenizers import pre_tokenizers
-
 from vilg.errors import VilgError
-from vilg.tokenizers.wordpiece import CONTINUATION, SPECIAL_TOKENS, bert_normalizer, is_chinese
+from vilg.tokenizers.wordpiece import CONTINUATION, SPECIAL_TOKENS, bert_normalizer, is_chinese, word_splitter
 
 Pair = tuple[str, str]
 
@@ -53,7 +51,7 @@ def vocab_hash(tokens: list[str]) -> str:
 
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> Counter[str]:
-    normalizer, splitter = bert_normalizer(lowercase), pre_tokenizers.BertPreTokenizer()
+    normalizer, splitter = bert_normalizer(lowercase), word_splitter()
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))

@@ -1,8 +1,8 @@
 """WordPiece over Chinese text: every Chinese character is a word of its own (ERNIE-ViLG, section 3.1).
 
-Normalisation and splitting follow BERT, so that a ``vocab.txt`` of BERT or ERNIE gives the ids its own tokenizer gives,
-with one deliberate difference: the names of special tokens written in a text ("[SEP]") are plain text here, because a
-prompt must not be able to end its own sentence.
+Normalisation and splitting follow PaddleNLP's ERNIE tokenizer (BERT's rules, symbols and emoji parted too), so that a
+``vocab.txt`` of ERNIE gives the ids its own tokenizer gives, with one deliberate difference: the names of special tokens
+written in a text ("[SEP]") are plain text here, because a prompt must not be able to end its own sentence.
 """
 import hashlib
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from vilg.errors import VilgError
 
@@ -62,7 +62,7 @@ class WordPieceTokenizer:
             self._ids, unk_token=self.special["unk"], max_input_chars_per_word=LONGEST_WORD,
             continuing_subword_prefix=CONTINUATION))
         self._tokenizer.normalizer = bert_normalizer(lowercase)
-        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._tokenizer.pre_tokenizer = word_splitter()
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "WordPieceTokenizer":
@@ -202,6 +202,12 @@ def bert_normalizer(lowercase: bool = True) -> normalizers.Normalizer:
     """BERT's clean-up: control characters out, Chinese characters apart, and when ``lowercase`` accents off as well."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=lowercase,
                                       lowercase=lowercase)
+
+
+def word_splitter() -> pre_tokenizers.PreTokenizer:
+    """ERNIE's words: BERT's (spaces and punctuation part them), and every symbol or emoji alone as well."""
+    symbols = pre_tokenizers.Split(Regex(r"[\p{S}\u00AD\u00B2\u00B5\u00BA\u00D8\u014B\u01B1\u3007]"), "isolated")
+    return pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), symbols])
 
 
 def is_chinese(character: str) -> bool:
