@@ -133,6 +133,10 @@ def plain(dims: Sequence[int], dtype: int = F32) -> Descriptor:
     return Descriptor(dims, strides, dtype)
 
 
+def _raw(argument: Any) -> Any:
+    return argument.value if isinstance(argument, Handle) else argument
+
+
 class Primitive:
     """One operation for fixed shapes; called with the addresses of its arguments in the order given here."""
 
@@ -141,7 +145,7 @@ class Primitive:
         self._library = library
         api = library.api
         self._owner = Handle("primitive", api.dnnl_primitive_create, descriptor.value)
-        self._memories = [Handle("memory", api.dnnl_memory_create, getattr(md, "value", md), library.engine,
+        self._memories = [Handle("memory", api.dnnl_memory_create, _raw(md), library.engine,
                                  ctypes.c_void_p(0)) for _, md in arguments]
         self._addresses = [memory.value.value for memory in self._memories]
         self._arguments = (_Argument * len(arguments))(
@@ -166,7 +170,7 @@ def operation(kind: str, *arguments: Any) -> Handle:
     library = load()
     create = getattr(library.api, f"dnnl_{kind}_primitive_desc_create")
     return Handle("primitive_desc", create, library.engine,
-                  *[argument.value if isinstance(argument, Handle) else argument for argument in arguments])
+                  *[_raw(argument) for argument in arguments])
 
 
 def query(descriptor: Handle, what: int) -> ctypes.c_void_p:
@@ -177,9 +181,8 @@ def query(descriptor: Handle, what: int) -> ctypes.c_void_p:
 def reorder(source: Any, target: Any) -> Primitive:
     """A copy between two layouts or data types; called with (source, target)."""
     library = load()
-    source_md, target_md = getattr(source, "value", source), getattr(target, "value", target)
-    descriptor = Handle("primitive_desc", library.api.dnnl_reorder_primitive_desc_create, source_md, library.engine,
-                        target_md, library.engine, NO_ATTRIBUTES)
+    descriptor = Handle("primitive_desc", library.api.dnnl_reorder_primitive_desc_create, _raw(source), library.engine,
+                        _raw(target), library.engine, NO_ATTRIBUTES)
     return Primitive(descriptor, [(SRC, source), (DST, target)])
 
 
