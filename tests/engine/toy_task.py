@@ -1,0 +1,88 @@
+"""A small task for the engine's tests: a two-layer map learned from a seeded stream of pairs."""
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from vilg.engine.task import LogPicture, Phase, StepOutput
+
+
+class ToyLoader:
+    """Batches [B, 6] → [B, 3] that are a pure function of seed and position, with an exact position to resume from."""
+
+    def __init__(self, batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1, poison: range = range(0)):
+        self.batch_size, self.seed, self.rank, self.ranks = batch_size, seed, rank, ranks
+        self.position, self.poison = 0, poison
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        while True:
+            first = (self.position * self.ranks + self.rank) * self.batch_size
+            x = np.stack([np.random.default_rng([self.seed, first + row]).normal(size=6) for row in range(self.batch_size)])
+            if self.position in self.poison:
+                x[0, 0] = np.nan
+            self.position += 1
+            yield {"x": x.astype("float32"), "y": np.sin(x[:, :3]).astype("float32")}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"samples": self.position * self.ranks * self.batch_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["samples"] // (self.ranks * self.batch_size)
+
+
+class Block(nn.Layer):
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.dropout(nn.functional.gelu(self.linear(self.norm(x))), self.dropout, self.training)
+
+
+class ToyModel(nn.Layer):
+    def __init__(self, width: int = 16, layers: int = 3, dropout: float = 0.1):
+        super().__init__()
+        self.enter = nn.Linear(6, width)
+        self.blocks = nn.LayerList([Block(width, dropout) for _ in range(layers)])
+        self.leave = nn.Linear(width, 3)
+        self.register_buffer("seen", paddle.zeros([1]))
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+        hidden = self.enter(batch["x"])
+        for block in self.blocks:
+            hidden = block(hidden)
+        loss = nn.functional.mse_loss(self.leave(hidden), batch["y"])
+        return StepOutput(loss, {"loss_mse": loss.detach()})
+
+
+class ToyTask:
+    def __init__(self, seed: int = 0, **model: Any):
+        paddle.seed(seed)
+        self.model = ToyModel(**model)
+        self.phases = [Phase("model", self.model, dict(self.model.named_parameters()))]
+        self.exported = None
+
+    def collate(self, samples: list[Any], seeds: list[int]) -> dict[str, np.ndarray]:
+        return {}
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch
+
+    def after_step(self, step: int) -> dict[str, float]:
+        self.model.seen.add_(paddle.ones([1]))
+        return {"seen": self.model.seen.item()}
+
+    def tokens(self, batch: dict[str, Any]) -> int:
+        return batch["x"].shape[0]
+
+    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+        yield LogPicture("grey", np.full([8, 8, 3], 128, "uint8"), "a grey square")
+
+    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
+        self.exported = average
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.model.state_dict())

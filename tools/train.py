@@ -1,0 +1,43 @@
+"""Train what a config describes, on one process or on the ranks of a launcher."""
+import argparse
+from pathlib import Path
+
+from vilg import build, cli, config
+
+EPILOG = """examples:
+  python tools/train.py --config configs/vilg/tiny.yaml
+  python tools/train.py --config configs/vilg/tiny.yaml --set train.steps=200 --set optim.lr=1e-3
+  python tools/train.py --config configs/vilg/tiny.yaml --resume auto
+  python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py --config … --set distributed.level=dp
+"""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, type=Path, help="YAML file that describes the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="change one key of the config, as train.steps=200; may be repeated")
+    parser.add_argument("--print-config", action="store_true", help="print the whole config, defaults included, and stop")
+    parser.add_argument("--resume", metavar="none|auto|PATH",
+                        help="short for --set train.resume=…: auto continues from the newest checkpoint that verifies")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the tool."""
+    args = arguments()
+    overrides = args.set + ([f"train.resume={args.resume}"] if args.resume else [])
+    run = build.load_run(args.config, overrides)
+    if args.print_config:
+        print(config.to_yaml(run), end="")
+        return 0
+    summary = build.build_trainer(run).fit()
+    print(f"{'stopped' if summary.stopped else 'finished'} at step {summary.step}, loss {summary.loss:.4f}, "
+          f"{summary.skipped} steps skipped; see {run.output_directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

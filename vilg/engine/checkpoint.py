@@ -1,0 +1,198 @@
+"""Checkpoints: written whole or not at all, verified before use, readable by any number of ranks.
+
+A checkpoint is a directory ``step-00001000`` of one safetensors file a rank and a ``manifest.json`` that says, for each
+tensor, its shape and which file holds which range of its flattened elements, with the checksum of each file. Ranges make
+a checkpoint independent of the parallel level that wrote it. The directory is filled under a temporary name, synced, and
+renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged it since.
+"""
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from vilg.engine.pieces import Piece
+from vilg.errors import CheckpointError
+
+log = logging.getLogger("vilg.checkpoint")
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass
+class StoredPiece:
+    """A host copy of elements [start, stop) of the flattened tensor ``name``."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    values: np.ndarray
+
+
+def snapshot(pieces: list[Piece]) -> list[StoredPiece]:
+    """Host copies of the owned pieces, as they are now; training may go on while they are written."""
+    return [StoredPiece(piece.name, piece.shape, piece.start, piece.stop, piece.read())
+            for piece in pieces if piece.owned and piece.stop > piece.start]
+
+
+def write_rank_file(directory: Path, rank: int, pieces: list[StoredPiece]) -> None:
+    """Write one rank's part into the unfinished checkpoint ``directory``, its index last."""
+    name = f"rank-{rank:05d}.safetensors"
+    path = directory / name
+    safetensors.numpy.save_file({piece.name: piece.values for piece in pieces}, str(path))
+    sync(path)
+    index = {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path),
+             "pieces": {piece.name: [list(piece.shape), piece.start, piece.stop] for piece in pieces}}
+    write_json(directory / f"rank-{rank:05d}.json", index)
+
+
+def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> None:
+    """Merge the ranks' indices into the manifest, check that nothing is missing, and give the directory its name."""
+    files, tensors = {}, {}
+    for rank in range(ranks):
+        index_path = directory / f"rank-{rank:05d}.json"
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        files[index["file"]] = {"bytes": index["bytes"], "sha256": index["sha256"]}
+        for name, (shape, start, stop) in index["pieces"].items():
+            tensor = tensors.setdefault(name, {"shape": shape, "pieces": []})
+            tensor["pieces"].append([index["file"], start, stop])
+        index_path.unlink()
+    for name, tensor in tensors.items():
+        tensor["pieces"].sort(key=lambda piece: piece[1])
+        covered = sum(stop - start for _, start, stop in tensor["pieces"])
+        if covered != prod(tensor["shape"]):
+            raise CheckpointError(f"{final}: {name} is covered {covered} of {prod(tensor['shape'])} elements; "
+                                  "the ranks do not hold one model")
+    write_json(directory / MANIFEST, {"format": FORMAT, **header, "files": files, "tensors": tensors})
+    sync(directory)
+    replaced = final.with_name(f".{final.name}.replaced")
+    if final.exists():
+        os.rename(final, replaced)
+    os.rename(directory, final)
+    sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+class Checkpoint:
+    """A finished checkpoint on disk. Opening reads the manifest only; :meth:`verify` reads everything."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.header = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            self.step, self._tensors, self._files = (self.header[key] for key in ("step", "tensors", "files"))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise CheckpointError(f"{path}: not a checkpoint (no readable {MANIFEST}); name a directory step-…") from None
+        self._open: dict[str, Any] = {}
+        if self.header.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: has format {self.header.get('format')}, this version reads {FORMAT}")
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the tensors it holds."""
+        return set(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The full shape of tensor ``name``."""
+        return tuple(self._tensors[name]["shape"])
+
+    def verify(self) -> None:
+        """Check every file's size and checksum. Raises CheckpointError naming the first bad file."""
+        for name, facts in self._files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise CheckpointError(f"{path}: is missing")
+            if path.stat().st_size != facts["bytes"]:
+                raise CheckpointError(f"{path}: holds {path.stat().st_size} bytes instead of {facts['bytes']}")
+            if sha256(path) != facts["sha256"]:
+                raise CheckpointError(f"{path}: its contents do not match their checksum")
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Elements [start, stop) of the flattened tensor ``name``, gathered from the files that hold them."""
+        tensor = self._tensors[name]
+        stop = prod(tensor["shape"]) if stop is None else stop
+        parts = []
+        for file, first, last in tensor["pieces"]:
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                parts.append(self._file(file).get_slice(name)[low - first:high - first])
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+    def _file(self, name: str) -> Any:
+        if name not in self._open:
+            try:
+                self._open[name] = safetensors.safe_open(str(self.path / name), framework="numpy")
+            except (OSError, safetensors.SafetensorError) as error:
+                raise CheckpointError(f"{self.path / name}: cannot be read ({error}); use another checkpoint") from None
+        return self._open[name]
+
+    def full(self, name: str) -> np.ndarray:
+        """Tensor ``name`` in its own shape."""
+        return self.read(name).reshape(self.shape(name))
+
+    def restore(self, pieces: list[Piece]) -> None:
+        """Fill ``pieces``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+        names = {piece.name for piece in pieces}
+        missing, shapes = sorted(names - self.names), []
+        for piece in pieces:
+            if piece.name in self.names and self.shape(piece.name) != tuple(piece.shape):
+                shapes.append(f"{piece.name} is {list(self.shape(piece.name))} in the checkpoint and "
+                              f"{list(piece.shape)} in the model")
+        if shapes or missing:
+            problem = "; ".join(shapes[:3]) if shapes else f"lacks {', '.join(missing[:3])}"
+            raise CheckpointError(f"{self.path}: made by another model size or vocabulary: {problem}; use the config it "
+                                  "was made with, or a new output directory")
+        for piece in pieces:
+            if piece.stop > piece.start:
+                piece.write(self.read(piece.name, piece.start, piece.stop))
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """Finished checkpoints in ``directory``, oldest first (they may be damaged)."""
+    found = [path for path in directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def newest_sound(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint of ``directory`` that verifies; broken ones are passed over with a warning."""
+    for path in reversed(checkpoints_in(directory)):
+        try:
+            checkpoint = Checkpoint(path)
+            checkpoint.verify()
+            return checkpoint
+        except CheckpointError as error:
+            log.warning("skipping a broken checkpoint: %s", error)
+    return None
+
+
+def sync(path: Path) -> None:
+    """Flush a file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that it is either absent or whole, and on the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    sync(temporary)
+    os.replace(temporary, path)

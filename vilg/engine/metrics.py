@@ -1,0 +1,79 @@
+"""What a run shows: a progress bar, scalars and pictures in VisualDL, JSON lines, preview PNGs."""
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from vilg.engine.task import LogPicture
+
+
+class MetricsLog:
+    """Writes under ``directory``: ``metrics.jsonl`` (one line a logged step), ``visualdl/`` and ``previews/``.
+
+    On resuming at ``step`` the lines after it are dropped, so the file always tells one undisturbed story.
+    """
+
+    def __init__(self, directory: Path, step: int, steps: int, name: str):
+        self.directory = directory
+        self.path = directory / "metrics.jsonl"
+        kept = [line for line in self._lines() if line["step"] <= step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8")
+        self._visual = LogWriter(str(directory / "visualdl"), display_name=name)
+        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._mark, self._tokens = time.perf_counter(), 0
+
+    def advance(self, tokens: int) -> None:
+        """Count one finished step of ``tokens`` tokens."""
+        self._tokens += tokens
+        self.bar.update(1)
+
+    def tokens_a_second(self) -> float:
+        """Throughput since the last call."""
+        now = time.perf_counter()
+        rate, self._mark, self._tokens = self._tokens / max(now - self._mark, 1e-9), now, 0
+        return rate
+
+    def scalars(self, step: int, figures: dict[str, float]) -> None:
+        """Log ``figures`` at ``step`` (steps finished); losses and throughput also go beside the progress bar."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._visual.add_scalar(tag=name, value=value, step=step)
+        shown = {name: f"{value:.4g}" for name, value in figures.items() if name.startswith("loss")}
+        self.bar.set_postfix(shown | {"tokens/s": f"{figures['tokens_per_second']:.0f}"})
+
+    def pictures(self, step: int, pictures: Iterable[LogPicture]) -> None:
+        """Write preview pictures as PNG with their captions beside them, and show both in VisualDL."""
+        folder = self.directory / "previews" / f"step-{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        captions = {}
+        for item in pictures:
+            Image.fromarray(np.ascontiguousarray(item.picture)).save(folder / f"{item.name}.png")
+            captions[f"{item.name}.png"] = item.caption
+            self._visual.add_image(tag=item.name, img=item.picture, step=step)
+            if item.caption:
+                self._visual.add_text(tag=f"{item.name}_caption", text_string=item.caption, step=step)
+        (folder / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self.bar.close()
+        self._file.close()
+        self._visual.close()
+
+    def _lines(self) -> list[dict]:
+        if not self.path.is_file():
+            return []
+        lines = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break  # The line that a kill cut short.
+        return lines

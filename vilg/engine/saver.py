@@ -1,0 +1,123 @@
+"""Writing checkpoints while training goes on, and throwing old ones away."""
+import json
+import logging
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from vilg.engine import checkpoint as store
+from vilg.engine.checkpoint import StoredPiece
+from vilg.engine.pieces import Piece
+from vilg.errors import CheckpointError
+
+log = logging.getLogger("vilg.checkpoint")
+# How long rank 0 waits for the other ranks' files before it gives a checkpoint up.
+PATIENCE_SECONDS = 600.0
+
+
+class Saver:
+    """Takes a snapshot in the caller's thread and writes it in another; one checkpoint is in flight at a time.
+
+    Ranks need no collective for it: each writes its file and index into a directory whose name carries ``token``, which
+    the ranks of one start share, and rank 0 finishes the checkpoint once every index is there. All ranks must see the
+    same ``directory``.
+    """
+
+    def __init__(self, directory: Path, rank: int, ranks: int, token: str, keep_last: int, keep_best: bool):
+        self.directory, self.rank, self.ranks, self.token = directory, rank, ranks, token
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.failures = 0
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        if rank == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            for left in directory.glob(".step-*"):
+                if token not in left.name:
+                    shutil.rmtree(left, ignore_errors=True)
+
+    def save(self, step: int, pieces: list[Piece], header: dict[str, Any]) -> None:
+        """Copy ``pieces`` now and write checkpoint ``step`` in the background, after the one before has ended."""
+        self.settle()
+        stored = store.snapshot(pieces)
+        self._thread = threading.Thread(target=self._write, args=(step, stored, {"step": step, **header}), daemon=True)
+        self._thread.start()
+
+    def settle(self) -> bool:
+        """Wait for the write in flight; a failed one is warned about and counted. Returns whether it succeeded."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            self.failures += 1
+            log.warning("a checkpoint could not be written (%s); training goes on with the ones before", error)
+        return error is None
+
+    def finish(self) -> None:
+        """Wait for the last write. Raises CheckpointError when it failed."""
+        if not self.settle():
+            raise CheckpointError(f"{self.directory}: the last checkpoint could not be written; make room on the disk "
+                                  "and start again with --resume auto")
+
+    def _write(self, step: int, stored: list[StoredPiece], header: dict[str, Any]) -> None:
+        unfinished = self.directory / f".step-{step:08d}.{self.token}"
+        try:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            store.write_rank_file(unfinished, self.rank, stored)
+            if self.rank == 0:
+                self._await_ranks(unfinished)
+                store.finish(unfinished, self.directory / f"step-{step:08d}", self.ranks, header)
+                self._prune()
+        except Exception as error:  # A thread has no caller: whatever went wrong is kept for settle() to report.
+            self._error = error
+            self._give_up(unfinished)
+
+    def _await_ranks(self, unfinished: Path) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        waiting = set(range(self.ranks))
+        while waiting:
+            waiting = {rank for rank in waiting if not (unfinished / f"rank-{rank:05d}.json").exists()}
+            failed = sorted(unfinished.glob("*.failed"))
+            if failed:
+                raise CheckpointError(f"{failed[0].stem} could not write its part")
+            if waiting and time.monotonic() > deadline:
+                raise CheckpointError(f"no file from rank {min(waiting)} after {PATIENCE_SECONDS:.0f} s")
+            if waiting:
+                time.sleep(0.02)
+
+    def _give_up(self, unfinished: Path) -> None:
+        if self.rank == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            return
+        # Making room first: on a full disk even the mark that tells rank 0 would not fit.
+        (unfinished / f"rank-{self.rank:05d}.safetensors").unlink(missing_ok=True)
+        try:
+            (unfinished / f"rank-{self.rank:05d}.failed").touch()
+        except OSError:
+            log.warning("rank %d could not tell rank 0 that its part of a checkpoint failed", self.rank)
+
+    def _prune(self) -> None:
+        paths = store.checkpoints_in(self.directory)
+        keep = set(paths[-self.keep_last:])
+        if self.keep_best:
+            scores = {path: score(path) for path in paths}
+            keep.add(min(paths, key=lambda path: scores[path]))
+        for path in paths:
+            if path not in keep:
+                # Renamed first: a reader never finds half a checkpoint under a finished name.
+                doomed = path.with_name(f".{path.name}.old")
+                path.rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def score(path: Path) -> float:
+    """The mean loss that led to the checkpoint, infinity when unknown."""
+    try:
+        value = json.loads((path / store.MANIFEST).read_text(encoding="utf-8")).get("score")
+    except (OSError, ValueError):
+        value = None
+    return float("inf") if value is None else value
+
+
