@@ -1,0 +1,88 @@
+"""The machine under the models: threads, allocator and which fast paths are on; set once, when vilg is imported.
+
+``python -m vilg.runtime`` prints what was set and why. :func:`configure` applies the ``runtime:`` part of a config.
+"""
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Literal
+
+from vilg.config import configclass
+from vilg.runtime import process
+
+logger = logging.getLogger("vilg.runtime")
+
+
+@configclass
+class RuntimeConfig:
+    """How a run uses the machine."""
+
+    threads: int = 0
+    """CPU threads of this process; 0 means OMP_NUM_THREADS where the user set it, else this rank's share of the cores."""
+    cpu_math: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of products and convolutions on a CPU: bf16 keeps float32 tensors and sums, and rounds the factors."""
+    onednn: bool = True
+    """Use the oneDNN of the Paddle wheel where its self-test passes."""
+    allocator: bool = True
+    """Keep freed memory in the process instead of returning it to the system: faster steps, a higher peak."""
+
+    def __post_init__(self):
+        if self.threads < 0:
+            raise ValueError("threads must be 0 (choose) or a positive number")
+
+
+def start() -> None:
+    """Set up threads, allocator and flags, and import Paddle; :mod:`vilg` calls this when it is imported.
+
+    Works after Paddle was imported too: then only other threads' default number of OpenMP threads stays as it was.
+    """
+    early = "paddle" not in sys.modules
+    wanted = process.user_environment("OMP_NUM_THREADS", early)
+    threads = process.default_threads(wanted)
+    process.choose_blas()
+    process.keep_freed_memory(True)
+    process.start_openmp(threads)
+    with _quiet_import(), _kept_environment("OMP_NUM_THREADS", wanted):
+        import paddle
+    process.set_threads(threads)
+    if not paddle.is_compiled_with_cuda():
+        paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    logger.debug("%d threads (%s)", threads, process.threads_reason(wanted))
+
+
+def configure(config: RuntimeConfig) -> None:
+    """Apply the ``runtime:`` part of a config to this process; warns when ``cpu_math: bf16`` gains nothing here."""
+    from vilg.nn.onednn import precision, switch  # they import Paddle, which start() must precede
+
+    process.set_threads(config.threads or process.default_threads(process.user_environment("OMP_NUM_THREADS", True)))
+    process.keep_freed_memory(config.allocator)
+    switch.allow(config.onednn)
+    bf16 = config.cpu_math == "bf16"
+    gains = switch.active() and precision.bf16_method() != "none"
+    if bf16 and not gains:
+        logger.warning("runtime.cpu_math: bf16 gains nothing on this machine (%s); computing in fp32",
+                       switch.reason() or "the CPU has no bf16 arithmetic")
+    precision.use_bf16(bf16 and gains)
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    # Paddle looks for ccache while it is imported and warns when there is none; nothing here compiles extensions.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _kept_environment(name: str, value: str | None) -> Iterator[None]:
+    # Importing Paddle writes OMP_NUM_THREADS=1, which child processes would inherit as if the user had said so; it also
+    # warns about any other value, although OpenMP has been started with the right number by now.
+    os.environ[name] = "1"
+    yield
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value

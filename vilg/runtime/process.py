@@ -1,0 +1,135 @@
+"""What can be set on the running process: OpenMP threads, the C allocator, the BLAS code path."""
+import ctypes
+import functools
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_DEFAULT_TRIM, _DEFAULT_MMAPS = 128 * 1024, 65536
+
+
+def user_environment(name: str, trusted: bool) -> str | None:
+    """What the user set ``name`` to, or None.
+
+    An import of Paddle overwrites OMP_NUM_THREADS; when that has already happened (not ``trusted``), the environment that
+    the process began with still tells. Paddle's launcher hands its own "1" down to the ranks, which says nothing.
+    """
+    value = os.environ.get(name) if trusted else _initial_environment().get(name)
+    return None if value == "1" and "PADDLE_LOCAL_SIZE" in os.environ else value
+
+
+def _initial_environment() -> dict[str, str]:
+    try:
+        content = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (entry.partition(b"=") for entry in content.split(b"\0") if entry)
+    return {os.fsdecode(key): os.fsdecode(value) for key, _, value in pairs}
+
+
+def local_ranks() -> int:
+    """How many processes of this job share the machine."""
+    for name in ("PADDLE_LOCAL_SIZE", "PADDLE_TRAINERS_NUM"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return 1
+
+
+def physical_cores() -> int:
+    """Physical cores this process may run on (its affinity, counting hyper-threads of a core once, and its quota)."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
+        except OSError:
+            cores.add(cpu)
+    return max(1, min(len(cores), _quota()))
+
+
+def _quota() -> int:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, round(int(limit) / int(period)))
+    except (OSError, ValueError):
+        return sys.maxsize
+
+
+def default_threads(wanted: str | None) -> int:
+    """Threads when no config says so: the user's OMP_NUM_THREADS, else this rank's share of the physical cores."""
+    first = (wanted or "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else max(1, physical_cores() // local_ranks())
+
+
+def threads_reason(wanted: str | None) -> str:
+    """Why :func:`default_threads` chose as it did, in a few words."""
+    if wanted:
+        return f"OMP_NUM_THREADS={wanted}"
+    return f"{physical_cores()} physical cores, {local_ranks()} processes"
+
+
+@functools.lru_cache(maxsize=1)
+def openmp() -> ctypes.CDLL | None:
+    """The OpenMP runtime inside the Paddle wheel, or None."""
+    found = importlib.util.find_spec("paddle")
+    path = Path(found.origin).parent / "libs" / "libiomp5.so" if found and found.origin else None
+    try:
+        return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL) if path and path.is_file() else None
+    except OSError:
+        return None
+
+
+def start_openmp(threads: int) -> None:
+    """Start the OpenMP runtime with ``threads`` as every thread's default; has that effect only the first time."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    library = openmp()
+    if library is not None:
+        library.omp_get_max_threads()
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before
+
+
+def set_threads(threads: int) -> None:
+    """Run the operators that the calling thread starts on ``threads`` threads."""
+    library = openmp()
+    if library is not None:
+        library.omp_set_num_threads(threads)
+
+
+def threads() -> int:
+    """Threads that an operator started here runs on; 1 when the wheel has no OpenMP runtime."""
+    library = openmp()
+    return library.omp_get_max_threads() if library is not None else 1
+
+
+def keep_freed_memory(on: bool) -> bool:
+    """Tell glibc to keep large freed blocks (no fresh, page-faulting mapping for every tensor) or not.
+
+    Returns whether the C library could be told.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    mallopt(_M_MMAP_MAX, 0 if on else _DEFAULT_MMAPS)
+    return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1 if on else _DEFAULT_TRIM))
+
+
+def choose_blas() -> None:
+    """Make MKL use its AVX2 kernels on an AMD processor, where it would else fall back to SSE2 (about 3× slower)."""
+    try:
+        amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        amd = False
+    if amd:
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
