@@ -1,0 +1,141 @@
+"""Drawing pictures from text and writing text about pictures, token by token, by one model."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from vilg.errors import ShapeError
+from vilg.generation.decoder import (Source, decode_step, evaluating, image_attention, prefill_image,
+                                     prefill_text, text_attention)
+from vilg.generation.sampling import SamplingConfig, draw, uniforms
+from vilg.models.bidirectional import BidirectionalTransformer
+
+GREEDY = SamplingConfig(temperature=0.0)
+
+
+@dataclass
+class GeneratedImages:
+    """Pictures drawn for P texts, S each: text by text, so row i·S + j is sample j of text i."""
+
+    codes: Tensor  # int64 [P·S, n]
+    hidden: Tensor  # [P·S, n, D], what every token was predicted from; [P·S, 0, D] unless asked for
+
+
+def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tensor, num_images: int = 1,
+                    seeds: int | Sequence[int] = 0, sampling: SamplingConfig = SamplingConfig(),
+                    known_codes: Tensor | None = None, known_mask: Tensor | None = None, keep_hidden: bool = False,
+                    progress: Callable[[int], object] | None = None) -> GeneratedImages:
+    """Draw ``num_images`` pictures for every text.
+
+    ``text`` int64 [P, m] with ``length`` [P] real tokens; ``seeds``: one for all texts or one each. Sample j of a text
+    depends on the text, its seed, j and the settings, not on the batch. ``known_codes`` [P or 1, n] are kept where
+    ``known_mask`` (booleans [n] or [P or 1, n]) says so and the rest is drawn in raster order around them.
+    ``progress(1)`` is called after every step. Raises ShapeError for a text too long, codes of another grid, or another
+    number of seeds than texts.
+    """
+    prompts, steps = text.shape[0], model.layout.image
+    random = _sample_uniforms(seeds, prompts, num_images, steps)
+    known, mask = _known(model, known_codes, known_mask, prompts, num_images)
+    with evaluating(model):
+        source = _image_source(model, text, length, sampling)
+        attention = image_attention(model, source, num_images)
+        guided = source.prompts // prompts
+        positions = model.image_positions()
+        x = paddle.expand(model.begin_of_image.weight, [attention.rows, -1])
+        codes, hidden = np.zeros([prompts * num_images, steps], dtype=np.int64), []
+        for step in range(steps):
+            h = decode_step(model, attention, step, x)
+            if keep_hidden:
+                hidden.append(h[:len(codes)])
+            codes[:, step] = known[:, step]
+            if not mask[:, step].all():
+                drawn = draw(_image_logits(model, h, sampling), sampling, random[:, step])
+                codes[:, step] = np.where(mask[:, step], known[:, step], drawn)
+            token = paddle.to_tensor(np.tile(codes[:, step], guided))
+            x = model.image_embedding(token) + positions[step:step + 1]
+            if progress is not None:
+                progress(1)
+    width = model.config.width
+    kept = paddle.stack(hidden, axis=1) if keep_hidden else paddle.zeros([len(codes), 0, width])
+    return GeneratedImages(paddle.to_tensor(codes), kept)
+
+
+def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor, prefix: Tensor,
+                  sampling: SamplingConfig = GREEDY, seeds: int | Sequence[int] = 0, end_id: int | None = None,
+                  max_tokens: int | None = None, progress: Callable[[int], object] | None = None) -> Tensor:
+    """Write about pictures: int64 [B, T], the new tokens after each prompt, T at most ``max_tokens``.
+
+    ``codes`` [B, n]; ``prompt`` [B, m] starts with [CLS] and its first ``prefix`` [B] tokens are source (a question
+    through its [SEP], which may differ in length from row to row; 0 for a caption, whose prompt is [CLS] alone). A row
+    that has written ``end_id``, or filled the model's text length, goes on with ``end_id`` (0 when there is none) until
+    all have. Greedy unless ``sampling`` says otherwise. Raises ShapeError when a prompt leaves no room for a token.
+    """
+    batch, slots = prompt.shape[0], model.layout.text
+    start = np.maximum(prefix.numpy() - 1, 0)  # the slot whose hidden vector predicts the first new token
+    if start.max() + 1 >= slots:
+        raise ShapeError(f"a prompt of {start.max() + 1} tokens leaves no room in the {slots} that the model reads; "
+                         "shorten it")
+    steps = min(slots - 1 - int(start.min()), max_tokens or slots)
+    random = _sample_uniforms(seeds, batch, 1, steps)
+    filler = 0 if end_id is None else end_id
+    with evaluating(model):
+        attention = text_attention(model, prefill_image(model, codes, prompt, prefix), steps)
+        written, ended = np.zeros([batch, steps], dtype=np.int64), np.zeros([batch], dtype=bool)
+        token = prompt.numpy()[np.arange(batch), start]
+        for step in range(steps):
+            slot = np.minimum(start + step, slots - 1)
+            x = model.text_embedding(paddle.to_tensor(token)) + model.text_position(paddle.to_tensor(slot))
+            logits = model.text_logits(decode_step(model, attention, step, x)).numpy()
+            ended |= start + step + 1 >= slots
+            token = written[:, step] = np.where(ended, filler, draw(logits, sampling, random[:, step]))
+            ended |= (token == end_id) if end_id is not None else False
+            if progress is not None:
+                progress(1)
+            if ended.all():
+                break
+    return paddle.to_tensor(written[:, :step + 1])
+
+
+def _image_source(model: BidirectionalTransformer, text: Tensor, length: Tensor, sampling: SamplingConfig) -> Source:
+    """The prefilled texts; with guidance, followed by as many empty ones, which are prefilled once."""
+    if sampling.guidance == 1:
+        return prefill_text(model, text, length)
+    empty = text[:1].clone()
+    empty[:, 1] = text[0, int(length[0]) - 1]  # [CLS] and the [SEP] that ends every text
+    source = prefill_text(model, paddle.concat([text, empty], axis=0), paddle.concat([length, paddle.to_tensor([2])]))
+    prompts = text.shape[0]
+    return source.take([*range(prompts), *[prompts] * prompts])
+
+
+def _image_logits(model: BidirectionalTransformer, hidden: Tensor, sampling: SamplingConfig) -> np.ndarray:
+    """Hidden vectors, told rows and then free rows under guidance → logits of the told rows."""
+    logits = model.image_logits(hidden).numpy()
+    if sampling.guidance == 1:
+        return logits
+    told, free = np.split(logits, 2)
+    return free + np.float32(sampling.guidance) * (told - free)
+
+
+def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: int, steps: int) -> np.ndarray:
+    """Random numbers of every row and step: [prompts · samples, steps]."""
+    seeds = [seeds] * prompts if isinstance(seeds, int) else list(seeds)
+    if len(seeds) != prompts:
+        raise ShapeError(f"{len(seeds)} seeds were given for {prompts} prompts; give one for all or one each")
+    return np.stack([uniforms(seed, sample, steps) for seed in seeds for sample in range(samples)])
+
+
+def _known(model: BidirectionalTransformer, codes: Tensor | None, mask: Tensor | None, prompts: int,
+           samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Known codes and which of them to keep, for every row: int64 and booleans [prompts · samples, n]."""
+    shape = [prompts * samples, model.layout.image]
+    if codes is None or mask is None:
+        return np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+    known, kept = codes.numpy(), mask.numpy().astype(bool)
+    for name, given in (("known_codes", known), ("known_mask", kept)):
+        if given.shape[-1] != shape[1]:
+            raise ShapeError(f"{name} has {given.shape[-1]} tokens a picture, but the model's grid of {model.layout.rows}×"
+                             f"{model.layout.columns} has {shape[1]}")
+    known, kept = (np.broadcast_to(given, [prompts, shape[1]]) for given in (known, kept))
+    return np.repeat(known, samples, axis=0), np.repeat(kept, samples, axis=0)
