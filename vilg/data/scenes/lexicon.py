@@ -1,0 +1,41 @@
+"""What a scene can be made of, and the Chinese words for it."""
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 40, 45),
+    "yellow": (250, 210, 40),
+    "green": (45, 165, 70),
+    "blue": (45, 85, 215),
+    "purple": (145, 60, 190),
+    "cyan": (30, 190, 205),
+    "black": (35, 35, 40),
+    "pink": (245, 110, 175),
+}
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")
+SIZES: dict[str, float] = {"small": 15.0, "large": 23.0}  # extent in pixels of a 64-pixel picture
+SIDES = ("left", "right", "above", "below")
+
+# The first word of each list is the one that answers use; every word is understood.
+COLOUR_WORDS = {
+    "red": ("红色",), "yellow": ("黄色",), "green": ("绿色",), "blue": ("蓝色",),
+    "purple": ("紫色",), "cyan": ("青色",), "black": ("黑色",), "pink": ("粉色",),
+}
+SHAPE_WORDS = {
+    "circle": ("圆形", "圆"), "square": ("方块", "正方形"), "triangle": ("三角形", "三角"), "diamond": ("菱形",),
+    "star": ("星星", "五角星"), "cross": ("十字", "十字形"), "ring": ("圆环", "环形"), "heart": ("心形", "爱心"),
+}
+ANY_SHAPE = "图形"
+SIZE_WORDS = {"small": ("小",), "large": ("大",)}
+SIDE_WORDS = {
+    "left": ("左边", "左侧", "左面"), "right": ("右边", "右侧", "右面"),
+    "above": ("上面", "上方", "上边"), "below": ("下面", "下方", "下边"),
+}
+# Cells are (row, column) of a 3×3 layout. A side's word without a second object names the middle cell of that side.
+CELL_WORDS = {
+    (0, 0): ("左上角", "左上方"), (0, 1): ("上方", "上边", "上面"), (0, 2): ("右上角", "右上方"),
+    (1, 0): ("左边", "左侧", "左面"), (1, 1): ("中间", "中央", "正中间"), (1, 2): ("右边", "右侧", "右面"),
+    (2, 0): ("左下角", "左下方"), (2, 1): ("下方", "下边", "下面"), (2, 2): ("右下角", "右下方"),
+}
+COUNT_WORDS = {1: "一", 2: "两", 3: "三"}
+MEASURES = ("个", "颗")  # 颗 is said of stars and hearts
+YES = ("是", "有", "对", "在")
+NO = ("不是", "没有", "不对", "不在", "否", "不")

@@ -1,0 +1,179 @@
+"""Where samples come from: drawn scenes, a folder, a table; and the config that names them."""
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from vilg.config import configclass
+from vilg.data.batches import LoaderConfig, Mixture
+from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
+from vilg.data.sample import BrokenSample, Sample, Source
+from vilg.data.scenes import captions, questions, render, sample_scene
+from vilg.errors import DataError
+
+
+@configclass
+class ScenesConfig:
+    """Scenes drawn as training goes: seeds ``first`` to ``first + count - 1`` of a split, drawn at ``size`` pixels."""
+
+    kind: Literal["scenes"] = "scenes"
+    split: Literal["train", "test", "unseen"] = "train"
+    count: int = 100_000
+    first: int = 0
+    size: int = 64
+    captions: int = 4
+    questions: int = 5
+    repeat: int = 1
+
+    def __post_init__(self):
+        if min(self.count, self.size, self.captions, self.repeat) < 1 or min(self.first, self.questions) < 0:
+            raise ValueError("count, size, captions and repeat are at least 1, first and questions at least 0")
+
+
+@configclass
+class FolderConfig:
+    """Pictures anywhere under ``path``, each with a ``.txt`` of the same stem beside it, one caption a line."""
+
+    kind: Literal["folder"] = "folder"
+    path: str
+    repeat: int = 1
+
+
+@configclass
+class TableConfig:
+    """A ``.tsv`` or ``.jsonl`` file of pictures and captions; picture paths are relative to ``pictures`` or the table's folder.
+
+    TSV: picture path, then one caption a column. JSON lines: ``{"picture": …, "captions": […], "questions": [[q, a], …]}``,
+    or ``"caption"`` for a single one; ``questions`` may be left out.
+    """
+
+    kind: Literal["table"] = "table"
+    path: str
+    pictures: str | None = None
+    repeat: int = 1
+
+
+class ScenesSource:
+    """Scenes of one split as samples; see :class:`ScenesConfig`."""
+
+    def __init__(self, config: ScenesConfig):
+        self.config = config
+
+    def __len__(self) -> int:
+        return self.config.count
+
+    def __getitem__(self, index: int) -> Sample:
+        seed = self.config.first + index
+        scene = sample_scene(seed, self.config.split)
+        rng = np.random.default_rng([seed, 1])
+        return Sample(f"scenes/{self.config.split}/{seed}", render(scene, self.config.size),
+                      captions(scene, rng, self.config.captions), questions(scene, rng, self.config.questions))
+
+
+class FolderSource:
+    """A folder of pictures and caption files; see :class:`FolderConfig`. Raises DataError when there is no picture."""
+
+    def __init__(self, config: FolderConfig):
+        self.root = Path(config.path)
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: there is no such folder of pictures")
+        self.pictures = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+        if not self.pictures:
+            raise DataError(f"{self.root}: holds no picture ({', '.join(PICTURE_SUFFIXES)})")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.pictures[index]
+        name = path.relative_to(self.root).as_posix()
+        return Sample(name, read_picture(path, name), _caption_lines(path.with_suffix(".txt"), name))
+
+
+class TableSource:
+    """Rows of a TSV or JSONL table; see :class:`TableConfig`. Raises DataError when the table cannot be read at all."""
+
+    def __init__(self, config: TableConfig):
+        self.path = Path(config.path)
+        self.root = Path(config.pictures) if config.pictures else self.path.parent
+        if self.path.suffix not in (".tsv", ".jsonl"):
+            raise DataError(f"{self.path}: a table is a .tsv or a .jsonl file")
+        try:
+            lines = self.path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path}: cannot be read as a UTF-8 table ({error})") from None
+        self.rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        if not self.rows:
+            raise DataError(f"{self.path}: the table is empty")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        number, line = self.rows[index]
+        place = f"{self.path.name} line {number}"
+        if self.path.suffix == ".tsv":
+            name, *texts = line.split("\t")
+            pairs: list[tuple[str, str]] = []
+        else:
+            name, texts, pairs = parse_record(line, place)
+        texts = [text.strip() for text in texts if text.strip()]
+        if not texts:
+            raise BrokenSample(f"{place} ({name})", "no caption")
+        return Sample(name, read_picture(self.root / name, f"{place} ({name})"), texts, pairs)
+
+
+def parse_record(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]:
+    """A JSON record's picture name ("" without one), captions and questions. Raises BrokenSample that names ``place``."""
+    try:
+        record = json.loads(line)
+        name = record.get("picture", "")
+        texts = record["captions"] if "captions" in record else [record.get("caption", "")]
+        pairs = [(question, answer) for question, answer in record.get("questions", [])]
+        strings = [name, *texts, *(text for pair in pairs for text in pair)]
+    except (ValueError, TypeError, AttributeError):
+        raise BrokenSample(place, 'not a record like {"picture": "a.png", "captions": ["…"]}') from None
+    if not all(isinstance(text, str) for text in strings):
+        raise BrokenSample(place, "picture, captions and questions must be text")
+    return name, texts, pairs
+
+
+def _caption_lines(path: Path, name: str) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise BrokenSample(name, f"no caption file {path.name}") from None
+    except (OSError, UnicodeDecodeError):
+        raise BrokenSample(name, f"{path.name} cannot be read as UTF-8 text") from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise BrokenSample(name, f"{path.name} holds no caption")
+    return texts
+
+
+SourceConfig = Annotated[ScenesConfig | FolderConfig | TableConfig, Field(discriminator="kind")]
+SOURCES = {"scenes": ScenesSource, "folder": FolderSource, "table": TableSource}
+
+
+@configclass
+class DataConfig:
+    """The sources of a run, mixed by their ``repeat`` (times an epoch), and how batches are made of them."""
+
+    sources: list[SourceConfig]
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
+
+    def __post_init__(self):
+        if not self.sources:
+            raise ValueError("sources: at least one is needed")
+
+
+def build_source(config: ScenesConfig | FolderConfig | TableConfig) -> Source:
+    """The source that a config describes."""
+    return SOURCES[config.kind](config)
+
+
+def build_mixture(config: DataConfig) -> Mixture:
+    """All sources of a run as one."""
+    return Mixture([build_source(source) for source in config.sources], [source.repeat for source in config.sources])
