@@ -1,12 +1,12 @@
 """Puts a loaded model before the evaluations: the model's methods become the functions that the protocols ask for."""
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from vilg.data import scenes
-from vilg.data.sources import FolderSource
+from vilg.data.sources import FolderConfig, FolderSource
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
 from vilg.evaluation.pictures import psnr, ssim
@@ -38,7 +38,7 @@ def emoji_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, floa
     yield "t2i_nearest", nearest_share(drawn, reconstructed)
     yield "t2i_nearest_pixels", nearest_share(drawn, pictures)
     told = pipeline.image_to_text(list(pictures[:len(names_asked)]))
-    yield "i2t_exact", float(np.mean([text == name for text, name in zip(told, names_asked)]))
+    yield "i2t_exact", float(np.mean([text == pipeline.words.normalise(name) for text, name in zip(told, names_asked)]))
 
 
 def tokenizer_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
@@ -56,8 +56,8 @@ def tokenizer_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, 
 
 
 def _emoji(folder: str, size: int) -> tuple[list[str], np.ndarray]:
-    source = FolderSource(folder)
-    if not len(source):
-        raise DataError(f"{folder}: holds no pictures; run `python tools/prepare_emoji.py --output {folder}` first")
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: there is no such folder; run `python tools/prepare_emoji.py --output {folder}` first")
+    source = FolderSource(FolderConfig(path=folder))
     samples = [source[index] for index in range(len(source))]
     return [sample.captions[0] for sample in samples], np.stack([centre_crop(s.picture, size) for s in samples])

@@ -149,7 +149,7 @@ class Pipeline:
         if path != "two_stage":
             raise VilgError(f"{self.name} has no reconstructor, so path={path!r} cannot be drawn; use path='two_stage'")
         known_codes, known_mask = known
-        drawn = generate_images(self.model, ids, length, num_images=draws, seeds=[seed] * ids.shape[0], sampling=sampling,
+        drawn = generate_images(self.model, ids, length, num_images=draws, seeds=seed, sampling=sampling,
                                 known_codes=known_codes, known_mask=known_mask, progress=bar.update)
         pictures = self.decode(drawn.codes)
         grouped = [pictures[row * draws:(row + 1) * draws] for row in range(ids.shape[0])]

@@ -67,3 +67,6 @@ class Task(Protocol):
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a checkpoint must hold besides optimizer state, under stable names."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """What a checkpoint of this task must be resumed with: hashes of frozen tokenizers and vocabularies by name."""

@@ -13,11 +13,12 @@ from vilg.engine.task import LogPicture, Phase, StepOutput
 from vilg.errors import ConfigError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
-from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
+from vilg.losses.sequence import image_loss, text_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.models.released import load_bidirectional_weights, save_bidirectional
 from vilg.tokenizers.image import ImageTokenizer, load_image_tokenizer
 from vilg.tokenizers.wordpiece import WordPieceTokenizer
+from vilg.weights import fingerprint
 
 
 @configclass
@@ -60,11 +61,11 @@ class BidirectionalStep(nn.Layer):
         figures, losses = {}, []
         drawn, described = self._hidden(batch)
         if drawn is not None:
-            loss = text_to_image_loss(self.model, drawn, batch["codes"])
+            loss = image_loss(drawn, self.model.image_head, batch["codes"])
             figures["loss_t2i"] = loss.detach()
             losses.append(loss * self.weights[0])
         if described is not None:
-            loss = image_to_text_loss(self.model, described, batch["text"], batch["text_length"], batch["text_prefix"])
+            loss = text_loss(described, self.model.text_head, batch["text"], batch["text_length"], batch["text_prefix"])
             figures["loss_i2t"] = loss.detach()
             losses.append(loss * self.weights[1])
         return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
@@ -77,7 +78,8 @@ class BidirectionalStep(nn.Layer):
             return self.model.text_to_image_hidden(*source, codes), None
         if self.directions == "image_to_text":
             return None, self.model.image_to_text_hidden(codes, *target)
-        return self.model.both_hidden(*source, codes, *target)
+        hidden = self.model.both_hidden(codes, *source, *target)
+        return hidden.text_to_image, hidden.image_to_text
 
 
 class BidirectionalTask:
@@ -152,12 +154,13 @@ class BidirectionalTask:
         self.model.eval()
         with paddle.no_grad():
             if self.config.directions != "image_to_text":
-                drawn = generate_images(self.model, caption, length, seeds=list(range(count)), sampling=self.sampling)
+                drawn = generate_images(self.model, caption, length, sampling=self.sampling)
                 for row, picture in enumerate(self._decode(drawn.codes)):
                     yield LogPicture(f"drawn_{row}", picture, self.words.decode(caption[row].numpy().tolist()))
             if self.config.directions != "text_to_image":
                 prompts = paddle.full([count, 1], self.words.cls_id, dtype="int64")
-                texts = generate_text(self.model, codes, prompts, paddle.zeros([count], dtype="int64"))
+                texts = generate_text(self.model, codes, prompts, paddle.zeros([count], dtype="int64"),
+                                      end_id=self.words.sep_id)
                 for row, (picture, ids) in enumerate(zip(self._decode(codes), texts.numpy().tolist())):
                     yield LogPicture(f"described_{row}", picture, self.words.decode(ids))
         self.model.train()
@@ -173,6 +176,10 @@ class BidirectionalTask:
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
+
+    def fingerprints(self) -> dict[str, str]:
+        return {"image_tokenizer": fingerprint(self.image_tokenizer.state_dict()), "vocabulary": self.words.fingerprint()}
+
 
 
 def _check_fit(model: BidirectionalConfig, image_tokenizer: ImageTokenizer, words: WordPieceTokenizer) -> None:
