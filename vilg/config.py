@@ -4,6 +4,7 @@ A class that can be configured declares a dataclass beside it with :func:`config
 Unknown keys, wrong types and contradictions (raised as ``ValueError`` in ``__post_init__``) are refused with the dotted
 path of the key and what would be right.
 """
+import copy
 import dataclasses
 import difflib
 import typing
@@ -18,12 +19,21 @@ from vilg.errors import ConfigError
 
 T = TypeVar("T")
 
+# What a field wants, by the kind of pydantic's complaint; the rest of its complaints read well as they are.
+_WANTED = {
+    "int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number",
+    "float_parsing": "a number", "float_type": "a number", "finite_number": "a finite number",
+    "bool_parsing": "true or false", "bool_type": "true or false", "string_type": "text (quote it)", "list_type": "a list",
+    "tuple_type": "a list", "dict_type": "a mapping of keys to values",
+    "dataclass_type": "a mapping of keys to values", "model_attributes_type": "a mapping of keys to values",
+}
+
 
 @dataclass_transform(kw_only_default=True)
 def configclass(cls: type[T]) -> type[T]:
     """Make ``cls`` a keyword-only dataclass whose fields are checked and coerced, and which refuses unknown keys."""
     return pydantic.dataclasses.dataclass(
-        kw_only=True, config=pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+        kw_only=True, config=pydantic.ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     )(cls)
 
 
@@ -31,37 +41,39 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML mapping. Raises ConfigError when the file is missing, is not YAML or is not a mapping."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; `ls configs/*` shows the configs that ship") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not a YAML file that can be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, found {type(content).__name__}")
     return content
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Return ``values`` with every ``a.b=c`` of ``overrides`` put in; the value is read as YAML. The input is kept."""
-    result = _deep_copy(values)
+    """Return ``values`` with every ``a.b=c`` of ``overrides`` put in; the value is read as YAML. The input is kept.
+
+    Items of a list are named by their number (``data.sources.0.path=…``). Raises ConfigError for an override that is not
+    of this form, and for a path through something that has no keys.
+    """
+    result = copy.deepcopy(values)
     for override in overrides:
         path, separator, text = override.partition("=")
-        if not separator or not path.strip():
+        names = path.strip().split(".")
+        if not separator or not all(names):
             raise ConfigError(f"--set {override}: write it as key.subkey=value")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
-        *parents, last = path.strip().split(".")
-        node = result
-        for depth, name in enumerate(parents):
-            child = node.setdefault(name, {})
-            if child is None:
-                child = node[name] = {}
-            if not isinstance(child, dict):
-                raise ConfigError(f"{'.'.join(parents[:depth + 1])}: has no keys of its own, so {path} cannot be set")
-            node = child
-        node[last] = value
+        node: Any = result
+        for depth, name in enumerate(names[:-1]):
+            key = _key(node, name, names[:depth], path)
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+        node[_key(node, names[-1], names[:-1], path)] = value
     return result
 
 
@@ -90,10 +102,27 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _deep_copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _deep_copy(child) for key, child in value.items()}
-    return list(value) if isinstance(value, list) else value
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice: PyYAML would quietly keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((key for position, key in enumerate(keys) if key in keys[:position]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _key(node: Any, name: str, parents: list[str], path: str) -> str | int:
+    """``name`` as a key of a mapping or a number in a list."""
+    if isinstance(node, dict):
+        return name
+    where = ".".join(parents)
+    if not isinstance(node, list):
+        raise ConfigError(f"{where}: has no keys of its own, so {path} cannot be set")
+    if not name.isdigit() or int(name) >= len(node):
+        raise ConfigError(f"{where}: is a list of {len(node)}; name an item by its number, from {where}.0")
+    return int(name)
 
 
 def _sentence(cls: type, values: dict[str, Any], problem: dict[str, Any]) -> str:
@@ -107,7 +136,7 @@ def _sentence(cls: type, values: dict[str, Any], problem: dict[str, Any]) -> str
             continue
         path.append(str(part))
         node = node[part] if isinstance(node, (dict, list)) and _has(node, part) else None
-    dotted = ".".join(path) or "config"
+    dotted = ".".join(path) or "top level"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields_at(cls, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -115,9 +144,15 @@ def _sentence(cls: type, values: dict[str, Any], problem: dict[str, Any]) -> str
         return f"{dotted}: unknown key ({hint})"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{dotted}: is required"
-    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"].startswith("union_tag"):
+        key, kinds = problem["ctx"]["discriminator"].strip("'"), _kinds_at(cls, location)
+        given = problem["ctx"].get("tag")
+        return f"{dotted}.{key}: must be one of {', '.join(kinds)}" + (f", got {given}" if given else "")
     given = problem.get("input")
     shown = f", got {given!r}" if isinstance(given, (str, int, float, bool, type(None))) else ""
+    if problem["type"] in _WANTED:
+        return f"{dotted}: must be {_WANTED[problem['type']]}{shown}"
+    message = problem["msg"].removeprefix("Value error, ")
     return f"{dotted}: {message[0].lower() + message[1:]}{shown}"
 
 
@@ -140,6 +175,15 @@ def _fields_at(cls: Any, location: tuple) -> list[str]:
             tagged = [candidate for candidate in candidates if part in (candidate.__name__, _tag(candidate))]
             candidates = tagged or candidates
     return [field.name for candidate in candidates for field in dataclasses.fields(candidate)]
+
+
+def _kinds_at(cls: Any, location: tuple) -> list[str]:
+    """The tags that a discriminated union at ``location`` takes."""
+    candidates = [cls]
+    for part in location:
+        candidates = [found for candidate in candidates for found in _dataclasses_in(
+            typing.get_type_hints(candidate).get(part, candidate) if dataclasses.is_dataclass(candidate) else candidate)]
+    return [str(_tag(candidate)) for candidate in candidates]
 
 
 def _tag(cls: type) -> Any:
