@@ -13,7 +13,7 @@ from vilg.engine.task import LogPicture, Phase, StepOutput
 from vilg.errors import ConfigError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
-from vilg.losses.sequence import image_loss, text_loss
+from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.models.released import load_bidirectional_weights, save_bidirectional
 from vilg.tokenizers.image import ImageTokenizer, load_image_tokenizer
@@ -61,11 +61,11 @@ class BidirectionalStep(nn.Layer):
         figures, losses = {}, []
         drawn, described = self._hidden(batch)
         if drawn is not None:
-            loss = image_loss(drawn, self.model.image_head, batch["codes"])
+            loss = text_to_image_loss(self.model, drawn, batch["codes"])
             figures["loss_t2i"] = loss.detach()
             losses.append(loss * self.weights[0])
         if described is not None:
-            loss = text_loss(described, self.model.text_head, batch["text"], batch["text_length"], batch["text_prefix"])
+            loss = image_to_text_loss(self.model, described, batch["text"], batch["text_length"], batch["text_prefix"])
             figures["loss_i2t"] = loss.detach()
             losses.append(loss * self.weights[1])
         return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
@@ -78,8 +78,7 @@ class BidirectionalStep(nn.Layer):
             return self.model.text_to_image_hidden(*source, codes), None
         if self.directions == "image_to_text":
             return None, self.model.image_to_text_hidden(codes, *target)
-        hidden = self.model.both_hidden(codes, *source, *target)
-        return hidden.text_to_image, hidden.image_to_text
+        return self.model.both_hidden(*source, codes, *target)
 
 
 class BidirectionalTask:
