@@ -56,6 +56,14 @@ class ImageTokenizer(nn.Layer, abc.ABC):
     def picture_of(self, raw: Tensor) -> Tensor:
         """What the reconstructor put out → pictures [B, 3, H, W] in [-1, 1]."""
 
+    def after_step(self, step: int) -> dict[str, float]:
+        """Called after an optimizer step: codebook averages and revival; returns codebook usage and perplexity."""
+        return {}
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Every tensor that training needs to go on from here: weights, and what a released folder leaves out."""
+        return dict(self.state_dict())
+
     def decode_embeddings(self, z: Tensor) -> Tensor:
         """z [B, d, rows, columns] → pictures [B, 3, H, W], clipped to [-1, 1]."""
         self.check_embeddings(z)

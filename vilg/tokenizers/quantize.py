@@ -122,10 +122,10 @@ class VectorQuantizer(nn.Layer):
         return Quantized(_grid(passed, z), codes.reshape([z.shape[0], -1]), loss)
 
     @paddle.no_grad()
-    def update(self, step: int, seed: int) -> dict[str, float]:
+    def update(self, step: int) -> dict[str, float]:
         """Move averages, revive dead codes; returns codebook usage (share of codes) and perplexity, decayed over time.
 
-        Deterministic in (state, what was seen, step, seed).
+        Deterministic in (state, what was seen, step).
         """
         if not self._seen:
             return {}
@@ -143,7 +143,7 @@ class VectorQuantizer(nn.Layer):
             mean = self.sums / self.counts.clip(min=1e-6).unsqueeze(-1)
             self.codebook.set_value(paddle.where(held, mean, self.codebook))
         if self.config.revive_every and step % self.config.revive_every == 0:
-            self._revive(vectors, np.random.default_rng([seed, step]))
+            self._revive(vectors, np.random.default_rng(step))
         return usage_figures(self.counts.numpy())
 
     def _revive(self, vectors: Tensor, rng: np.random.Generator) -> None:
@@ -207,7 +207,7 @@ class GumbelQuantizer(nn.Layer):
         return Quantized(_grid(chosen, z), codes, self.config.kl_weight * kl)
 
     @paddle.no_grad()
-    def update(self, step: int, seed: int) -> dict[str, float]:
+    def update(self, step: int) -> dict[str, float]:
         """Usage and perplexity of the codes drawn since the last call; nothing moves here."""
         if not self._seen:
             return {}

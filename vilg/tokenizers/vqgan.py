@@ -122,6 +122,13 @@ class VQVAE(ImageTokenizer):
         quantized = self.quantizer(self.vectors(images), step)
         return Reconstruction(self.reconstructor(quantized.z), quantized.codes, quantized.loss)
 
+    def after_step(self, step: int) -> dict[str, float]:
+        return self.quantizer.update(step)
+
+    def training_state(self) -> dict[str, Tensor]:
+        averages = {f"quantizer.{name}": value for name, value in self.quantizer.named_buffers()}
+        return {**self.state_dict(), **averages}
+
     def picture_of(self, raw: Tensor) -> Tensor:
         return raw.clip(-1.0, 1.0)
 

@@ -1,0 +1,187 @@
+"""Training an image tokenizer: VQVAE by pixels, VQGAN with a perceptual loss and a patch adversary, dVAE by likelihood."""
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union
+
+import numpy as np
+import paddle
+import pydantic
+from paddle import Tensor, nn
+
+from vilg.config import configclass
+from vilg.data.sample import Sample
+from vilg.data.transforms import centre_crop, from_model, to_model
+from vilg.engine.task import LogPicture, Phase, StepOutput
+from vilg.losses.adversarial import (AdversaryConfig, PatchDiscriminator, adaptive_weight, hinge_discriminator_loss,
+                                     hinge_generator_loss)
+from vilg.losses.perceptual import PerceptualConfig, PerceptualLoss
+from vilg.losses.reconstruction import logit_laplace_loss, pixel_loss, to_laplace
+from vilg.tokenizers.dvae import DVAEConfig
+from vilg.tokenizers.image import ImageTokenizer, build_image_tokenizer, save_image_tokenizer
+from vilg.tokenizers.vqgan import VQConfig
+
+
+@configclass
+class PixelLossConfig:
+    """The reconstruction loss of VQVAE and VQGAN: weights of |x̂ - x| and (x̂ - x)², and the perceptual distance, which is
+    either configured or said to be ``none``."""
+
+    kind: Literal["pixels"] = "pixels"
+    l1: float = 1.0
+    l2: float = 0.0
+    perceptual: Union[Literal["none"], PerceptualConfig]
+
+    def __post_init__(self):
+        if min(self.l1, self.l2) < 0 or self.l1 + self.l2 == 0:
+            raise ValueError("l1 and l2 cannot be negative, nor both zero")
+
+
+@configclass
+class LikelihoodConfig:
+    """The reconstruction loss of the dVAE: its logit-Laplace likelihood."""
+
+    kind: Literal["logit_laplace"] = "logit_laplace"
+
+
+@configclass
+class ImageTokenizerTaskConfig:
+    """What an image-tokenizer run trains, and by which losses. ``adversary`` is for a vqgan alone."""
+
+    kind: Literal["image_tokenizer"] = "image_tokenizer"
+    tokenizer: Annotated[Union[VQConfig, DVAEConfig], pydantic.Field(discriminator="kind")]
+    loss: Annotated[Union[PixelLossConfig, LikelihoodConfig], pydantic.Field(discriminator="kind")]
+    adversary: AdversaryConfig | None = None
+    preview_pictures: int = 8
+
+    def __post_init__(self):
+        fitting = "logit_laplace" if self.tokenizer.kind == "dvae" else "pixels"
+        if self.loss.kind != fitting:
+            raise ValueError(f"a {self.tokenizer.kind} is trained with loss.kind {fitting}, not {self.loss.kind}")
+        perceptual = self.loss.kind == "pixels" and self.loss.perceptual != "none"
+        if self.tokenizer.kind != "vqgan" and (perceptual or self.adversary):
+            raise ValueError(f"a perceptual loss and an adversary are what makes a vqgan; the tokenizer is a "
+                             f"{self.tokenizer.kind}")
+
+
+class AutoencoderStep(nn.Layer):
+    """The phase that moves the tokenizer: |x̂ - x| + perceptual + latent loss, and w·λ·(-D(x̂)) once the adversary began."""
+
+    def __init__(self, tokenizer: ImageTokenizer, config: ImageTokenizerTaskConfig,
+                 discriminator: PatchDiscriminator | None):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.loss, self.adversary = config.loss, config.adversary
+        wants_perceptual = config.loss.kind == "pixels" and config.loss.perceptual != "none"
+        # In tuples, because what this phase does not train must not become part of its module.
+        self.perceptual = (PerceptualLoss(config.loss.perceptual),) if wants_perceptual else ()
+        self.discriminator = (discriminator,) if discriminator is not None else ()
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+        images = batch["image"]
+        result = self.tokenizer.reconstruct(images, step)
+        reconstruction, figures = self._reconstruction_loss(result.raw, images)
+        figures["loss_latent"] = result.latent_loss.detach()
+        loss = reconstruction + result.latent_loss
+        if self.discriminator and step >= self.adversary.start_step:
+            adversarial = hinge_generator_loss(_frozen(self.discriminator[0], result.raw))
+            weight = adaptive_weight(reconstruction, adversarial, self.tokenizer.reconstructor.last_weight)
+            loss = loss + self.adversary.weight * weight * adversarial
+            figures |= {"loss_generator": adversarial.detach(), "adaptive_weight": weight}
+        return StepOutput(loss, figures)
+
+    def _reconstruction_loss(self, raw: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.loss.kind == "logit_laplace":
+            loss = logit_laplace_loss(raw, to_laplace(images))
+            return loss, {"loss_reconstruction": loss.detach()}
+        loss = pixel_loss(raw, images, self.loss.l1, self.loss.l2)
+        figures = {"loss_reconstruction": loss.detach()}
+        if self.perceptual:
+            distance = self.perceptual[0](raw, images)
+            figures["loss_perceptual"] = distance.detach()
+            loss = loss + distance
+        return loss, figures
+
+
+class AdversaryStep(nn.Layer):
+    """The phase that moves the discriminator: the hinge loss on pictures and on their reconstructions."""
+
+    def __init__(self, discriminator: PatchDiscriminator, tokenizer: ImageTokenizer):
+        super().__init__()
+        self.discriminator = discriminator
+        self.tokenizer = (tokenizer,)
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+        images, tokenizer = batch["image"], self.tokenizer[0]
+        # In eval mode the quantizer takes no note of the vectors, which the other phase has already shown it.
+        tokenizer.eval()
+        with paddle.no_grad():
+            fake = tokenizer.reconstruct(images, step).raw
+        tokenizer.train()
+        on_real, on_fake = self.discriminator(images), self.discriminator(fake)
+        loss = hinge_discriminator_loss(on_real, on_fake)
+        figures = {"loss_adversary": loss.detach(), "logit_real": on_real.detach().mean(),
+                   "logit_fake": on_fake.detach().mean()}
+        return StepOutput(loss, figures)
+
+
+def _frozen(discriminator: PatchDiscriminator, images: Tensor) -> Tensor:
+    """The discriminator's logits with a gradient to ``images`` but none to its own weights."""
+    parameters = [parameter for parameter in discriminator.parameters() if not parameter.stop_gradient]
+    for parameter in parameters:
+        parameter.stop_gradient = True
+    logits = discriminator(images)
+    for parameter in parameters:
+        parameter.stop_gradient = False
+    return logits
+
+
+class ImageTokenizerTask:
+    """Training of an image tokenizer, see :class:`vilg.engine.task.Task`."""
+
+    def __init__(self, config: ImageTokenizerTaskConfig):
+        self.config = config
+        self.tokenizer = build_image_tokenizer(config.tokenizer)
+        self.discriminator = None
+        if config.adversary:
+            self.discriminator = PatchDiscriminator(config.adversary.layers, config.adversary.channels)
+        step = AutoencoderStep(self.tokenizer, config, self.discriminator)
+        self.phases = [Phase("autoencoder", step, dict(self.tokenizer.named_parameters()))]
+        if self.discriminator is not None:
+            parameters = {f"adversary.{name}": value for name, value in self.discriminator.named_parameters()}
+            self.phases.append(Phase("adversary", AdversaryStep(self.discriminator, self.tokenizer), parameters,
+                                     config.adversary.start_step))
+
+    def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
+        """Centre crops [B, 3, H, W] in [-1, 1]; nothing here is random."""
+        size = self.tokenizer.image_size
+        return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch
+
+    def after_step(self, step: int) -> dict[str, float]:
+        return self.tokenizer.after_step(step)
+
+    def tokens(self, batch: dict[str, Any]) -> int:
+        return batch["image"].shape[0] * self.tokenizer.grid[0] * self.tokenizer.grid[1]
+
+    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+        """Pictures of the batch, each with its reconstruction on the right."""
+        images = batch["image"][:self.config.preview_pictures]
+        self.tokenizer.eval()
+        with paddle.no_grad():
+            decoded = self.tokenizer.decode(self.tokenizer.encode(images))
+        self.tokenizer.train()
+        for row, (image, again) in enumerate(zip(from_model(images.numpy()), from_model(decoded.numpy()))):
+            yield LogPicture(f"reconstruction_{row}", np.concatenate([image, again], axis=1))
+
+    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
+        save_image_tokenizer(self.tokenizer, directory, average)
+
+    def state(self) -> dict[str, Tensor]:
+        state = self.tokenizer.training_state()
+        if self.discriminator is not None:
+            state |= {f"adversary.{name}": value for name, value in self.discriminator.state_dict().items()}
+        return state
+
+    def fingerprints(self) -> dict[str, str]:
+        return {}  # it trains on pictures alone

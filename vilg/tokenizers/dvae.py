@@ -1,0 +1,201 @@
+"""The dVAE that the end-to-end experiment reconstructs with (paper, "Image tokenizers").
+
+An encoder gives logits over K codes for each position; training relaxes the choice by a Gumbel-softmax whose
+temperature falls; the decoder gives the mean and log scale of a logit-Laplace distribution of every pixel.
+"""
+from dataclasses import field
+from typing import Literal
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from vilg.config import configclass
+from vilg.losses.reconstruction import from_laplace, to_laplace
+from vilg.nn import functional
+from vilg.nn.conv import nearest_twice
+from vilg.nn.layers import Conv2D
+from vilg.tokenizers.image import ImageTokenizer, Reconstruction
+from vilg.tokenizers.quantize import cosine_schedule, gumbel_softmax, usage_figures
+
+
+@configclass
+class DVAEConfig:
+    """The dVAE. The defaults are the public network's: 4 stages of 2 blocks, 256 channels, 8192 codes, f = 8.
+
+    Stage i of ``multipliers`` has ``channels`` · ``multipliers[i]`` channels; the side halves after each but the last.
+    ``decoder_channels`` is the width of a code. The temperature goes from ``temperature`` to ``temperature_end`` along a
+    cosine of ``temperature_steps`` steps, the weight of the KL term from 0 to ``kl_weight`` along ``kl_steps``.
+    """
+
+    kind: Literal["dvae"] = "dvae"
+    image_size: int = 256
+    channels: int = 256
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    blocks: int = 2
+    codebook_size: int = 8192
+    decoder_channels: int = 128
+    temperature: float = 1.0
+    temperature_end: float = 1.0 / 16.0
+    temperature_steps: int = 150_000
+    kl_weight: float = 6.6
+    kl_steps: int = 5_000
+
+    def __post_init__(self):
+        if not self.multipliers:
+            raise ValueError("multipliers needs one number a stage")
+        if min(self.image_size, self.channels, self.blocks, self.decoder_channels, *self.multipliers) < 1:
+            raise ValueError("sizes, channels, multipliers and blocks must be positive")
+        if self.codebook_size < 2:
+            raise ValueError("codebook_size must be at least 2")
+        if self.channels % 4:
+            raise ValueError("channels must be a multiple of 4: a block's bottleneck is a quarter as wide")
+        if self.image_size % self.factor:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {self.factor}, which "
+                             f"{len(self.multipliers)} stages reduce it by")
+        if min(self.temperature, self.temperature_end) <= 0:
+            raise ValueError(f"the temperature schedule reaches zero (temperature {self.temperature:g}, temperature_end "
+                             f"{self.temperature_end:g}) and a Gumbel-softmax divides by it; end at 1/16, say")
+        if self.temperature_steps < 1 or self.kl_steps < 1:
+            raise ValueError("temperature_steps and kl_steps must be positive")
+        if self.kl_weight < 0:
+            raise ValueError("kl_weight cannot be negative")
+
+    @property
+    def factor(self) -> int:
+        """f: how many pixels a side one code covers."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+class DVAEBlock(nn.Layer):
+    """skip(x) + gain · path(x), [B, C, H, W] → [B, out, H, W]; the path is four times ReLU + convolution over a bottleneck
+    of out/4 channels, with ``kernels`` 3, 3, 3, 1 in the encoder and 1, 3, 3, 3 in the decoder."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernels: tuple[int, ...], gain: float):
+        super().__init__()
+        hidden = out_channels // 4
+        widths = [in_channels, hidden, hidden, hidden, out_channels]
+        self.gain = gain
+        self.skip = Conv2D(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.path = nn.LayerList(Conv2D(widths[i], widths[i + 1], kernel, padding=kernel // 2)
+                                 for i, kernel in enumerate(kernels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x
+        for convolution in self.path:
+            h = convolution(F.relu(h))
+        return (x if self.skip is None else self.skip(x)) + self.gain * h
+
+
+def _stages(widths: list[int], first: int, blocks: int, kernels: tuple[int, ...]) -> nn.LayerList:
+    gain = 1.0 / (len(widths) * blocks) ** 2
+    ins = [first, *widths[:-1]]
+    return nn.LayerList(
+        nn.LayerList(DVAEBlock(ins[i] if block == 0 else width, width, kernels, gain) for block in range(blocks))
+        for i, width in enumerate(widths))
+
+
+class DVAEEncoder(nn.Layer):
+    """Values in [0.1, 0.9] [B, 3, H, W] → logits [B, K, H/f, W/f]."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        self.conv_in = Conv2D(3, config.channels, 7, padding=3)
+        self.stages = _stages(widths, config.channels, config.blocks, (3, 3, 3, 1))
+        self.conv_out = Conv2D(widths[-1], config.codebook_size, 1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        x = self.conv_in(values)
+        for number, stage in enumerate(self.stages):
+            x = F.max_pool2d(x, 2) if number else x
+            for block in stage:
+                x = block(x)
+        return self.conv_out(F.relu(x))
+
+
+class DVAEDecoder(nn.Layer):
+    """Code vectors [B, d, h, w] → [B, 6, h·f, w·f]: three means and three log scales of the logit-Laplace."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        widths = [config.channels * multiplier for multiplier in config.multipliers[::-1]]
+        self.stages = _stages(widths, config.decoder_channels, config.blocks, (1, 3, 3, 3))
+        self.conv_out = Conv2D(widths[-1], 6, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        for number, stage in enumerate(self.stages):
+            z = nearest_twice(z) if number else z
+            for block in stage:
+                z = block(z)
+        return self.conv_out(F.relu(z))
+
+
+class DVAE(ImageTokenizer):
+    """Discrete VAE. Pictures come in [-1, 1] like everywhere; the map to [0.1, 0.9] is in here.
+
+    The public decoder's first layer, a 1×1 convolution over one-hot codes, is the table of code vectors here:
+    ``code_in`` [d, K, 1, 1] and its bias.
+    """
+
+    def __init__(self, config: DVAEConfig):
+        side = config.image_size // config.factor
+        super().__init__(config, config.image_size, (side, side), config.codebook_size, config.decoder_channels)
+        self.encoder = DVAEEncoder(config)
+        self.code_in = Conv2D(config.codebook_size, config.decoder_channels, 1)
+        self.reconstructor = DVAEDecoder(config)
+        self._seen: list[Tensor] = []
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] → logits [B, K, rows, columns]. Raises DataError for a wrong size."""
+        self.check_images(images)
+        return self.encoder(to_laplace(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.logits(images).argmax(1).reshape([images.shape[0], -1])
+
+    def embed(self, codes: Tensor) -> Tensor:
+        self.check_codes(codes)
+        table = self.code_in.weight.reshape([self.code_dim, self.codebook_size]).transpose([1, 0])
+        vectors = F.embedding(codes, table) + self.code_in.bias                # [B, n, d]
+        return vectors.transpose([0, 2, 1]).reshape([codes.shape[0], self.code_dim, *self.grid])
+
+    def temperature_at(self, step: int) -> float:
+        """The Gumbel-softmax's temperature at ``step``."""
+        return cosine_schedule(step, self.config.temperature, self.config.temperature_end,
+                               self.config.temperature_steps)
+
+    def kl_weight_at(self, step: int) -> float:
+        """The KL term's weight at ``step``."""
+        return cosine_schedule(step, 0.0, self.config.kl_weight, self.config.kl_steps)
+
+    def reconstruct(self, images: Tensor, step: int = 0) -> Reconstruction:
+        """Relaxed codes in training mode, hard ones otherwise; the latent loss is weight · KL(q(k | x) ‖ uniform).
+
+        The KL is summed over positions and divided by the number of pixel values, so that ``kl_weight`` compares it
+        with the likelihood's mean over pixel values.
+        """
+        logits = self.logits(images)
+        batch, size, rows, columns = logits.shape
+        flat = logits.transpose([0, 2, 3, 1]).reshape([-1, size])              # [B·n, K]
+        probabilities = functional.softmax(flat)
+        kl = (probabilities * (probabilities * size + 1e-10).log()).sum(-1).mean()
+        per_value = rows * columns / (3.0 * self.image_size * self.image_size)
+        codes = flat.detach().argmax(-1)
+        if self.training:
+            weights = gumbel_softmax(flat, self.temperature_at(step), hard=False)
+            self._seen.append(codes)
+        else:
+            weights = F.one_hot(codes, size)
+        relaxed = weights.reshape([batch, rows, columns, size]).transpose([0, 3, 1, 2])
+        raw = self.reconstructor(self.code_in(relaxed))
+        return Reconstruction(raw, codes.reshape([batch, -1]), self.kl_weight_at(step) * per_value * kl)
+
+    def picture_of(self, raw: Tensor) -> Tensor:
+        return from_laplace(F.sigmoid(raw[:, :3]))
+
+    def after_step(self, step: int) -> dict[str, float]:
+        if not self._seen:
+            return {}
+        codes, self._seen = paddle.concat([part.reshape([-1]) for part in self._seen]), []
+        return usage_figures(paddle.bincount(codes, minlength=self.codebook_size).numpy())
