@@ -12,12 +12,13 @@ def trees() -> list[ast.Module]:
 
 def is_config(node: ast.AST) -> bool:
     return isinstance(node, ast.ClassDef) and any(
-        getattr(decorator, "id", getattr(decorator, "attr", None)) == "configclass" for decorator in node.decorator_list)
+        getattr(mark, "id", getattr(mark, "attr", None)) == "configclass" for mark in node.decorator_list)
 
 
 def declared(parsed: list[ast.Module]) -> list[tuple[str, str]]:
-    return [(node.name, statement.target.id) for tree in parsed for node in ast.walk(tree) if is_config(node)
-            for statement in node.body if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)]
+    configs = [node for tree in parsed for node in ast.walk(tree) if is_config(node)]
+    return [(node.name, line.target.id) for node in configs for line in node.body
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
 
 
 class Reads(ast.NodeVisitor):

@@ -23,8 +23,8 @@ T = TypeVar("T")
 _WANTED = {
     "int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number",
     "float_parsing": "a number", "float_type": "a number", "finite_number": "a finite number",
-    "bool_parsing": "true or false", "bool_type": "true or false", "string_type": "text (quote it)", "list_type": "a list",
-    "tuple_type": "a list", "dict_type": "a mapping of keys to values",
+    "bool_parsing": "true or false", "bool_type": "true or false", "string_type": "text (quote it)",
+    "list_type": "a list", "tuple_type": "a list", "dict_type": "a mapping of keys to values",
     "dataclass_type": "a mapping of keys to values", "model_attributes_type": "a mapping of keys to values",
 }
 
@@ -54,8 +54,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Return ``values`` with every ``a.b=c`` of ``overrides`` put in; the value is read as YAML. The input is kept.
 
-    Items of a list are named by their number (``data.sources.0.path=…``). Raises ConfigError for an override that is not
-    of this form, and for a path through something that has no keys.
+    Items of a list are named by their number (``data.sources.0.path=…``). Raises ConfigError for an override that is
+    not of this form, and for a path through something that has no keys.
     """
     result = copy.deepcopy(values)
     for override in overrides:
@@ -179,10 +179,11 @@ def _fields_at(cls: Any, location: tuple) -> list[str]:
 
 def _kinds_at(cls: Any, location: tuple) -> list[str]:
     """The tags that a discriminated union at ``location`` takes."""
-    candidates = [cls]
+    candidates = _dataclasses_in(cls)
     for part in location:
-        candidates = [found for candidate in candidates for found in _dataclasses_in(
-            typing.get_type_hints(candidate).get(part, candidate) if dataclasses.is_dataclass(candidate) else candidate)]
+        hints = [typing.get_type_hints(candidate) for candidate in candidates]
+        candidates = [found for hint, candidate in zip(hints, candidates)
+                      for found in _dataclasses_in(hint.get(part, candidate))]
     return [str(_tag(candidate)) for candidate in candidates]
 
 

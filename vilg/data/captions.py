@@ -11,7 +11,7 @@ NOT_TEXT = {"path", "image", "picture", "file", "file_name", "key", "id", "url"}
 
 
 def read_captions(path: str | Path) -> Iterator[str]:
-    """Every caption, question and answer of a ``.txt`` (one a line), ``.tsv`` or ``.jsonl`` file, or of a folder of those.
+    """Every caption, question and answer of a ``.txt`` (one a line), ``.tsv`` or ``.jsonl`` file, or a folder of them.
 
     A folder's files are read in the order of their names. Raises DataError for a path that is not there, another kind
     of file, a folder without texts, and a file that is not UTF-8 or not JSON lines.

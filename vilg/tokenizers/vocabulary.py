@@ -1,7 +1,7 @@
 """A vocabulary from texts, the same for the same texts on every machine and every run.
 
-Characters are ranked by count, then by code point. Latin (and other spaced) words are put together from their letters by
-merging the most frequent pair, ties broken by spelling; digits stay single, so that numbers share their pieces.
+Characters are ranked by count, then by code point. Latin (and other spaced) words are put together from their letters
+by merging the most frequent pair, ties broken by spelling; digits stay single, so that numbers share their pieces.
 """
 import hashlib
 import heapq

@@ -1,8 +1,8 @@
 """WordPiece over Chinese text: every Chinese character is a word of its own (ERNIE-ViLG, section 3.1).
 
 Normalisation and splitting follow PaddleNLP's ERNIE tokenizer (BERT's rules, symbols and emoji parted too), so that a
-``vocab.txt`` of ERNIE gives the ids its own tokenizer gives, with one deliberate difference: the names of special tokens
-written in a text ("[SEP]") are plain text here, because a prompt must not be able to end its own sentence.
+``vocab.txt`` of ERNIE gives the ids its own tokenizer gives, with one deliberate difference: the names of special
+tokens written in a text ("[SEP]") are plain text here, because a prompt must not be able to end its own sentence.
 """
 import hashlib
 import json
@@ -66,12 +66,13 @@ class WordPieceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "WordPieceTokenizer":
-        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt`` and, if there, ``tokenizer_config.json``."""
+        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt``, and ``tokenizer_config.json`` if there."""
         folder = Path(folder)
         if not folder.is_dir():
             raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")
         settings = _read_settings(folder / "tokenizer_config.json")
-        special = {kind: _content(settings[f"{kind}_token"]) for kind in SPECIAL_TOKENS if settings.get(f"{kind}_token")}
+        named = {kind: settings.get(f"{kind}_token") for kind in SPECIAL_TOKENS}
+        special = {kind: token["content"] if isinstance(token, dict) else token for kind, token in named.items() if token}
         return cls(folder / "vocab.txt", lowercase=bool(settings.get("do_lower_case", True)), special=special)
 
     @property
@@ -80,11 +81,12 @@ class WordPieceTokenizer:
         return len(self.tokens)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``vocab.txt`` and ``tokenizer_config.json``, as :meth:`from_folder` and ERNIE's tokenizers read them."""
+        """Write ``vocab.txt`` and ``tokenizer_config.json``, which :meth:`from_folder` and ERNIE's tokenizers read."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"do_lower_case": self.lowercase, **{f"{kind}_token": name for kind, name in self.special.items()}}
-        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8", newline="\n")
+        lines = "".join(f"{token}\n" for token in self.tokens)
+        (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n",
                                                       encoding="utf-8")
 
@@ -170,7 +172,7 @@ class WordPieceTokenizer:
         return unicodedata.normalize("NFC", text)
 
     def normalise(self, text: str) -> str:
-        """The text as :meth:`decode` would give it back, whatever its length: lower case, spaces as decoding sets them."""
+        """The text as :meth:`decode` would give it back, uncut: lower case, with the spaces that decoding sets."""
         return self.decode(self._pieces(text))
 
     def unknown(self, text: str) -> list[str]:
@@ -239,10 +241,6 @@ def _read_settings(path: Path) -> dict:
     if not isinstance(settings, dict):
         raise VilgError(f"{path}: a mapping of settings is expected, found {type(settings).__name__}")
     return settings
-
-
-def _content(token: str | dict) -> str:
-    return token["content"] if isinstance(token, dict) else token
 
 
 def _cut(pieces: list[int], room: int) -> tuple[list[int], int]:
