@@ -34,10 +34,14 @@ class ScenesConfig:
 
 @configclass
 class FolderConfig:
-    """Pictures anywhere under ``path``, each with a ``.txt`` of the same stem beside it, one caption a line."""
+    """Pictures anywhere under ``path``, each with a ``.txt`` of the same stem beside it, one caption a line.
+
+    ``first_caption_only`` leaves the other lines out; the same folder listed twice, with and without, weighs the first.
+    """
 
     kind: Literal["folder"] = "folder"
     path: str
+    first_caption_only: bool = False
     repeat: int = 1
 
 
@@ -46,12 +50,13 @@ class TableConfig:
     """A ``.tsv`` or ``.jsonl`` file of pictures and captions; picture paths are relative to ``pictures`` or the table's folder.
 
     TSV: picture path, then one caption a column. JSON lines: ``{"picture": …, "captions": […], "questions": [[q, a], …]}``,
-    or ``"caption"`` for a single one; ``questions`` may be left out.
+    or ``"caption"`` for a single one; ``questions`` may be left out. ``first_caption_only`` as for a folder.
     """
 
     kind: Literal["table"] = "table"
     path: str
     pictures: str | None = None
+    first_caption_only: bool = False
     repeat: int = 1
 
 
@@ -77,6 +82,7 @@ class FolderSource:
 
     def __init__(self, config: FolderConfig):
         self.root = Path(config.path)
+        self.taken = slice(1 if config.first_caption_only else None)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: there is no such folder of pictures")
         self.pictures = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
@@ -89,7 +95,7 @@ class FolderSource:
     def __getitem__(self, index: int) -> Sample:
         path = self.pictures[index]
         name = path.relative_to(self.root).as_posix()
-        return Sample(name, read_picture(path, name), _caption_lines(path.with_suffix(".txt"), name))
+        return Sample(name, read_picture(path, name), _caption_lines(path.with_suffix(".txt"), name)[self.taken])
 
 
 class TableSource:
@@ -98,6 +104,7 @@ class TableSource:
     def __init__(self, config: TableConfig):
         self.path = Path(config.path)
         self.root = Path(config.pictures) if config.pictures else self.path.parent
+        self.taken = slice(1 if config.first_caption_only else None)
         if self.path.suffix not in (".tsv", ".jsonl"):
             raise DataError(f"{self.path}: a table is a .tsv or a .jsonl file")
         try:
@@ -122,7 +129,7 @@ class TableSource:
         texts = [text.strip() for text in texts if text.strip()]
         if not texts:
             raise BrokenSample(f"{place} ({name})", "no caption")
-        return Sample(name, read_picture(self.root / name, f"{place} ({name})"), texts, pairs)
+        return Sample(name, read_picture(self.root / name, f"{place} ({name})"), texts[self.taken], pairs)
 
 
 def parse_record(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]:
