@@ -1,7 +1,9 @@
 """The patch adversary of VQGAN: discriminator, hinge losses and the adaptive weight."""
-from paddle import Tensor, nn
+from collections.abc import Callable
+
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor, nn
 
 from vilg.config import configclass
 from vilg.nn.layers import Conv2D
@@ -67,10 +69,18 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_weight: Tensor) -> Tensor:
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, raw: Tensor, features: Tensor,
+                    last: Callable[[Tensor], Tensor], last_parameters: list[Tensor]) -> Tensor:
     """λ = ‖∇reconstruction‖ / (‖∇adversarial‖ + 1e-4) at the decoder's last weight, clamped to [0, 1e4], detached.
 
-    Keeps the adversary's pull on the decoder as strong as the reconstruction's (VQGAN, eq. 7).
+    Keeps the adversary's pull on the decoder as strong as the reconstruction's (VQGAN, eq. 7). ``raw`` is the
+    picture both losses look at, ``last`` the layer that made it of ``features``, ``last_parameters`` its weight first.
     """
-    along = [paddle.grad(loss, last_weight, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
-    return (along[0].norm() / (along[1].norm() + 1e-4)).clip(0.0, 1e4).detach()
+    # The gradient is taken to the picture and from there, through the last layer alone, to its weight: a graph that
+    # is cut in the middle of a fused operator cannot be walked.
+    again, norms = last(features.detach()), []
+    for loss in (reconstruction, adversarial):
+        at_picture, = paddle.grad(loss, raw, retain_graph=True)
+        at_weight = paddle.grad(again, last_parameters, grad_outputs=at_picture, retain_graph=True)[0]
+        norms.append(at_weight.norm())
+    return (norms[0] / (norms[1] + 1e-4)).clip(0.0, 1e4).detach()

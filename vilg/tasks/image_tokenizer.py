@@ -83,7 +83,9 @@ class AutoencoderStep(nn.Layer):
         loss = reconstruction + result.latent_loss
         if self.discriminator and step >= self.adversary.start_step:
             adversarial = hinge_generator_loss(_frozen(self.discriminator[0], result.raw))
-            weight = adaptive_weight(reconstruction, adversarial, self.tokenizer.reconstructor.last_weight)
+            reconstructor = self.tokenizer.reconstructor
+            weight = adaptive_weight(reconstruction, adversarial, result.raw, result.features, reconstructor.last,
+                                     reconstructor.last_parameters)
             loss = loss + self.adversary.weight * weight * adversarial
             figures |= {"loss_generator": adversarial.detach(), "adaptive_weight": weight}
         return StepOutput(loss, figures)

@@ -79,8 +79,16 @@ class Decoder(nn.Layer):
         self.norm_out = GroupNorm(widths[0], groups)
         self.conv_out = Conv2D(widths[0], 3 * patch * patch, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def features(self, z: Tensor) -> Tensor:
+        """z → the input of the last convolution [B, widths[0], H/patch, W/patch]."""
         x = self.middle(self.conv_in(z))
         for level in self.levels:
             x = level(x)
-        return unfold_patches(self.conv_out(functional.silu(self.norm_out(x))), self.patch)
+        return functional.silu(self.norm_out(x))
+
+    def last(self, features: Tensor) -> Tensor:
+        """The last convolution: features → pictures [B, 3, H, W]."""
+        return unfold_patches(self.conv_out(features), self.patch)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(self.features(z))

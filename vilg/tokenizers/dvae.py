@@ -15,7 +15,7 @@ from vilg.losses.reconstruction import from_laplace, to_laplace
 from vilg.nn import functional
 from vilg.nn.conv import nearest_twice
 from vilg.nn.layers import Conv2D
-from vilg.tokenizers.image import ImageTokenizer, Reconstruction
+from vilg.tokenizers.image import ImageTokenizer, Reconstruction, Reconstructor
 from vilg.tokenizers.quantize import cosine_schedule, gumbel_softmax, usage_figures
 
 
@@ -114,7 +114,7 @@ class DVAEEncoder(nn.Layer):
         return self.conv_out(F.relu(x))
 
 
-class DVAEDecoder(nn.Layer):
+class DVAEDecoder(Reconstructor):
     """Code vectors [B, d, h, w] → [B, 6, h·f, w·f]: three means and three log scales of the logit-Laplace."""
 
     def __init__(self, config: DVAEConfig):
@@ -123,12 +123,19 @@ class DVAEDecoder(nn.Layer):
         self.stages = _stages(widths, config.decoder_channels, config.blocks, (1, 3, 3, 3))
         self.conv_out = Conv2D(widths[-1], 6, 1)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def features(self, z: Tensor) -> Tensor:
         for number, stage in enumerate(self.stages):
             z = nearest_twice(z) if number else z
             for block in stage:
                 z = block(z)
-        return self.conv_out(F.relu(z))
+        return F.relu(z)
+
+    def last(self, features: Tensor) -> Tensor:
+        return self.conv_out(features)
+
+    @property
+    def last_parameters(self) -> list[Tensor]:
+        return [self.conv_out.weight, self.conv_out.bias]
 
 
 class DVAE(ImageTokenizer):
@@ -188,8 +195,9 @@ class DVAE(ImageTokenizer):
         else:
             weights = F.one_hot(codes, size)
         relaxed = weights.reshape([batch, rows, columns, size]).transpose([0, 3, 1, 2])
-        raw = self.reconstructor(self.code_in(relaxed))
-        return Reconstruction(raw, codes.reshape([batch, -1]), self.kl_weight_at(step) * per_value * kl)
+        features = self.reconstructor.features(self.code_in(relaxed))
+        return Reconstruction(self.reconstructor.last(features), features, codes.reshape([batch, -1]),
+                              self.kl_weight_at(step) * per_value * kl)
 
     def picture_of(self, raw: Tensor) -> Tensor:
         return from_laplace(F.sigmoid(raw[:, :3]))

@@ -16,12 +16,33 @@ from vilg.weights import fingerprint, load_weights, read_weights, save_weights
 
 @dataclass
 class Reconstruction:
-    """A training pass: ``raw`` is what the reconstructor put out (3 or 6 channels), ``codes`` are [B, n] and
-    ``latent_loss`` is the codebook's own loss (commitment, or KL), a scalar."""
+    """A training pass: ``raw`` is what the reconstructor put out (3 or 6 channels) from ``features``, the input of its
+    last layer; ``codes`` are [B, n] and ``latent_loss`` is the codebook's own loss (commitment, or KL), a scalar."""
 
     raw: Tensor
+    features: Tensor
     codes: Tensor
     latent_loss: Tensor
+
+
+class Reconstructor(nn.Layer, abc.ABC):
+    """Vectors [B, d, rows, columns] → raw output [B, 3 or 6, H, W], in two pieces so that a loss can look between them."""
+
+    @abc.abstractmethod
+    def features(self, z: Tensor) -> Tensor:
+        """z → the input of the last layer."""
+
+    @abc.abstractmethod
+    def last(self, features: Tensor) -> Tensor:
+        """The last layer: features → raw output."""
+
+    @property
+    @abc.abstractmethod
+    def last_parameters(self) -> list[Tensor]:
+        """Weight and bias of the last layer."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(self.features(z))
 
 
 class ImageTokenizer(nn.Layer, abc.ABC):
@@ -32,7 +53,7 @@ class ImageTokenizer(nn.Layer, abc.ABC):
     vectors [B, d, rows, columns] to its raw output, which :meth:`picture_of` turns into a picture.
     """
 
-    reconstructor: nn.Layer
+    reconstructor: Reconstructor
 
     def __init__(self, config: Any, image_size: int, grid: tuple[int, int], codebook_size: int, code_dim: int):
         super().__init__()

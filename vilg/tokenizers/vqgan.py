@@ -6,12 +6,12 @@ patch adversary as well (:mod:`vilg.tasks.image_tokenizer`).
 from dataclasses import field
 from typing import Literal
 
-from paddle import Tensor, nn
+from paddle import Tensor
 
 from vilg.config import configclass
 from vilg.nn.layers import Conv2D
 from vilg.tokenizers.autoencoder import Decoder, Encoder
-from vilg.tokenizers.image import ImageTokenizer, Reconstruction
+from vilg.tokenizers.image import ImageTokenizer, Reconstruction, Reconstructor
 from vilg.tokenizers.quantize import QuantizerConfig, build_quantizer
 
 
@@ -71,7 +71,7 @@ class VQConfig:
         return [self.image_size // self.patch // 2 ** level for level in range(len(self.multipliers))]
 
 
-class Reconstructor(nn.Layer):
+class VQReconstructor(Reconstructor):
     """Code vectors [B, code_dim, h, w] → pictures [B, 3, H, W] not clipped: a 1×1 convolution, then the decoder."""
 
     def __init__(self, config: VQConfig):
@@ -81,13 +81,15 @@ class Reconstructor(nn.Layer):
         self.decoder = Decoder(config.widths, attention, config.decoder_blocks, config.z_channels, config.norm_groups,
                                config.patch)
 
-    @property
-    def last_weight(self) -> Tensor:
-        """The decoder's last weight, at which the adversary's adaptive weight is measured."""
-        return self.decoder.conv_out.weight
+    def features(self, z: Tensor) -> Tensor:
+        return self.decoder.features(self.conv_in(z))
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.decoder(self.conv_in(z))
+    def last(self, features: Tensor) -> Tensor:
+        return self.decoder.last(features)
+
+    @property
+    def last_parameters(self) -> list[Tensor]:
+        return [self.decoder.conv_out.weight, self.decoder.conv_out.bias]
 
 
 class VQVAE(ImageTokenizer):
@@ -103,7 +105,7 @@ class VQVAE(ImageTokenizer):
         width = config.z_channels if config.quantizer.kind == "gumbel" else config.code_dim
         self.to_code = Conv2D(config.z_channels, width, 1)
         self.quantizer = build_quantizer(config.quantizer, width, config.code_dim)
-        self.reconstructor = Reconstructor(config)
+        self.reconstructor = VQReconstructor(config)
 
     def vectors(self, images: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] → the vectors E(x) that the quantizer takes. Raises DataError for a wrong size."""
@@ -120,7 +122,8 @@ class VQVAE(ImageTokenizer):
 
     def reconstruct(self, images: Tensor, step: int = 0) -> Reconstruction:
         quantized = self.quantizer(self.vectors(images), step)
-        return Reconstruction(self.reconstructor(quantized.z), quantized.codes, quantized.loss)
+        features = self.reconstructor.features(quantized.z)
+        return Reconstruction(self.reconstructor.last(features), features, quantized.codes, quantized.loss)
 
     def after_step(self, step: int) -> dict[str, float]:
         return self.quantizer.update(step)
