@@ -4,6 +4,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Union
 
+import numpy as np
 import paddle
 import pydantic
 
@@ -11,15 +12,20 @@ from vilg import config as configs
 from vilg import runtime
 from vilg.config import configclass
 from vilg.data.batches import Loader
-from vilg.data.sources import DataConfig, build_mixture
+from vilg.data.codes import write_codes
+from vilg.data.sources import DataConfig, build_mixture, build_source
+from vilg.data.transforms import to_model
 from vilg.engine.distributed import DistributedConfig, ranks_of_launch
 from vilg.engine.optim import OptimConfig
 from vilg.engine.task import Task
 from vilg.engine.trainer import TrainConfig, Trainer
+from vilg.errors import ConfigError
 from vilg.generation.sampling import SamplingConfig
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
+from vilg.tokenizers.image import load_image_tokenizer
+from vilg.weights import fingerprint
 
 
 @configclass
@@ -58,7 +64,8 @@ def build_task(run: RunConfig) -> Task:
 
 def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
     """This rank's micro-batches of the run's data."""
-    return Loader(build_mixture(run.data), run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed,
+    mixture = build_mixture(run.data, task.fingerprints().get("image_tokenizer"))
+    return Loader(mixture, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed,
                   rank, ranks)
 
 
@@ -69,3 +76,30 @@ def build_trainer(run: RunConfig) -> Trainer:
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
     return Trainer(task, loader, run.train, run.optim, run.distributed, run.output_directory, run.seed, run.name,
                    identity)
+
+
+def encode_images(run: RunConfig, output: str | Path, batch_size: int) -> str:
+    """Write the codes of every data source of a run, a folder each under ``output``; returns the sources to train on.
+
+    Raises ConfigError for a run whose task has no image tokenizer to encode with.
+    """
+    if not hasattr(run.task, "image_tokenizer"):
+        raise ConfigError("task.kind: encoding needs a task with an image tokenizer, such as bidirectional, "
+                          f"got {run.task.kind}")
+    runtime.configure(run.runtime)
+    tokenizer = load_image_tokenizer(run.task.image_tokenizer)
+    tokenizer.eval()
+    mark = fingerprint(tokenizer.state_dict())
+
+    def encode(pictures: np.ndarray) -> np.ndarray:
+        with paddle.no_grad():
+            return tokenizer.encode(paddle.to_tensor(to_model(pictures))).numpy()
+
+    lines = []
+    for number, source in enumerate(run.data.sources):
+        folder = Path(output) / f"{number}_{source.kind}"
+        report = write_codes(folder, build_source(source, mark), encode, tokenizer.image_size, mark, batch_size,
+                             run.data.loader.max_broken)
+        lines.append(f"- {{kind: codes, path: {folder}, repeat: {source.repeat}}}  # {report.written} pictures, "
+                     f"{report.broken} broken")
+    return "data.sources to train on these codes:\n" + "\n".join(lines)

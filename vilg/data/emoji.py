@@ -63,7 +63,8 @@ def collect(font: str = FONT, annotations: str = ANNOTATIONS) -> Collection:
     result = Collection([])
     pictures: dict[bytes, Emoji] = {}
     names: set[str] = set()
-    for text in sorted(named, key=lambda text: [ord(letter) for letter in text]):
+    # Of emoji that look alike the shortest name stays: 旗：法国 rather than 旗：克利珀顿岛.
+    for text in sorted(named, key=lambda text: (len(named[text][0]), text)):
         name, keywords = named[text]
         picture = None if _is_toned(text) else _draw(typeface, text)
         if picture is None:
@@ -79,7 +80,7 @@ def collect(font: str = FONT, annotations: str = ANNOTATIONS) -> Collection:
             pictures[picture.tobytes()] = Emoji(text, name, keywords, picture)
             continue
         result.left_out.setdefault(reason, []).append(name)
-    result.emoji = list(pictures.values())
+    result.emoji = sorted(pictures.values(), key=lambda one: one.text)
     return result
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vilg.config import configclass
 from vilg.data.batches import LoaderConfig, Mixture
+from vilg.data.codes import CodesConfig, CodesSource
 from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.scenes import captions, questions, render, sample_scene
@@ -160,7 +161,7 @@ def _caption_lines(path: Path, name: str) -> list[str]:
     return texts
 
 
-SourceConfig = Annotated[ScenesConfig | FolderConfig | TableConfig, Field(discriminator="kind")]
+SourceConfig = Annotated[ScenesConfig | FolderConfig | TableConfig | CodesConfig, Field(discriminator="kind")]
 SOURCES = {"scenes": ScenesSource, "folder": FolderSource, "table": TableSource}
 
 
@@ -174,13 +175,18 @@ class DataConfig:
     def __post_init__(self):
         if not self.sources:
             raise ValueError("sources: at least one is needed")
+        if len({source.kind == "codes" for source in self.sources}) > 1:
+            raise ValueError("sources: codes and pictures do not mix; encode the pictures too")
 
 
-def build_source(config: ScenesConfig | FolderConfig | TableConfig) -> Source:
-    """The source that a config describes."""
+def build_source(config: ScenesConfig | FolderConfig | TableConfig | CodesConfig, fingerprint: str | None) -> Source:
+    """The source that a config describes; ``fingerprint`` is the image tokenizer's that codes must come from."""
+    if config.kind == "codes":
+        return CodesSource(config, fingerprint)
     return SOURCES[config.kind](config)
 
 
-def build_mixture(config: DataConfig) -> Mixture:
-    """All sources of a run as one."""
-    return Mixture([build_source(source) for source in config.sources], [source.repeat for source in config.sources])
+def build_mixture(config: DataConfig, fingerprint: str | None = None) -> Mixture:
+    """All sources of a run as one. ``fingerprint`` is the run's image tokenizer's, None for a task that needs pictures."""
+    return Mixture([build_source(source, fingerprint) for source in config.sources],
+                   [source.repeat for source in config.sources])

@@ -1,0 +1,126 @@
+"""Pictures turned into codes once: the cache that training reads instead of running the image tokenizer.
+
+A folder of ``codes.safetensors`` ("codes" uint16 [N, n] or uint32 beyond 65 536 codes; its metadata holds the image
+tokenizer's fingerprint) and ``texts.jsonl`` (line i: key, captions and questions of sample i).
+"""
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import safetensors
+from tqdm import tqdm
+
+from vilg.config import configclass
+from vilg.data.broken import BrokenLog
+from vilg.data.sample import BrokenSample, Sample, Source
+from vilg.data.transforms import centre_crop
+from vilg.errors import DataError
+from vilg.weights import save_weights
+
+CODES_FILE, TEXTS_FILE = "codes.safetensors", "texts.jsonl"
+
+
+@configclass
+class CodesConfig:
+    """A folder that tools/encode_images.py wrote. ``first_caption_only`` leaves the other captions out."""
+
+    kind: Literal["codes"] = "codes"
+    path: str
+    first_caption_only: bool = False
+    repeat: int = 1
+
+
+class CodesSource:
+    """Samples with codes in the place of pictures; see :class:`CodesConfig`.
+
+    Raises DataError when the folder is not whole, or when ``fingerprint``, the image tokenizer's of this run, is not
+    that of the tokenizer which made the codes.
+    """
+
+    def __init__(self, config: CodesConfig, fingerprint: str | None):
+        self.path = Path(config.path)
+        self.taken = slice(1 if config.first_caption_only else None)
+        self.codes, made_by = _read_codes(self.path / CODES_FILE)
+        if fingerprint is None:
+            raise DataError(f"{self.path}: holds codes, and this task trains on pictures; name the sources of the pictures")
+        if made_by != fingerprint:
+            raise DataError(f"{self.path}: was encoded by image tokenizer {made_by}, this run's is {fingerprint}; "
+                            "encode the pictures again with tools/encode_images.py")
+        try:
+            self.texts = (self.path / TEXTS_FILE).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path / TEXTS_FILE}: cannot be read ({error}); encode the pictures again") from None
+        if len(self.texts) != len(self.codes):
+            raise DataError(f"{self.path}: has {len(self.codes)} pictures' codes and {len(self.texts)} lines of text; "
+                            "encode the pictures again")
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: int) -> Sample:
+        record = json.loads(self.texts[index])
+        pairs = [(question, answer) for question, answer in record["questions"]]
+        return Sample(record["key"], None, record["captions"][self.taken], pairs, self.codes[index].astype(np.int64))
+
+
+@dataclass
+class EncodingReport:
+    """How many samples were written and how many were broken."""
+
+    written: int
+    broken: int
+
+
+def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray], np.ndarray], size: int,
+                fingerprint: str, batch_size: int = 64, max_broken: float = 0.1) -> EncodingReport:
+    """Encode every usable sample of ``source`` and write the cache; codes last, so that half a cache is never read.
+
+    ``encode`` takes uint8 [B, size, size, 3] and returns codes [B, n]. Raises DataError when the folder cannot be
+    written or more than ``max_broken`` of the samples are broken.
+    """
+    folder = Path(folder)
+    broken = BrokenLog(len(source), max_broken)
+    rows = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CODES_FILE).unlink(missing_ok=True)
+        with open(folder / TEXTS_FILE, "w", encoding="utf-8") as texts, tqdm(total=len(source), unit="picture") as bar:
+            usable = _usable(source, broken, bar)
+            while samples := list(islice(usable, batch_size)):
+                rows.append(encode(np.stack([centre_crop(sample.picture, size) for sample in samples])))
+                for sample in samples:
+                    record = {"key": sample.key, "captions": sample.captions, "questions": sample.questions}
+                    texts.write(json.dumps(record, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    broken.report()
+    if not rows:
+        raise DataError(f"{folder}: there is not one usable sample to encode")
+    codes = np.concatenate(rows)
+    narrow = codes.astype(np.uint16 if codes.max() < 2 ** 16 else np.uint32)
+    save_weights(folder / CODES_FILE, {"codes": narrow}, {"image_tokenizer": fingerprint})
+    return EncodingReport(len(codes), len(broken))
+
+
+def _usable(source: Source, broken: BrokenLog, bar: tqdm) -> Iterator[Sample]:
+    for index in range(len(source)):
+        bar.update()
+        try:
+            yield source[index]
+        except BrokenSample as problem:
+            broken.add(problem)
+
+
+def _read_codes(path: Path) -> tuple[np.ndarray, str]:
+    """Codes [N, n] and the fingerprint of the tokenizer that made them."""
+    if not path.is_file():
+        raise DataError(f"{path}: there are no codes; write them with tools/encode_images.py")
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            return file.get_tensor("codes"), (file.metadata() or {}).get("image_tokenizer", "unknown")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole file of codes ({error}); encode the pictures again") from None
