@@ -14,7 +14,14 @@ class ToyLoader:
 
     def __init__(self, batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1, poison: range = range(0)):
         self.batch_size, self.seed, self.rank, self.ranks = batch_size, seed, rank, ranks
-        self.position, self.poison = 0, poison
+        self.position, self.poison, self.waited = 0, poison, 0.0
+
+    @property
+    def epoch(self) -> float:
+        return self.position / 100
+
+    def close(self) -> None:
+        pass
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         while True:

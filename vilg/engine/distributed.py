@@ -1,27 +1,85 @@
 """Parallelism, put on from outside: levels, recompute, mixed precision. The only importer of paddle.distributed."""
 import contextlib
+import logging
 import os
 from typing import Any, Literal
 
 import paddle
 import paddle.distributed as dist
-from paddle import Tensor
+from paddle import Tensor, nn
+from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_utils import device_guard
+from paddle.distributed.fleet.utils import recompute
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
 from vilg.engine.optim import OptimConfig, build_optimizer
+from vilg.engine.sharded import ParameterShardedWorker, StateShardedWorker
 from vilg.engine.task import Phase
 from vilg.engine.worker import Worker
 from vilg.errors import ConfigError
+
+log = logging.getLogger("vilg.distributed")
+BLOCKS = "blocks"
 
 
 @configclass
 class DistributedConfig:
     """How a run is spread over ranks and devices.
 
-    ``level``: none (one process), dp (replicas), os, os_g, p_g_os (optimizer states, gradients, parameters sharded).
+    ``level``: none (one process), dp (replicas), os (optimizer states sharded), os_g (gradients too), p_g_os (parameters
+    too). ``sharding_degree``: how many ranks share one model, 0 for all; the rest are data-parallel replicas of that
+    group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which blocks of every
+    stack forget their activations and compute them again in backward: none, full, or every k-th. ``amp``: O1 casts
+    operators, O2 also weights (float32 masters are kept); ``loss_scale`` is where float16's dynamic scale starts.
+    ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
+    os_g, elements of gradients exchanged at once.
     """
 
     level: Literal["none", "dp", "os", "os_g", "p_g_os"] = "none"
+    sharding_degree: int = 0
+    offload: bool = False
+    recompute: Literal["none", "full"] | int = "none"
+    amp: Literal["none", "O1", "O2"] = "none"
+    amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    loss_scale: float = 65536.0
+    segment_size: int = 2**20
+    buffer_size: int = 2**23
+
+    def __post_init__(self) -> None:
+        if self.offload and self.level not in ("os", "os_g", "p_g_os"):
+            raise ValueError(f"offload moves sharded states to the host; level {self.level} has none, use os, os_g or "
+                             "p_g_os, or offload: false")
+        if self.offload and self.level != "p_g_os" and (self.amp, self.amp_dtype) != ("O2", "float16"):
+            raise ValueError("offload with level os or os_g works on float16 weights only; set amp: O2 and amp_dtype: "
+                             "float16, or level: p_g_os")
+        if self.offload and self.level != "p_g_os" and self.sharding_degree:
+            raise ValueError("offload with level os or os_g shards over all ranks; set sharding_degree: 0")
+        if self.sharding_degree and self.level in ("none", "dp"):
+            raise ValueError(f"sharding_degree: level {self.level} shards nothing; leave it 0")
+        if self.sharding_degree < 0 or self.sharding_degree == 1:
+            raise ValueError("sharding_degree is 0 (all ranks) or at least 2")
+        if isinstance(self.recompute, int) and self.recompute < 1:
+            raise ValueError("recompute is none, full or k for every k-th block")
+        if self.loss_scale <= 0 or self.segment_size < 0 or self.buffer_size < 1:
+            raise ValueError("loss_scale and buffer_size must be above 0, segment_size not below")
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients are small enough to need a loss scale: float16 has 5 exponent bits."""
+        return self.amp != "none" and self.amp_dtype == "float16"
+
+    def check_ranks(self, ranks: int) -> None:
+        """Refuse what ``ranks`` processes cannot do. Raises ConfigError naming the key and the fix."""
+        if ranks > 1 and self.level == "none":
+            raise ConfigError(f"distributed.level: is none, but {ranks} ranks were started; set it to dp, os, os_g or "
+                              "p_g_os")
+        if ranks == 1 and self.level != "none":
+            raise ConfigError(f"distributed.level: {self.level} needs at least 2 ranks, and 1 was started; use level none, "
+                              "or start tools/train.py with --ranks N or through paddle.distributed.launch")
+        if self.sharding_degree and ranks % self.sharding_degree:
+            raise ConfigError(f"distributed.sharding_degree: {ranks} ranks do not split into groups of "
+                              f"{self.sharding_degree}; use a divisor of {ranks}")
 
 
 def ranks_of_launch() -> int:
@@ -29,26 +87,65 @@ def ranks_of_launch() -> int:
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
+def rank_of_launch() -> int:
+    """This process's rank (0 without a launcher)."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+
+
 class Parallel:
-    """The ranks of a run and what they do together."""
+    """The ranks of a run and what they do together. Making it joins the ranks and allocates nothing of the model."""
 
     def __init__(self, config: DistributedConfig):
-        self.config = config
-        self.ranks = ranks_of_launch()
-        self.rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
-        if self.ranks > 1 and config.level == "none":
-            raise ConfigError(f"distributed.level: is none, but {self.ranks} ranks were started; set it to dp, os, os_g "
-                              "or p_g_os")
-        if self.ranks > 1:
+        self.config, self.ranks, self.rank = config, ranks_of_launch(), rank_of_launch()
+        config.check_ranks(self.ranks)
+        self.on_gpu = paddle.get_device().startswith("gpu")
+        if config.amp != "none" and not self.on_gpu and self.rank == 0:
+            log.warning("distributed.amp: Paddle has no mixed precision on the CPU; arithmetic stays float32")
+        if self.ranks > 1 and not dist.is_initialized():
             dist.init_parallel_env()
+        self._degree = config.sharding_degree or self.ranks
+        self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
 
     def worker(self, phase: Phase, optim: OptimConfig, names: dict[int, str]) -> Worker:
-        """The phase made ready for this run's level."""
-        optimizer = build_optimizer(optim, phase.parameters, multi_precision=False)
-        return Worker(phase, optimizer, names)
+        """The phase made ready for this run's level; names map a tensor's id to its name in checkpoints."""
+        level, module = self.config.level, phase.module
+        module.train()
+        put_on_recompute(module, self.config.recompute)
+        if self.ranks > 1:
+            for layer in module.sublayers(include_self=True):
+                if hasattr(layer, "gather"):
+                    layer.gather = self.concatenate
+        half = self.on_gpu and self.config.amp == "O2"
+        optimizer = build_optimizer(optim, phase.parameters, multi_precision=half)
+        if half:
+            module, optimizer = paddle.amp.decorate(module, optimizer, level="O2", dtype=self.config.amp_dtype)
+        if level == "none":
+            return Worker(phase, optimizer, names)
+        if level == "dp":
+            self._share_from_first(module)
+            return Worker(phase, optimizer, names, lambda: fused_allreduce_gradients(list(phase.parameters.values()), None),
+                          owned=self.rank == 0)
+        return self._sharded_worker(phase, module, optimizer, names)
+
+    def _sharded_worker(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
+                        names: dict[int, str]) -> Worker:
+        config, replica = self.config, self.rank // self._degree
+        self._refuse_unshardable(phase)
+        shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
+        # Recomputation runs layers out of the order that asynchronous gathering has recorded.
+        synchronous = config.recompute != "none" or not self.on_gpu
+        wrapped, optimizer, _ = group_sharded_parallel(
+            module, optimizer, config.level, group=self._group, dp_group=self._replicas, offload=config.offload,
+            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=synchronous)
+        if config.level == "p_g_os":
+            on_host = device_guard if config.offload else contextlib.nullcontext
+            return ParameterShardedWorker(phase, wrapped, optimizer, names, shapes, replica, on_host)
+        return StateShardedWorker(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
 
     def precision(self) -> contextlib.AbstractContextManager:
         """The context in which forward passes run."""
+        if self.on_gpu and self.config.amp != "none":
+            return paddle.amp.auto_cast(level=self.config.amp, dtype=self.config.amp_dtype)
         return contextlib.nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
@@ -57,6 +154,102 @@ class Parallel:
             dist.all_reduce(values)
         return values
 
+    @property
+    def sharded(self) -> bool:
+        """Whether no rank holds everything."""
+        return self._group is not None
+
+    @paddle.no_grad()
+    def average(self, tensors: list[Tensor]) -> None:
+        """Mean over ranks of floating-point tensors (running statistics, which each rank keeps on its own), in place."""
+        for tensor in tensors:
+            if self.ranks > 1 and tensor.is_floating_point():
+                dist.all_reduce(tensor)
+                tensor.scale_(1.0 / self.ranks)
+
+    def concatenate(self, tensor: Tensor) -> Tensor:
+        """Every rank's ``tensor`` [B, ...], one after another along the first axis, with the gradient to one's own part."""
+        return _Concatenate.apply(tensor)
+
     def broadcast(self, value: Any) -> Any:
         """Rank 0's ``value`` (plain data) on every rank."""
-        return value
+        if self.ranks == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's ``value`` (plain data), by rank, on every rank."""
+        if self.ranks == 1:
+            return [value]
+        values: list[Any] = []
+        dist.all_gather_object(values, value)
+        return values
+
+    def _groups(self) -> tuple[Any, Any]:
+        """This rank's sharding group, and its group of replicas (None when there is one). Every rank makes all groups."""
+        degree, ranks = self._degree, range(self.ranks)
+        sharding = [dist.new_group(list(ranks[first:first + degree])) for first in ranks[::degree]]
+        if degree == self.ranks:
+            return sharding[0], None
+        replicas = [dist.new_group(list(ranks[place::degree])) for place in range(degree)]
+        return sharding[self.rank // degree], replicas[self.rank % degree]
+
+    def _reduce_to(self, tensor: Tensor, owner: int) -> None:
+        dist.reduce(tensor, dst=self._group.ranks[owner], group=self._group)
+
+    def _share_from_first(self, module: nn.Layer) -> None:
+        with paddle.no_grad():
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+    def _refuse_unshardable(self, phase: Phase) -> None:
+        trained = {id(tensor) for tensor in phase.parameters.values()}
+        others = [name for name, tensor in phase.module.named_parameters() if id(tensor) not in trained]
+        if others:
+            raise ConfigError(f"distributed.level: {self.config.level} shards whole modules, and phase {phase.name} trains "
+                              f"only part of its own ({others[0]} and others are not trained); use level dp")
+
+
+class _Concatenate(paddle.autograd.PyLayer):
+    """All-gather along the first axis. The loss behind it is the same on every rank and gradients are averaged over
+    ranks, so each rank's part must get the sum of what all ranks found for it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = tensor.shape[0]
+        parts: list[Tensor] = []
+        dist.all_gather(parts, tensor)
+        return paddle.concat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        first = dist.get_rank() * ctx.rows
+        return gradient[first:first + ctx.rows]
+
+
+def put_on_recompute(module: nn.Layer, which: str | int) -> int:
+    """Make every k-th block of each stack in ``module`` forget its activations (1 for "full"). Returns how many do."""
+    if which == "none":
+        return 0
+    every, count = 1 if which == "full" else int(which), 0
+    for name, layer in module.named_sublayers():
+        if name.rsplit(".", 1)[-1] != BLOCKS or not isinstance(layer, nn.LayerList):
+            continue
+        for number, block in enumerate(layer):
+            if number % every == 0 and not hasattr(block, "recomputed"):
+                block.forward = _recomputed(block.forward)
+                block.recomputed = True
+                count += 1
+    return count
+
+
+def _recomputed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not paddle.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return recompute(forward, *args, use_reentrant=False, **kwargs)
+    return run

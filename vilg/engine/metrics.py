@@ -26,18 +26,24 @@ class MetricsLog:
         self._file = open(self.path, "a", encoding="utf-8")
         self._visual = LogWriter(str(directory / "visualdl"), display_name=name)
         self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True, smoothing=0.1)
-        self._mark, self._tokens = time.perf_counter(), 0
+        self._mark, self._worked, self._tokens, self._waited = time.perf_counter(), time.process_time(), 0, 0.0
 
     def advance(self, tokens: int) -> None:
         """Count one finished step of ``tokens`` tokens."""
         self._tokens += tokens
         self.bar.update(1)
 
-    def tokens_a_second(self) -> float:
-        """Throughput since the last call."""
-        now = time.perf_counter()
-        rate, self._mark, self._tokens = self._tokens / max(now - self._mark, 1e-9), now, 0
-        return rate
+    def rates(self, waited: float) -> dict[str, float]:
+        """Since the last call: throughput, cores kept busy, and the share of time spent waiting for data.
+
+        ``waited``: seconds waited for data since the run started.
+        """
+        now, worked = time.perf_counter(), time.process_time()
+        seconds = max(now - self._mark, 1e-9)
+        rates = {"tokens_per_second": self._tokens / seconds, "busy_cores": (worked - self._worked) / seconds,
+                 "data_wait_share": (waited - self._waited) / seconds}
+        self._mark, self._worked, self._tokens, self._waited = now, worked, 0, waited
+        return rates
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
         """Log ``figures`` at ``step`` (steps finished); losses and throughput also go beside the progress bar."""

@@ -42,6 +42,28 @@ class LogPicture:
     caption: str = ""
 
 
+class Batches(Protocol):
+    """What the trainer needs of a loader: this rank's micro-batches without end, and where it stands among them.
+
+    ``waited``: seconds spent waiting for batches so far; ``epoch``: epochs handed out so far.
+    """
+
+    waited: float
+    epoch: float
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """Batches as arrays."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data that describes the batches handed out, at whatever number of ranks."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a description."""
+
+    def close(self) -> None:
+        """Give back threads and files."""
+
+
 class Task(Protocol):
     """What :class:`vilg.engine.trainer.Trainer` needs to know; each class of :mod:`vilg.tasks` follows it."""
 

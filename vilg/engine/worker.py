@@ -6,32 +6,41 @@ import paddle
 from paddle import Tensor
 
 from vilg.engine.pieces import Piece, whole
-from vilg.engine.task import Phase
+from vilg.engine.task import Phase, StepOutput
 
 
 class Worker:
     """Owns a phase's gradients and optimizer on this rank.
 
-    The trainer calls, in this order: ``module`` and ``loss.backward()`` for each micro-batch, :meth:`exchange`,
-    :meth:`square_norm`, :meth:`scale_gradients`, :meth:`step` (unless the step is skipped) and :meth:`clear`.
+    The trainer calls, in this order: :meth:`forward`, ``loss.backward()`` and :meth:`after_backward` for each
+    micro-batch, :meth:`exchange`, :meth:`square_norm`, :meth:`scale_gradients`, :meth:`step` (unless the step is
+    skipped) and :meth:`clear`.
     ``reduce_gradients`` turns each rank's gradients into the mean over ranks, in place; None on one rank.
     """
 
     def __init__(self, phase: Phase, optimizer: paddle.optimizer.Optimizer, names: dict[int, str],
-                 reduce_gradients: Callable[[list[Tensor]], None] | None = None, owned: bool = True):
+                 reduce_gradients: Callable[[], None] | None = None, owned: bool = True):
         self.phase, self.module, self.optimizer = phase, phase.module, optimizer
         self._inner = optimizer
         self._reduce, self._owned = reduce_gradients, owned
         self.names = {name: names.get(id(tensor), f"{phase.name}.{name}") for name, tensor in phase.parameters.items()}
 
+    def forward(self, batch: dict[str, Tensor], step: int, first: bool, last: bool) -> StepOutput:
+        """The phase's loss on one micro-batch, which may be the step's ``first`` and its ``last``."""
+        return self.module(batch, step)
+
+    def after_backward(self, last: bool) -> None:
+        """Called when the micro-batch's gradients are there; nothing travels here unless the level demands it."""
+
     def exchange(self) -> None:
         """Make the gradients those of the global batch; the only exchange of the step."""
+        if self._reduce is None:
+            return
         for parameter in self.phase.parameters.values():
             # A parameter that one rank's data did not reach must still take part in the exchange, or the others hang.
-            if self._reduce is not None and parameter.grad is None:
+            if parameter.grad is None:
                 parameter.grad = paddle.zeros_like(parameter)
-        if self._reduce is not None:
-            self._reduce([parameter.grad for parameter in self.phase.parameters.values()])
+        self._reduce()
 
     def square_norm(self) -> Tensor:
         """Σ g² over the gradients of the owned pieces, a float32 scalar; summed over ranks it is the global one."""

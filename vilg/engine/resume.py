@@ -1,0 +1,92 @@
+"""Before a run allocates anything: may it start like this, and from which checkpoint?"""
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vilg.engine import checkpoint as store
+from vilg.engine.checkpoint import Checkpoint
+from vilg.engine.distributed import Parallel
+from vilg.errors import CheckpointError, ConfigError, VilgError
+
+log = logging.getLogger("vilg.train")
+
+
+def together(parallel: Parallel, action: Callable[[], Any]) -> Any:
+    """Run ``action`` on every rank; when it fails on any, all fail with the first failing rank's sentence.
+
+    Returns the action's result. Raises VilgError (of the failure's own class on the rank that failed).
+    """
+    result, failure = None, None
+    try:
+        result = action()
+    except VilgError as error:
+        failure = error
+    messages = parallel.gather(str(failure) if failure else None)
+    first = next((rank for rank, message in enumerate(messages) if message is not None), None)
+    if first is None:
+        return result
+    if failure is not None and first == parallel.rank:
+        raise failure
+    raise VilgError(messages[first] if first == 0 else f"rank {first}: {messages[first]}")
+
+
+def check_same_config(parallel: Parallel, config: dict[str, Any]) -> None:
+    """Refuse ranks that were started with different configs. Raises ConfigError naming rank and key."""
+    flat = [_flatten(values) for values in parallel.gather(config)]
+    for rank, values in enumerate(flat):
+        for key in sorted(values.keys() | flat[0].keys()):
+            if values.get(key) != flat[0].get(key):
+                raise ConfigError(f"{key}: is {flat[0].get(key)!r} on rank 0 and {values.get(key)!r} on rank {rank}; "
+                                  "start every rank with the same config")
+
+
+def make_directory(path: Path) -> None:
+    """Create the output directory and try to write in it. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: {path} cannot be written ({error.strerror}); choose another directory") from None
+
+
+def choose_checkpoint(resume: str, directory: Path, fingerprints: dict[str, str]) -> Checkpoint | None:
+    """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh.
+
+    ``directory`` is where the run keeps its checkpoints. Raises CheckpointError when none can be used, when one is in
+    the way of a fresh start, or when it was made with other ``fingerprints``.
+    """
+    found = store.checkpoints_in(directory)
+    if resume == "none":
+        if found:
+            raise CheckpointError(f"{directory.parent}: already holds a run ({found[-1].name}); continue it with --resume "
+                                  "auto, or choose another output")
+        return None
+    if resume == "auto":
+        checkpoint = store.newest_sound(directory)
+        if checkpoint is None and found:
+            raise CheckpointError(f"{directory}: none of its {len(found)} checkpoints verifies; delete the directory to "
+                                  "start over")
+    else:
+        checkpoint = Checkpoint(resume)
+        checkpoint.verify()
+    if checkpoint is not None:
+        _check_fingerprints(checkpoint, fingerprints)
+    return checkpoint
+
+
+def _check_fingerprints(checkpoint: Checkpoint, fingerprints: dict[str, str]) -> None:
+    theirs = checkpoint.header["identity"].get("fingerprints", {})
+    for name, value in fingerprints.items():
+        if theirs.get(name, value) != value:
+            raise CheckpointError(f"{checkpoint.path}: was made with another {name.replace('_', ' ')} ({theirs[name]}, now "
+                                  f"{value}); use that one, or a new output directory")
+
+
+def _flatten(values: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {path: values}
+    return {key: value for name, child in values.items()
+            for key, value in _flatten(child, f"{path}.{name}" if path else str(name)).items()}

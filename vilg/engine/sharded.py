@@ -1,0 +1,157 @@
+"""Optimizers at work under Paddle's group sharding: who holds which piece, and when gradients travel.
+
+Paddle's wrappers join scaling, exchange and the optimizer's step in one call. Here they are taken apart, because the
+trainer looks at the global gradient norm in between, to clip and to skip a step that is not finite.
+"""
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from math import prod
+
+import paddle
+from paddle import Tensor, nn
+
+from vilg.engine.pieces import Piece, whole
+from vilg.engine.task import Phase, StepOutput
+from vilg.engine.worker import Slot, Worker
+
+
+class StateShardedWorker(Worker):
+    """Levels os and os_g: every rank holds all parameters, and the optimizer states of those it owns.
+
+    ``defer`` (os) keeps whole gradients on each rank and exchanges them after the last micro-batch; without it (os_g)
+    each micro-batch's gradients are reduced at once to their owner, and only the owner keeps them. ``reduce(tensor,
+    owner)`` sums over the sharding group. ``replica`` counts this rank's place among data-parallel replicas of the group.
+    """
+
+    def __init__(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer, names: dict[int, str],
+                 defer: bool, reduce: Callable[[Tensor, int], None], replica: int):
+        super().__init__(phase, optimizer, names)
+        self.module, self._inner, self._defer, self._reduce_to = module, optimizer._optim, defer, reduce
+        self._replica = replica
+
+    def forward(self, batch: dict[str, Tensor], step: int, first: bool, last: bool) -> StepOutput:
+        # The wrapper's own forward empties the buffers of gradients that other ranks own: not between deferred ones.
+        module = self.module._layer if self._defer and not first else self.module
+        out = module(batch, step)
+        if self._defer and last:
+            self.module._clear_counters()
+        elif self._defer:
+            self.module._grad_reduced = [False] * len(self.module._grad_reduced)
+        return out
+
+    @paddle.no_grad()
+    def after_backward(self, last: bool) -> None:
+        """Reduce what the hooks left: a bucket waits for every parameter in it, also those this batch did not reach."""
+        if self._defer and not last:
+            return
+        for storages in self.module._grad_storages.values():
+            for owner, storage in sorted(storages.items()):
+                if storage._params and not storage.all_checked_in:
+                    self._reduce_to(storage.buffer, owner)
+                    if owner != self.module._rank:
+                        for parameter in storage._params:
+                            parameter.clear_gradient(False)
+                        storage.buffer._clear_data()
+        for index, parameter in enumerate(self.module._trainable_params):
+            if not self.module._has_grad_storage[index] and self.module._grad_reduced[index]:
+                owner = self.module._trainable_param2rank[parameter.name]
+                if parameter.grad is None:
+                    parameter.grad = paddle.zeros_like(parameter)
+                self._reduce_to(parameter.grad, owner)
+                if owner != self.module._rank:
+                    parameter.clear_gradient(False)
+
+    def exchange(self) -> None:
+        self.module._grad_scale()
+        self.module._dp_allreduce()
+
+    def square_norm(self) -> Tensor:
+        # Replicas of a sharding group hold the same gradients: one of them counts.
+        return super().square_norm() if self._replica == 0 else paddle.zeros([])
+
+    def step(self, rate: float) -> None:
+        self.optimizer.set_lr(rate)
+        self.optimizer._step()
+
+    def clear(self) -> None:
+        self.optimizer.clear_grad()
+
+    def pieces(self) -> list[Piece]:
+        return [whole(self.names[name], tensor, self._mine(tensor) and self._replica == 0)
+                for name, tensor in self.phase.parameters.items()]
+
+    def _gradients(self) -> list[Tensor]:
+        if self.optimizer.offload:
+            return [self.optimizer.offload_grads.buffer]
+        return [tensor.grad for tensor in self.phase.parameters.values() if self._mine(tensor) and tensor.grad is not None]
+
+    def _slots(self) -> dict[str, Slot]:
+        return {piece.name: Slot(tensor.name, tensor, piece)
+                for piece, tensor in zip(self.pieces(), self.phase.parameters.values()) if self._mine(tensor)}
+
+    def _mine(self, parameter: Tensor) -> bool:
+        return self.optimizer.param2rank[parameter.name] == self.module._rank
+
+
+class ParameterShardedWorker(Worker):
+    """Level p_g_os: parameters, gradients and states live in flat slices, one a rank; small parameters stay whole.
+
+    ``shapes`` are the parameters' shapes before slicing; ``on_host`` is the context in which an offloaded optimizer keeps
+    its accumulators.
+    """
+
+    def __init__(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer, names: dict[int, str],
+                 shapes: dict[str, tuple[int, ...]], replica: int, on_host: Callable[[], AbstractContextManager]):
+        super().__init__(phase, optimizer, names)
+        self.module, self._shapes, self._replica, self._on_host = module, shapes, replica, on_host
+        # The wrapper's step would move gradients into slices itself; exchange() has done so by then.
+        optimizer.update_scaler = True
+
+    def exchange(self) -> None:
+        for parameter in self.phase.parameters.values():
+            if _sliced(parameter) and parameter.bw_storage is None:
+                parameter.bw_storage = paddle.zeros_like(parameter.fw_storage)
+        self.optimizer.update_slice()
+
+    def square_norm(self) -> Tensor:
+        counted = [tensor for name, tensor in self.phase.parameters.items() if self._piece(name, tensor).owned]
+        parts = [_holder(tensor).grad.astype("float32").square().sum() for tensor in counted
+                 if _holder(tensor).grad is not None]
+        return paddle.add_n(parts) if parts else paddle.zeros([])
+
+    def clear(self) -> None:
+        self.optimizer.clear_grad()
+
+    def pieces(self) -> list[Piece]:
+        return [self._piece(name, tensor) for name, tensor in self.phase.parameters.items()]
+
+    def _piece(self, name: str, parameter: Tensor) -> Piece:
+        shape, rank = self._shapes[name], self.module._rank
+        if not _sliced(parameter):
+            return Piece(self.names[name], lambda: parameter, shape, 0, prod(shape), self._replica == 0 and rank == 0)
+        start, stop = (min(edge, prod(shape)) for edge in self.module._param2buffer[parameter.name][rank])
+        return Piece(self.names[name], lambda: parameter.fw_storage, shape, start, stop, self._replica == 0)
+
+    def _gradients(self) -> list[Tensor]:
+        holders = [_holder(tensor) for tensor in self.phase.parameters.values()]
+        return [holder.grad for holder in holders if holder.grad is not None]
+
+    def _create_accumulators(self) -> None:
+        with self._on_host():
+            super()._create_accumulators()
+
+    def _slots(self) -> dict[str, Slot]:
+        slots = {}
+        for name, tensor in self.phase.parameters.items():
+            holder = _holder(tensor)
+            slots[self.names[name]] = Slot(holder.name, holder, self._piece(name, tensor))
+        return slots
+
+
+def _sliced(parameter: Tensor) -> bool:
+    return hasattr(parameter, "fw_storage")
+
+
+def _holder(parameter: Tensor) -> Tensor:
+    """The tensor that the optimizer moves for ``parameter``: its slice, or itself."""
+    return parameter.fw_storage if _sliced(parameter) else parameter

@@ -1,0 +1,84 @@
+"""A thread beside training that ends a process which can no longer get on, and says which rank is to blame."""
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+EXIT_HANG = 75
+EXIT_ORPHAN = 76
+BEAT_SECONDS = 1.0
+
+
+class Watchdog:
+    """While open, tells the other ranks where this one is (a small file in ``directory``) and watches them all.
+
+    Ends the process when this rank has not moved for ``hang_seconds`` (0: never), naming the rank that is furthest
+    behind, and when the launcher that started the ranks has died. Collectives cannot do this: a rank that waits in one
+    never returns from it. On several nodes ``directory`` must be on a file system that all of them see.
+    """
+
+    def __init__(self, directory: Path, rank: int, ranks: int, hang_seconds: float):
+        self.directory, self.rank, self.ranks, self.hang_seconds = directory, rank, ranks, hang_seconds
+        self._place, self._since = (0, "starts"), time.monotonic()
+        self._parent, self._done = os.getppid(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.at(*self._place)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
+        self._file(self.rank).unlink(missing_ok=True)
+
+    def at(self, step: int, doing: str) -> None:
+        """Note that training got to ``step`` and is ``doing`` something now."""
+        self._place, self._since = (step, doing), time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._done.wait(BEAT_SECONDS):
+            self._tell()
+            if self.ranks > 1 and os.getppid() != self._parent:
+                self._end(EXIT_ORPHAN, f"rank {self.rank} ends: the process that started it is gone")
+            if self.hang_seconds and time.monotonic() - self._since > self.hang_seconds:
+                self._end(EXIT_HANG, self._blame())
+
+    def _tell(self) -> None:
+        step, doing = self._place
+        temporary = self._file(self.rank).with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps({"step": step, "doing": doing, "seconds": time.monotonic() - self._since,
+                                             "beat": time.time()}), encoding="utf-8")
+            os.replace(temporary, self._file(self.rank))
+        except OSError:
+            return  # A full disk must not end a run; the others then see this rank's last beat.
+
+    def _blame(self) -> str:
+        """Who holds the run up: a rank without a beat, else the one at the earliest step, else one not in the exchange."""
+        places = {}
+        for rank in range(self.ranks):
+            try:
+                places[rank] = json.loads(self._file(rank).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return f"no progress for {self.hang_seconds:.0f} s: rank {rank} is gone"
+        now = time.time()
+        for rank, place in places.items():
+            if now - place["beat"] > 5 * BEAT_SECONDS + 5:
+                return (f"no progress for {self.hang_seconds:.0f} s: rank {rank} has been frozen for "
+                        f"{now - place['beat']:.0f} s in step {place['step']} ({place['doing']})")
+        late = min(places, key=lambda rank: (places[rank]["step"], places[rank]["doing"] == "exchanges gradients"))
+        place = places[late]
+        return (f"no progress for {self.hang_seconds:.0f} s: rank {late} is behind, in step {place['step']} it "
+                f"{place['doing']} for {place['seconds']:.0f} s")
+
+    def _end(self, status: int, reason: str) -> None:
+        print(f"\nerror: {reason}", file=sys.stderr, flush=True)
+        os._exit(status)
+
+    def _file(self, rank: int) -> Path:
+        return self.directory / f"rank-{rank:05d}.json"
