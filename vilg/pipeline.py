@@ -8,7 +8,7 @@
 """
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import paddle
@@ -241,12 +241,12 @@ def write_pictures(texts: list[str], pictures: list[list[Image.Image]], output: 
     return records
 
 
-def save_png(picture: Image.Image, path: str | Path) -> None:
+def save_png(picture: Image.Image, path: str | Path | BinaryIO) -> None:
     """Save a PNG with the picture's ``info`` as text chunks (UTF-8)."""
     chunks = PngInfo()
     for name, value in picture.info.items():
         chunks.add_itxt(str(name), str(value))
-    picture.save(path, pnginfo=chunks)
+    picture.save(path, format="PNG", pnginfo=chunks)
 
 
 def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:

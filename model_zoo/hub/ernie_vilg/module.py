@@ -1,0 +1,68 @@
+"""PaddleHub's ernie_vilg, answered by a model on this machine instead of a hosted service."""
+import argparse
+import base64
+import io
+from typing import Any
+
+import paddle
+from paddlehub.module.module import moduleinfo, runnable, serving
+from PIL import Image
+
+from vilg import pipeline
+
+# Styles are a matter of the prompt alone; the first leaves it as it is.
+STYLES = ("探索无限", "油画", "水彩", "粉笔画", "卡通", "儿童画", "蜡笔画")
+
+
+@moduleinfo(name="ernie_vilg", version="2.0.0", type="image/text_to_image", author="vilg", author_email="",
+            summary="Draws pictures from Chinese text with an ERNIE-ViLG model that runs on this machine.")
+class ErnieVilG:
+    """``hub.Module(name="ernie_vilg")``, or ``hub.Module(directory="model_zoo/hub/ernie_vilg")``."""
+
+    def __init__(self, model: str = "ernie_vilg_tiny"):
+        """``model``: the name of a released model, or its folder."""
+        # PaddleHub calls methods of a module in static-graph mode.
+        paddle.disable_static()
+        self.pipeline = pipeline.load(model)
+
+    def generate_image(self, text_prompts: str | list[str], style: str = STYLES[0], topk: int = 6,
+                       visualization: bool = True, output_dir: str = "ernievilg_output",
+                       seed: int = 0) -> list[Image.Image]:
+        """``topk`` pictures for every prompt, one prompt after the other; written to ``output_dir`` if ``visualization``.
+
+        The same prompts, settings and ``seed`` draw the same pictures. Raises ValueError for another style, and
+        VilgError for a prompt that is empty or longer than the model reads.
+        """
+        paddle.disable_static()
+        if style not in STYLES:
+            raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
+        prompts = [text_prompts] if isinstance(text_prompts, str) else list(text_prompts)
+        told = prompts if style == STYLES[0] else [f"{prompt}，{style}风格" for prompt in prompts]
+        drawn = self.pipeline.text_to_image(told, num_images=topk, seed=seed)
+        if visualization:
+            pipeline.write_pictures(told, drawn, output_dir)
+        return [picture for row in drawn for picture in row]
+
+    @runnable
+    def run_cmd(self, argvs: list[str]) -> list[Image.Image]:
+        """``hub run ernie_vilg --text_prompts 一个红色的圆形``."""
+        parser = argparse.ArgumentParser(prog="hub run ernie_vilg", description=__doc__)
+        parser.add_argument("--text_prompts", nargs="+", required=True, help="what to draw, in Chinese")
+        parser.add_argument("--style", default=STYLES[0], choices=STYLES, help="put behind the prompt (%(default)s)")
+        parser.add_argument("--topk", type=int, default=6, help="pictures a prompt (%(default)s)")
+        parser.add_argument("--output_dir", default="ernievilg_output", help="where they are written (%(default)s)")
+        parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture (%(default)s)")
+        arguments = parser.parse_args(argvs)
+        return self.generate_image(**vars(arguments))
+
+    @serving
+    def serving_method(self, text_prompts: str | list[str], **settings: Any) -> list[str]:
+        """As :meth:`generate_image`, the pictures as base64 PNGs; nothing is written on the server."""
+        settings = {name: value for name, value in settings.items() if name not in ("visualization", "output_dir")}
+        return [_base64(picture) for picture in self.generate_image(text_prompts, visualization=False, **settings)]
+
+
+def _base64(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    pipeline.save_png(picture, buffer)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,34 @@
+"""Shared by all tests: a released model folder, untrained and as small as one can be."""
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def released_model(tmp_path_factory):
+    """A folder that ``vilg.pipeline.load`` reads: 2 layers, 4×4 tokens, 16×16 pictures, weights of a fixed seed."""
+    import paddle
+
+    from vilg.generation.sampling import SamplingConfig
+    from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+    from vilg.models.released import save_bidirectional
+    from vilg.tokenizers.image import build_image_tokenizer
+    from vilg.tokenizers.quantize import QuantizerConfig
+    from vilg.tokenizers.vocabulary import build_vocab, vocab_text
+    from vilg.tokenizers.vqgan import VQConfig
+    from vilg.tokenizers.wordpiece import WordPieceTokenizer
+
+    folder = tmp_path_factory.mktemp("zoo") / "untrained"
+    source = folder.parent / "vocab.txt"
+    source.write_text(vocab_text(build_vocab(["一个红色的圆形在左边，图里有几个蓝色的方块？"], 200)), encoding="utf-8")
+    words = WordPieceTokenizer(source)
+    paddle.seed(5)
+    np.random.seed(5)
+    image_tokenizer = build_image_tokenizer(VQConfig(
+        image_size=16, channels=8, multipliers=[1, 2, 2], blocks=1, decoder_blocks=1, attention_resolutions=[],
+        norm_groups=4, z_channels=8, code_dim=8,
+        quantizer=QuantizerConfig(kind="straight_through", codebook_size=32)))
+    config = BidirectionalConfig(layers=2, width=16, heads=2, vocab_size=words.vocab_size, codebook_size=32,
+                                 text_length=16, rows=4, columns=4)
+    model = BidirectionalTransformer(config)
+    save_bidirectional(folder, config, model.state_dict(), image_tokenizer, words, SamplingConfig())
+    return folder

@@ -1,0 +1,72 @@
+"""The hub entries: paddle.hub's, which need nothing extra, and the PaddleHub module, which needs the hub extra."""
+import base64
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from vilg.errors import VilgError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPTS = ["一个红色的圆形", "蓝色的方块"]
+
+
+def same(left, right):
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(left, right, strict=True))
+
+
+def test_paddle_hub_lists_explains_and_loads(released_model):
+    entries = paddle.hub.list(str(ROOT), source="local")
+    assert {"ernie_vilg_tiny", "ernie_vilg", "text_to_image", "image_to_text", "answer"} <= set(entries)
+    assert "list of PIL pictures" in paddle.hub.help(str(ROOT), "text_to_image", source="local")
+    model = paddle.hub.load(str(ROOT), "ernie_vilg", source="local", name=str(released_model))
+    drawn = model.text_to_image(PROMPTS, num_images=2, seed=3)
+    at_once = paddle.hub.load(str(ROOT), "text_to_image", source="local", texts=PROMPTS, num_images=2, seed=3,
+                              name=str(released_model))
+    assert [len(row) for row in at_once] == [2, 2]
+    assert all(same(left, right) for left, right in zip(drawn, at_once, strict=True))
+    said = paddle.hub.load(str(ROOT), "image_to_text", source="local", images=[drawn[0][0]], name=str(released_model))
+    assert said == model.image_to_text([drawn[0][0]])
+    answered = paddle.hub.load(str(ROOT), "answer", source="local", images=[drawn[0][0]], questions=["有几个？"],
+                               name=str(released_model))
+    assert answered == model.answer([drawn[0][0]], ["有几个？"])
+
+
+@pytest.fixture(scope="module")
+def module(released_model, tmp_path_factory):
+    hub = pytest.importorskip("paddlehub", reason="the hub extra is not installed")
+    # Loaded from elsewhere, as `hub install` copies it.
+    folder = tmp_path_factory.mktemp("hub") / "ernie_vilg"
+    shutil.copytree(ROOT / "model_zoo/hub/ernie_vilg", folder)
+    return hub.Module(directory=str(folder), model=str(released_model))
+
+
+def test_the_module_draws_as_the_service_did(module, tmp_path):
+    pictures = module.generate_image(PROMPTS, topk=3, output_dir=str(tmp_path))
+    assert len(pictures) == 6 and all(isinstance(picture, Image.Image) for picture in pictures)
+    written = sorted(tmp_path.glob("[0-9]*.png"))
+    assert len(written) == 6 and same(pictures, map(Image.open, written))
+    assert same(pictures[3:], module.generate_image(PROMPTS[1], topk=3, visualization=False))
+    assert not same(pictures[3:], module.generate_image(PROMPTS[1], topk=3, visualization=False, seed=1))
+
+
+def test_equal_prompts_are_drawn_twice_and_styles_join_the_prompt(module):
+    pictures = module.generate_image([PROMPTS[0]] * 2, topk=1, visualization=False)
+    assert len(pictures) == 2
+    styled, = module.generate_image(PROMPTS[0], style="卡通", topk=1, visualization=False)
+    assert styled.info["prompt"] == "一个红色的圆形，卡通风格"
+    with pytest.raises(ValueError, match="style must be one of"):
+        module.generate_image(PROMPTS[0], style="石版画")
+    with pytest.raises(VilgError, match="empty"):
+        module.generate_image("")
+
+
+def test_the_module_runs_and_serves(module, tmp_path):
+    pictures = module.run_cmd(["--text_prompts", *PROMPTS, "--topk", "1", "--output_dir", str(tmp_path / "out")])
+    assert len(pictures) == 2 and len(list((tmp_path / "out").glob("[0-9]*.png"))) == 2
+    served = module.serving_method(PROMPTS, topk=1)
+    assert same(pictures, [Image.open(io.BytesIO(base64.b64decode(text))) for text in served])
