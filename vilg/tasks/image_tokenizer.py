@@ -160,6 +160,9 @@ class ImageTokenizerTask:
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return batch
 
+    def fingerprints(self) -> dict[str, str]:
+        return {}
+
     def after_step(self, step: int) -> dict[str, float]:
         return self.tokenizer.after_step(step)
 
