@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from vilg.config import configclass
+from vilg.errors import VilgError
 from vilg.runtime import process
 
 logger = logging.getLogger("vilg.runtime")
@@ -66,6 +67,19 @@ def configure(config: RuntimeConfig) -> None:
         logger.warning("runtime.cpu_math: bf16 gains nothing on this machine (%s); computing in fp32",
                        switch.reason() or "the CPU has no bf16 arithmetic")
     precision.use_bf16(bf16 and gains)
+
+
+def set_device(device: str) -> None:
+    """Make ``device`` ("cpu", "gpu:0" …) the one that tensors live on. Raises VilgError when it is not there."""
+    import paddle
+
+    kind, _, number = device.partition(":")
+    here = {"cpu": 1, "gpu": paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0}
+    known = number.isdigit() or not number
+    if kind not in here or not known or int(number or 0) >= here[kind] or (kind == "cpu" and number):
+        offered = ["cpu", *(f"gpu:{index}" for index in range(here["gpu"]))]
+        raise VilgError(f"the device {device!r} is not there; this machine and this Paddle offer {', '.join(offered)}")
+    paddle.set_device(device)
 
 
 @contextlib.contextmanager
