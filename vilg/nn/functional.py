@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.onednn import conv, elementwise, matmul as products, norm
+from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm
 from vilg.nn.onednn.autograd import wants_gradient
 from vilg.nn.onednn.switch import active, stock_operators
 
@@ -82,7 +82,11 @@ def _mapped(x: Tensor, algorithm: int) -> Tensor:
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Normalise x [B, C, H, W] over each of ``groups`` runs of channels; weight and bias are [C]."""
-    return F.group_norm(x, groups, epsilon, weight, bias)
+    if not _fast(x, weight, bias) or x.shape[1] % groups:
+        return F.group_norm(x, groups, epsilon, weight, bias)
+    if wants_gradient(x, weight, bias):
+        return group_norms.GroupNorm.apply(x, groups, weight, bias, epsilon)
+    return group_norms.group_norm(x, groups, weight, bias, epsilon)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
@@ -97,10 +101,24 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of labels [...] under logits [..., V], not reduced: [...]."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    """Negative log-likelihood of labels [...] under logits [..., V], not reduced: [...].
+
+    A label of -100 has no loss; any other that is not a class raises ValueError.
+    """
+    if not _fast(logits) or labels.dtype != paddle.int64:
+        return F.cross_entropy(logits, labels, reduction="none")
+    if wants_gradient(logits):
+        return losses.CrossEntropy.apply(logits, labels)
+    return losses.cross_entropy(logits, labels)
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-    """``cross_entropy(linear(x, weight, bias), labels)`` of x [T, D], labels [T] → [T], without keeping all logits."""
-    return cross_entropy(linear(x, weight, bias), labels)
+    """``cross_entropy(linear(x, weight, bias), labels)`` of x [T, D], labels [T] → [T].
+
+    The logits are held once at most (not at all when no gradient is asked for), and never their gradient.
+    """
+    if not _fast(x, weight, bias) or labels.dtype != paddle.int64:
+        return cross_entropy(linear(x, weight, bias), labels)
+    if wants_gradient(x, weight, bias):
+        return losses.LinearCrossEntropy.apply(x, weight, bias, labels)
+    return losses.linear_cross_entropy(x, weight, bias, labels)

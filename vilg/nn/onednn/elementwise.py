@@ -60,6 +60,11 @@ def _build_softmax(rows: int, columns: int) -> tuple[Primitive, Primitive]:
             Primitive(backward, [(DST, md), (DIFF_DST, md), (DIFF_SRC, md)]))
 
 
+def softmax_primitives(rows: int, columns: int) -> tuple[Primitive, Primitive]:
+    """Forward (scores, weights) and backward (weights, their gradient, the scores'); both may work in place."""
+    return _softmaxes.get((rows, columns), _build_softmax)
+
+
 def softmax(x: Tensor) -> Tensor:
     """Softmax over the last axis, not recorded."""
     x = contiguous(x)

@@ -1,4 +1,6 @@
 """Matrix products: batched and 2-D, float32 tensors with float32 or bf16 arithmetic."""
+import math
+
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
@@ -13,13 +15,13 @@ _products, _casts = Cache(), Cache()
 
 
 def _build_product(groups: int, m: int, k: int, n: int, transpose_a: bool, transpose_b: bool, bias: bool,
-                   dtype: int, fpmath: int) -> Primitive:
+                   dtype: int, fpmath: int, accumulate: bool) -> Primitive:
     lead, step = ([groups], lambda size: [size]) if groups else ([], lambda size: [])
     a = Descriptor([*lead, m, k], step(m * k) + ([1, m] if transpose_a else [k, 1]), dtype)
     b = Descriptor([*lead, k, n], step(k * n) + ([1, k] if transpose_b else [n, 1]), dtype)
     c = plain([*lead, m, n])
     bias_md = plain([*(1 for _ in lead), 1, n]) if bias else NOTHING
-    descriptor = operation("matmul", a, b, bias_md, c, precision.attributes(fpmath))
+    descriptor = operation("matmul", a, b, bias_md, c, precision.attributes(fpmath, accumulate))
     return Primitive(descriptor, [(SRC, a), (WEIGHTS, b), (DST, c)] + ([(BIAS, bias_md)] if bias else []))
 
 
@@ -43,21 +45,29 @@ def operand(x: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False,
             bias: Tensor | None = None) -> Tensor:
     """a [..., m, k] · b [..., k, n] (+ bias [n]) → float32 [..., m, n]; operands from :func:`operand`."""
+    rows = a.shape[-1] if transpose_a else a.shape[-2]
+    out = paddle.empty([*a.shape[:-2], rows, b.shape[-2] if transpose_b else b.shape[-1]], "float32")
+    product_into(out.data_ptr(), a, b, transpose_a, transpose_b, bias)
+    return out
+
+
+def product_into(out: int, a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False,
+                 bias: Tensor | None = None, accumulate: bool = False, exact: bool = False) -> None:
+    """:func:`product` written, or added when ``accumulate``, to the float32 memory at address ``out``.
+
+    ``exact`` keeps float32 arithmetic whatever the precision.
+    """
     *lead, rows, columns = a.shape
     m, k = (columns, rows) if transpose_a else (rows, columns)
     n = b.shape[-2] if transpose_b else b.shape[-1]
-    groups = 1 if lead else 0
-    for size in lead:
-        groups *= size
-    cast = a.dtype == paddle.bfloat16
-    key = (groups, m, k, n, transpose_a, transpose_b, bias is not None, BF16 if cast else F32, precision.fpmath())
-    out = paddle.empty([*lead, m, n], "float32")
+    dtype = BF16 if a.dtype == paddle.bfloat16 else F32
+    key = (math.prod(lead) if lead else 0, m, k, n, transpose_a, transpose_b, bias is not None, dtype,
+           0 if exact else precision.fpmath(), accumulate)
     run = _products.get(key, _build_product)
     if bias is None:
-        run(a.data_ptr(), b.data_ptr(), out.data_ptr())
+        run(a.data_ptr(), b.data_ptr(), out)
     else:
-        run(a.data_ptr(), b.data_ptr(), out.data_ptr(), bias.data_ptr())
-    return out
+        run(a.data_ptr(), b.data_ptr(), out, bias.data_ptr())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -95,7 +105,14 @@ class Linear(PyLayer):
 
 def column_sums(x: Tensor) -> Tensor:
     """x [rows, n] → [n]; a product with ones, because Paddle's reduction over the first axis is slow on a CPU."""
-    return product(paddle.ones([1, x.shape[0]], "float32"), x).reshape([-1])
+    sums = paddle.empty([x.shape[1]], "float32")
+    add_column_sums(sums.data_ptr(), x, False)
+    return sums
+
+
+def add_column_sums(out: int, x: Tensor, accumulate: bool = True) -> None:
+    """Add the column sums of x [rows, n] to the float32 memory at address ``out`` (or write them there)."""
+    product_into(out, paddle.ones([1, x.shape[0]], "float32"), x, accumulate=accumulate, exact=True)
 
 
 class Matmul(PyLayer):

@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.onednn import conv, elementwise, matmul, norm, precision
+from vilg.nn.onednn import conv, elementwise, groups, losses, matmul, norm, precision
 from vilg.nn.onednn.library import Unavailable
 
 _TOLERANCE = 1e-4
@@ -27,7 +27,7 @@ def run() -> None:
 
 
 def _cases() -> list:
-    pad = (0, 1, 0, 1)
+    pad, labels = (0, 1, 0, 1), paddle.to_tensor([3, 0, 36, losses.IGNORED, 7])
     return [
         ("linear", matmul.Linear.apply, F.linear, [(5, 24), (24, 33), (33,)]),
         ("matmul", lambda a, b: matmul.Matmul.apply(a, b, False, True),
@@ -38,6 +38,12 @@ def _cases() -> list:
         ("softmax", elementwise.Softmax.apply, F.softmax, [(4, 19)]),
         ("layer_norm", lambda x, w, b: norm.LayerNorm.apply(x, w, b, 1e-5),
          lambda x, w, b: F.layer_norm(x, [x.shape[-1]], w, b, 1e-5), [(6, 40), (40,), (40,)]),
+        ("group_norm", lambda x, w, b: groups.GroupNorm.apply(x, 3, w, b, 1e-6),
+         lambda x, w, b: F.group_norm(x, 3, 1e-6, w, b), [(2, 6, 5, 4), (6,), (6,)]),
+        ("cross_entropy", lambda x: losses.CrossEntropy.apply(x, labels),
+         lambda x: F.cross_entropy(x, labels, reduction="none"), [(5, 37)]),
+        ("linear_cross_entropy", lambda x, w, b: losses.LinearCrossEntropy.apply(x, w, b, labels),
+         lambda x, w, b: F.cross_entropy(F.linear(x, w, b), labels, reduction="none"), [(5, 16), (16, 37), (37,)]),
         ("conv2d", lambda x, w, b: conv.Conv2D.apply(x, w, b, 2, pad),
          lambda x, w, b: F.conv2d(x, w, b, 2, list(pad)), [(2, 16, 9, 8), (24, 16, 3, 3), (24,)]),
     ]

@@ -1,0 +1,58 @@
+"""Matrix products and softmax on strided pieces of tensors, in place: what block-wise attention is made of.
+
+The library's product takes operands with any strides along the batch axes and the rows, so that a head, a row or a column
+of the token grid is read where it lies and a result is written, or added, where it belongs.
+"""
+import ctypes
+from dataclasses import dataclass
+
+from vilg.nn.onednn import precision
+from vilg.nn.onednn.library import DST, SRC, WEIGHTS, Cache, Descriptor, Handle, Library, Primitive, NOTHING, load, operation
+
+_LINEAR = 0x26
+_products = Cache(4096)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Float32 values at ``address`` with a shape and strides (in elements), the last two axes being the matrix."""
+
+    address: int
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def transposed(self) -> "View":
+        """The same matrices, rows and columns exchanged."""
+        *lead, rows, columns = self.dims
+        *steps, down, right = self.strides
+        return View(self.address, (*lead, columns, rows), (*steps, right, down))
+
+
+def _build(a: tuple, a_strides: tuple, b: tuple, b_strides: tuple, c: tuple, c_strides: tuple, scale: float,
+           add: bool, fpmath: int) -> Primitive:
+    api = load().api
+    left, right, out = _plain(a, a_strides), _plain(b, b_strides), _plain(c, c_strides)
+    after = Handle("post_ops", api.dnnl_post_ops_create)
+    if scale != 1:
+        Library.check(api.dnnl_post_ops_append_eltwise(
+            after.value, _LINEAR, ctypes.c_float(scale), ctypes.c_float(0)), "scale")
+    if add:
+        Library.check(api.dnnl_post_ops_append_sum(after.value, ctypes.c_float(1), 0, 0), "sum")
+    attributes = Handle("primitive_attr", api.dnnl_primitive_attr_create)
+    Library.check(api.dnnl_primitive_attr_set_fpmath_mode(attributes.value, fpmath), "math mode")
+    Library.check(api.dnnl_primitive_attr_set_post_ops(attributes.value, after.value), "post-operations")
+    descriptor = operation("matmul", left, right, NOTHING, out, attributes)
+    return Primitive(descriptor, [(SRC, left), (WEIGHTS, right), (DST, out)])
+
+
+def multiply(a: View, b: View, out: View, scale: float = 1.0, add: bool = False) -> None:
+    """out = scale · a·b, or out += scale · a·b when ``add``; the batch axes are equal."""
+    key = (a.dims, a.strides, b.dims, b.strides, out.dims, out.strides, scale, add, precision.fpmath())
+    _products.get(key, _build)(a.address, b.address, out.address)
+
+
+def _plain(dims: tuple[int, ...], strides: tuple[int, ...]) -> Descriptor:
+    """The descriptor without batch axes of one: the library goes wrong when these have strides of their own."""
+    kept = [axis for axis in range(len(dims)) if dims[axis] > 1 or axis >= len(dims) - 2]
+    return Descriptor([dims[axis] for axis in kept], [strides[axis] for axis in kept])
