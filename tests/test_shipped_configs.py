@@ -1,0 +1,17 @@
+"""Every config in configs/ is a run: it loads, and its opening comment names the command that runs it."""
+from pathlib import Path
+
+import pytest
+
+from vilg import build, config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_config_loads_and_says_how_it_is_run(path):
+    run = build.load_run(path)
+    assert config.from_dict(build.RunConfig, config.to_dict(run)) == run
+    opening = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any(str(path.relative_to(ROOT)) in line for line in opening), "the opening comment lacks the command"

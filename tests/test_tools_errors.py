@@ -1,0 +1,166 @@
+"""What a tool does with bad input: one sentence that names the thing, status 2, no traceback, nothing lost."""
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys, tmp_path):
+    """Run ``tools/<name>.py`` in this process, in an empty folder; returns (status, standard output, last error line)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+        output, error = capsys.readouterr()
+        assert "Traceback" not in error
+        return left.value.code, output, (error.strip().splitlines() or [""])[-1]
+
+    return run
+
+
+@pytest.fixture
+def refused(tool):
+    """Run a tool that has to refuse; returns its sentence."""
+    def run(name, *arguments):
+        status, _, last = tool(name, *arguments)
+        assert status == 2, last
+        assert last.startswith("error: "), last
+        return last.removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, [24, 24, 3], dtype="uint8")).save(path)
+    return path
+
+
+def some_config():
+    return sorted((ROOT / "configs/image_tokenizer").glob("*.yaml"))[0]
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--set", "optim.learning_speed=1"], "optim.learning_speed: unknown key"),
+    (["--set", "sead=1"], "sead: unknown key (did you mean seed?)"),
+    (["--set", "seed=soon"], "seed: must be a whole number, got 'soon'"),
+    (["--set", "task.kind=painting"], "task.kind: must be one of"),
+    (["--set", "seed"], "--set seed: write it as key.subkey=value"),
+    (["--set", "data.sources=[{kind: folder, path: nowhere}]"], "nowhere: there is no such folder"),
+    (["--set", "data.sources=[{kind: table, path: no.tsv}]"], "no.tsv"),
+])
+def test_train_refuses_a_config_by_the_path_of_its_key(refused, arguments, sentence):
+    assert sentence in refused("train", "--config", some_config(), *arguments)
+
+
+def test_train_names_a_missing_config_and_prints_a_whole_one(refused, tool):
+    assert "absent.yaml: there is no such file" in refused("train", "--config", "absent.yaml")
+    status, output, _ = tool("train", "--config", some_config(), "--set", "seed=7", "--print-config")
+    assert status == 0 and yaml.safe_load(output)["seed"] == 7
+
+
+def test_train_refuses_to_resume_from_nothing(refused, tmp_path):
+    assert "nowhere" in refused("train", "--config", some_config(), "--set", f"output={tmp_path}/run", "--resume",
+                                "nowhere", "--set", "data.sources=[{kind: scenes, count: 64}]")
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["text2image", ""], "the prompt '' is empty"),
+    (["text2image", "红" * 40], "has 40 tokens and this model reads 14"),
+    (["text2image", "红", "--num-images", "0"], "num_images must be at least 1"),
+    (["text2image", "红", "--top-p", "0"], "top_p must be above 0"),
+    (["text2image", "红", "--device", "gpu:99"], "the device 'gpu:99' is not there"),
+    (["image2text", "absent.png"], "absent.png: there is no such picture"),
+    (["vqa", "absent.png", "--question", "几个？"], "absent.png: there is no such picture"),
+])
+def test_infer_refuses_in_one_sentence(refused, released_model, arguments, sentence):
+    assert sentence in refused("infer", arguments[0], *arguments[1:], "--model", released_model)
+
+
+def test_infer_refuses_pictures_that_are_none(refused, released_model, picture, tmp_path):
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:200])
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("cut.png", "text.png"):
+        assert f"{name}: not a whole picture" in refused("infer", "image2text", name, "--model", released_model)
+    assert "question '' is empty" in refused("infer", "vqa", picture, "--question", "", "--model", released_model)
+
+
+def test_infer_writes_pictures_with_their_story_and_keeps_what_is_there(tool, refused, released_model, tmp_path):
+    for _ in range(2):
+        status, _, _ = tool("infer", "text2image", "红色的圆形", "--num-images", "2", "--output", "drawn", "--json",
+                            "drawn.jsonl", "--model", released_model)
+        assert status == 0
+    assert len(list((tmp_path / "drawn").glob("[0-9]*.png"))) == 4
+    record = json.loads((tmp_path / "drawn.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    info = Image.open(tmp_path / record["image"]).info
+    assert info["prompt"] == "红色的圆形" and info["seed"] == "0" and info["model"] == "untrained"
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in refused("infer", "text2image", "红", "--output", "file", "--model", released_model)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.fixture
+def broken_model(released_model, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(released_model, folder)
+    return folder
+
+
+def test_models_that_are_missing_cut_short_or_mixed_up(refused, broken_model, picture):
+    describe = ("infer", "image2text", picture, "--model")
+    assert "nobody: no such model" in refused(*describe, "nobody")
+    weights = broken_model / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:len(whole) // 2])
+    assert "model.safetensors: not a whole safetensors file" in refused(*describe, broken_model)
+    weights.unlink()
+    assert "model.safetensors: there is no such weights file" in refused(*describe, broken_model)
+    weights.write_bytes(whole)
+    vocabulary = (broken_model / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocabulary[5], vocabulary[6] = vocabulary[6], vocabulary[5]
+    (broken_model / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    assert "vocab" in refused(*describe, broken_model)
+
+
+def test_a_model_with_another_image_tokenizer_is_refused(refused, broken_model, picture):
+    from vilg.weights import read_weights, save_weights
+
+    path = broken_model / "image_tokenizer" / "model.safetensors"
+    state = read_weights(path)
+    name = next(name for name, value in state.items() if value.dtype == np.float32)
+    save_weights(path, {**state, name: state[name] + 1}, dtype="float16")
+    sentence = refused("infer", "image2text", picture, "--model", broken_model)
+    assert "tokenizer" in sentence
+
+
+def test_evaluate_and_encode_images_name_what_is_missing(refused, released_model):
+    assert "nobody: no such model" in refused("evaluate", "scenes", "--model", "nobody")
+    assert "nowhere" in refused("evaluate", "emoji", "--model", released_model, "--data", "nowhere")
+    assert "absent.yaml" in refused("encode_images", "--config", "absent.yaml", "--output", "codes")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
+def test_every_tool_explains_itself(tool, name):
+    status, output, _ = tool(name, "--help")
+    assert status == 0 and len(output) > 200
+
+
+def test_a_refusal_leaves_a_process_with_status_2():
+    result = subprocess.run([sys.executable, "tools/train.py", "--config", "absent.yaml"], cwd=ROOT, capture_output=True,
+                            text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error: absent.yaml: there is no such file")
+    assert "Traceback" not in result.stderr
