@@ -176,9 +176,10 @@ class Trainer:
             self._descend_by(worker, norm, rate)
             figures |= self._named(worker, report | {"grad_norm": norm})
         self.scale.update(finite=not bad)
-        self._end_step(bad, figures | {"lr": rate}, arrays)
+        figures["lr"] = rate
+        self._end_step(bad, figures, arrays)
         if metrics is not None:
-            self._report(metrics, figures | {"lr": rate}, self.parallel.ranks * sum(map(self.task.tokens, micro)))
+            self._report(metrics, figures, self.parallel.ranks * sum(map(self.task.tokens, micro)))
         self._batch = micro[0]
         return stop
 
