@@ -13,7 +13,7 @@ from vilg import runtime
 from vilg.config import configclass
 from vilg.data.batches import Loader
 from vilg.data.codes import write_codes
-from vilg.data.sources import DataConfig, build_mixture, build_source
+from vilg.data.config import DataConfig, build_source, build_stream
 from vilg.data.transforms import to_model
 from vilg.engine.distributed import DistributedConfig, ranks_of_launch
 from vilg.engine.optim import OptimConfig
@@ -64,8 +64,8 @@ def build_task(run: RunConfig) -> Task:
 
 def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
     """This rank's micro-batches of the run's data."""
-    mixture = build_mixture(run.data, task.fingerprints().get("image_tokenizer"))
-    return Loader(mixture, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed,
+    stream = build_stream(run.data, task.fingerprints().get("image_tokenizer"))
+    return Loader(stream, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed,
                   rank, ranks)
 
 
@@ -100,6 +100,6 @@ def encode_images(run: RunConfig, output: str | Path, batch_size: int) -> str:
         folder = Path(output) / f"{number}_{source.kind}"
         report = write_codes(folder, build_source(source, mark), encode, tokenizer.image_size, mark, batch_size,
                              run.data.loader.max_broken)
-        lines.append(f"- {{kind: codes, path: {folder}, repeat: {source.repeat}}}  # {report.written} pictures, "
+        lines.append(f"- {{kind: codes, path: {folder}, repeat: {getattr(source, 'repeat', 1)}}}  # {report.written} pictures, "
                      f"{report.broken} broken")
     return "data.sources to train on these codes:\n" + "\n".join(lines)

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
+from vilg import config
 from vilg.data.batches import Loader, LoaderConfig, Mixture
 from vilg.data.codes import CODES_FILE, TEXTS_FILE, CodesConfig, CodesSource, write_codes
+from vilg.data.config import DataConfig, build_stream
 from vilg.data.sample import BrokenSample
-from vilg.data.sources import ScenesConfig, ScenesSource, build_mixture, DataConfig
+from vilg.data.sources import ScenesConfig, ScenesSource
 from vilg.errors import ConfigError, DataError
-from vilg import config
 
 
 def encode(pictures):
@@ -87,7 +88,7 @@ def test_broken_samples_are_left_out_up_to_the_limit(tmp_path, caplog):
 def test_codes_feed_the_loader_and_do_not_mix_with_pictures(cache):
     folder, _ = cache
     data = config.from_dict(DataConfig, {"sources": [{"kind": "codes", "path": str(folder), "repeat": 2}]})
-    loader = Loader(build_mixture(data, "abc"), LoaderConfig(), lambda samples, seeds: {
+    loader = Loader(build_stream(data, "abc"), LoaderConfig(), lambda samples, seeds: {
         "codes": np.stack([sample.codes for sample in samples])}, batch_size=5)
     assert next(loader)["codes"].shape == (5, 16)
     loader.close()

@@ -1,14 +1,15 @@
 """From sources to batches: mixing, shuffling, sharing out among ranks, prefetching, and resuming to the exact sample.
 
-Samples have one global order, a pure function of the seed and the sources. Global batch k is the next ``batch_size`` ×
-``ranks`` of it, of which every rank takes its slice; so the position is one number, which is the same at any number of ranks.
+Samples have one global order, a pure function of the seed and the data. Global batch k is the next ``batch_size`` ×
+``ranks`` of it, which the ranks deal out in turn; so the position is one number, the same at any number of ranks.
 """
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,8 +40,24 @@ class LoaderConfig:
             raise ValueError("max_broken is a share between 0 and 1")
 
 
+class Stream(Protocol):
+    """Samples in an order of their own, epoch after epoch without end."""
+
+    def __len__(self) -> int:
+        """Samples an epoch."""
+
+    def problems(self) -> list[BrokenSample]:
+        """What was found broken before anything was read."""
+
+    def begin(self, seed: int, lanes: int) -> None:
+        """Settle the order; ``lanes`` is how many readers the data should keep busy. Raises DataError when it cannot."""
+
+    def sample(self, position: int, attempt: int) -> Sample:
+        """The sample at a global position, or on further attempts the one that stands in for it. Raises BrokenSample."""
+
+
 class Mixture:
-    """Several sources as one; source ``i`` comes ``repeats[i]`` times an epoch."""
+    """Several sources as one stream, every epoch shuffled anew; source ``i`` comes ``repeats[i]`` times an epoch."""
 
     def __init__(self, sources: Sequence[Source], repeats: Sequence[int] | None = None):
         self.sources = list(sources)
@@ -51,43 +68,64 @@ class Mixture:
         self._ends = list(itertools.accumulate(size * repeat for size, repeat in zip(self._sizes, repeats, strict=True)))
         if not self._ends or not self._ends[-1]:
             raise DataError("the data sources hold no sample at all; check data.sources")
+        self._orders: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+        self._seed = 0
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Sample:
+    def problems(self) -> list[BrokenSample]:
+        """None: sources tell what is broken as they are read."""
+        return []
+
+    def begin(self, seed: int, lanes: int) -> None:
+        """Shuffle by ``seed``; samples are read in any order, so lanes make no difference."""
+        self._seed = seed
+        self._orders.clear()
+
+    def sample(self, position: int, attempt: int) -> Sample:
+        """See :meth:`Stream.sample`. A stand-in is half an epoch away, so that it does not come twice in a row."""
+        epoch, offset = divmod(position, len(self))
+        with self._lock:
+            if epoch not in self._orders:
+                self._orders = {kept: order for kept, order in self._orders.items() if kept == epoch - 1}
+                self._orders[epoch] = np.random.default_rng([self._seed, epoch]).permutation(len(self))
+            order = self._orders[epoch]
+        if attempt:
+            offset = (offset + len(self) // 2 + attempt) % len(self)
+        index = int(order[offset])
         which = int(np.searchsorted(self._ends, index, side="right"))
         start = self._ends[which - 1] if which else 0
         return self.sources[which][(index - start) % self._sizes[which]]
 
-    def order(self, seed: int, epoch: int) -> np.ndarray:
-        """The epoch's order of all samples: int64 [len]."""
-        return np.random.default_rng([seed, epoch]).permutation(len(self))
-
 
 class Loader:
-    """Batches without end: ``next(loader)`` → ``collate(samples, seeds)`` of this rank's slice of the next global batch.
+    """Batches without end: ``next(loader)`` → ``collate(samples, seeds)`` of this rank's share of the next global batch.
 
-    ``source`` is a :class:`Mixture` (or what has its three methods). A sample's seed is a pure function of the run's
-    seed and its global position. A broken sample is counted and another takes its place, the same one on every run.
-    :meth:`state_dict` describes batches that were handed out, not those that were prefetched.
+    A sample's seed is a pure function of the run's seed and its global position. A broken sample is counted and another
+    takes its place, the same one on every run. :meth:`state_dict` describes batches that were handed out, not those that
+    were prefetched. Raises DataError when the data are too few shards for the ranks.
     """
 
-    def __init__(self, source: Mixture, config: LoaderConfig, collate: Collate, batch_size: int, seed: int = 0,
+    def __init__(self, stream: Stream, config: LoaderConfig, collate: Collate, batch_size: int, seed: int = 0,
                  rank: int = 0, ranks: int = 1):
         if not 0 <= rank < ranks or batch_size < 1:
             raise ValueError(f"rank {rank} of {ranks} with batch size {batch_size} makes no sense")
-        self.source = source
+        self.stream = stream
         self.config = config
         self.collate = collate
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
+        self.lanes = ranks * config.workers
         self.consumed = 0  # samples, over all ranks
         self.waited = 0.0  # seconds that the consumer spent waiting for batches
-        self.broken = BrokenLog(len(source), config.max_broken)
-        self._orders: dict[int, np.ndarray] = {}
+        stream.begin(seed, self.lanes)
+        self.broken = BrokenLog(len(stream), config.max_broken)
+        for problem in stream.problems():
+            self.broken.add(problem)
         self._pool: ThreadPoolExecutor | None = None
         self._queue: deque[Future] = deque()
         self._submitted = 0
@@ -95,7 +133,7 @@ class Loader:
     @property
     def epoch(self) -> float:
         """Epochs handed out so far."""
-        return self.consumed / len(self.source)
+        return self.consumed / len(self.stream)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
@@ -105,24 +143,26 @@ class Loader:
         started = time.perf_counter()
         batch = self._queue.popleft().result()
         self.waited += time.perf_counter() - started
-        before = self.consumed // len(self.source)
+        before = self.consumed // len(self.stream)
         self.consumed += self.batch_size * self.ranks
-        if self.consumed // len(self.source) != before:
+        if self.consumed // len(self.stream) != before:
             self.broken.report()
         self._fill()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch starts, and what that is only true of."""
-        return {"consumed": self.consumed, "seed": self.seed, "samples": len(self.source)}
+        return {"consumed": self.consumed, "seed": self.seed, "samples": len(self.stream), "lanes": self.lanes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`, at this or another number of ranks. Raises DataError for other data."""
-        for name, own in (("seed", self.seed), ("samples", len(self.source))):
+        for name, own in (("seed", self.seed), ("samples", len(self.stream))):
             if state[name] != own:
                 raise DataError(f"the run to resume had {name} = {state[name]} where the data now give {own}; "
                                 "resume it with the same data and seed, or start a new run")
         self.close()
+        self.lanes = int(state["lanes"])
+        self.stream.begin(self.seed, self.lanes)
         self.consumed = int(state["consumed"])
 
     def close(self) -> None:
@@ -138,35 +178,18 @@ class Loader:
             self._pool = ThreadPoolExecutor(self.config.workers, thread_name_prefix="vilg-data")
             self._submitted = self.consumed
         while len(self._queue) < self.config.prefetch:
-            start = self._submitted + self.rank * self.batch_size
-            orders = {epoch: self._order(epoch) for epoch in
-                      {start // len(self.source), (start + self.batch_size - 1) // len(self.source)}}
-            self._queue.append(self._pool.submit(self._batch, start, orders))
+            self._queue.append(self._pool.submit(self._batch, self._submitted + self.rank))
             self._submitted += self.batch_size * self.ranks
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            self._orders = {kept: order for kept, order in self._orders.items() if kept >= epoch - 1}
-            self._orders[epoch] = self.source.order(self.seed, epoch)
-        return self._orders[epoch]
+    def _batch(self, start: int) -> dict[str, np.ndarray]:
+        positions = range(start, start + self.batch_size * self.ranks, self.ranks)
+        seeds = [int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0]) for position in positions]
+        return self.collate([self._sample(position) for position in positions], seeds)
 
-    def _batch(self, start: int, orders: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
-        samples, seeds = [], []
-        for position in range(start, start + self.batch_size):
-            epoch, offset = divmod(position, len(self.source))
-            samples.append(self._sample(orders, epoch, offset))
-            seeds.append(int(np.random.SeedSequence([self.seed, epoch, offset]).generate_state(1, np.uint32)[0]))
-        return self.collate(samples, seeds)
-
-    def _sample(self, orders: dict[int, np.ndarray], epoch: int, offset: int) -> Sample:
-        if epoch not in orders:  # a batch longer than an epoch
-            orders[epoch] = self.source.order(self.seed, epoch)
-        order = orders[epoch]
-        for attempt in range(len(order)):
-            # The stand-in is half an epoch away, so that it does not come twice in a row.
-            place = offset if attempt == 0 else (offset + len(order) // 2 + attempt) % len(order)
+    def _sample(self, position: int) -> Sample:
+        for attempt in range(len(self.stream)):
             try:
-                return self.source[int(order[place])]
+                return self.stream.sample(position, attempt)
             except BrokenSample as broken:
                 self.broken.add(broken)
         raise DataError(f"not one usable sample: {self.broken.summary()}")

@@ -3,8 +3,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from vilg.data.records import parse_record
 from vilg.data.sample import BrokenSample
-from vilg.data.sources import parse_record
 from vilg.errors import DataError
 
 logger = logging.getLogger(__name__)

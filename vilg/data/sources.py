@@ -1,16 +1,13 @@
-"""Where samples come from: drawn scenes, a folder, a table; and the config that names them."""
-import json
+"""Where samples come from: drawn scenes, a folder, a table."""
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from vilg.config import configclass
-from vilg.data.batches import LoaderConfig, Mixture
-from vilg.data.codes import CodesConfig, CodesSource
 from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
-from vilg.data.sample import BrokenSample, Sample, Source
+from vilg.data.records import caption_lines, parse_record
+from vilg.data.sample import BrokenSample, Sample
 from vilg.data.scenes import captions, questions, render, sample_scene
 from vilg.errors import DataError
 
@@ -96,7 +93,7 @@ class FolderSource:
     def __getitem__(self, index: int) -> Sample:
         path = self.pictures[index]
         name = path.relative_to(self.root).as_posix()
-        return Sample(name, read_picture(path, name), _caption_lines(path.with_suffix(".txt"), name)[self.taken])
+        return Sample(name, read_picture(path, name), caption_lines(path.with_suffix(".txt"), name)[self.taken])
 
 
 class TableSource:
@@ -131,62 +128,3 @@ class TableSource:
         if not texts:
             raise BrokenSample(f"{place} ({name})", "no caption")
         return Sample(name, read_picture(self.root / name, f"{place} ({name})"), texts[self.taken], pairs)
-
-
-def parse_record(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]:
-    """A JSON record's picture name ("" without one), captions and questions. Raises BrokenSample that names ``place``."""
-    try:
-        record = json.loads(line)
-        name = record.get("picture", "")
-        texts = record["captions"] if "captions" in record else [record.get("caption", "")]
-        pairs = [(question, answer) for question, answer in record.get("questions", [])]
-        strings = [name, *texts, *(text for pair in pairs for text in pair)]
-    except (ValueError, TypeError, AttributeError):
-        raise BrokenSample(place, 'not a record like {"picture": "a.png", "captions": ["…"]}') from None
-    if not all(isinstance(text, str) for text in strings):
-        raise BrokenSample(place, "picture, captions and questions must be text")
-    return name, texts, pairs
-
-
-def _caption_lines(path: Path, name: str) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise BrokenSample(name, f"no caption file {path.name}") from None
-    except (OSError, UnicodeDecodeError):
-        raise BrokenSample(name, f"{path.name} cannot be read as UTF-8 text") from None
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise BrokenSample(name, f"{path.name} holds no caption")
-    return texts
-
-
-SourceConfig = Annotated[ScenesConfig | FolderConfig | TableConfig | CodesConfig, Field(discriminator="kind")]
-SOURCES = {"scenes": ScenesSource, "folder": FolderSource, "table": TableSource}
-
-
-@configclass
-class DataConfig:
-    """The sources of a run, mixed by their ``repeat`` (times an epoch), and how batches are made of them."""
-
-    sources: list[SourceConfig]
-    loader: LoaderConfig = Field(default_factory=LoaderConfig)
-
-    def __post_init__(self):
-        if not self.sources:
-            raise ValueError("sources: at least one is needed")
-        if len({source.kind == "codes" for source in self.sources}) > 1:
-            raise ValueError("sources: codes and pictures do not mix; encode the pictures too")
-
-
-def build_source(config: ScenesConfig | FolderConfig | TableConfig | CodesConfig, fingerprint: str | None) -> Source:
-    """The source that a config describes; ``fingerprint`` is the image tokenizer's that codes must come from."""
-    if config.kind == "codes":
-        return CodesSource(config, fingerprint)
-    return SOURCES[config.kind](config)
-
-
-def build_mixture(config: DataConfig, fingerprint: str | None = None) -> Mixture:
-    """All sources of a run as one. ``fingerprint`` is the run's image tokenizer's, None for a task that needs pictures."""
-    return Mixture([build_source(source, fingerprint) for source in config.sources],
-                   [source.repeat for source in config.sources])
