@@ -27,10 +27,11 @@ class PrefillAttention(StreamAttention):
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        _, k, v = paddle.unbind(qkv, axis=2)
         self.keys.append(k.transpose([0, 2, 1, 3]).contiguous())
         self.values.append(v.transpose([0, 2, 1, 3]).contiguous())
-        return super().__call__(layer, q, k, v)
+        return super().__call__(layer, qkv)
 
 
 class Source:
@@ -81,12 +82,12 @@ class CachedAttention:
         """Fill x [R, …] up to the padded number of rows."""
         return _fill(x, 0, self.padded_rows)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v [padded R, 1, N, H] → the same shape."""
-        if q.shape[0] != self.padded_rows or q.shape[1] != 1:
-            raise ShapeError(f"the cache decodes 1 token of {self.padded_rows} rows, but got {q.shape[1]} of {q.shape[0]}")
-        if self.padded_rows != self.rows:
-            q, k, v = q[:self.rows], k[:self.rows], v[:self.rows]
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """Packed qkv [padded R, 1, 3, N, H] → [padded R, 1, N, H]."""
+        rows, tokens = qkv.shape[:2]
+        if (rows, tokens) != (self.padded_rows, 1):
+            raise ShapeError(f"the cache decodes 1 token of {self.padded_rows} rows, but got {tokens} of {rows}")
+        q, k, v = paddle.unbind(qkv[:self.rows], axis=2)
         cache = self.caches[layer]
         cache.write(self.step, k, v)
         keys, values = cache.view(self.step)

@@ -1,7 +1,7 @@
 """One stack of pre-LN transformer blocks for training, prefill and cached decoding alike.
 
-A block computes everything but attention itself; that is handed in as ``attend(layer, q, k, v)``, which knows whether
-the slots are whole streams (:class:`StreamAttention`) or one step over a cache (:mod:`vilg.generation.cache`).
+A block computes everything but attention itself; that is handed in as ``attend(layer, qkv)``, which knows whether the
+slots are whole streams (:class:`StreamAttention`) or one step over a cache (:mod:`vilg.generation.cache`).
 """
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 
 from vilg.nn import functional
 from vilg.nn.attention import StreamContext, dense_attention
+from vilg.nn.block_sparse import stream_attention
 from vilg.nn.layers import LayerNorm, Linear
 from vilg.nn.masks import CONV_WINDOW, Pattern
 
@@ -18,8 +19,8 @@ from vilg.nn.masks import CONV_WINDOW, Pattern
 class Attend(Protocol):
     """The attention of every layer, for one pass through a stack."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v [B, T, N, H] of layer number ``layer`` (from 0) → [B, T, N, H]."""
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """Queries, keys and values [B, T, 3, N, H] of layer number ``layer`` (from 0) → [B, T, N, H]."""
 
 
 class StreamAttention:
@@ -33,17 +34,15 @@ class StreamAttention:
                  dropout: float = 0.0):
         self.contexts, self.patterns, self.window, self.dropout = contexts, patterns, window, dropout
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v [sum of batches, L, N, H] → the same shape."""
-        if len(self.contexts) == 1:
-            return self._one(self.contexts[0], self.patterns[layer], q, k, v)
-        sizes = [context.batch for context in self.contexts]
-        parts = zip(*(paddle.split(x, sizes, axis=0) for x in (q, k, v)))
-        return paddle.concat(
-            [self._one(context, self.patterns[layer], *part) for context, part in zip(self.contexts, parts)], axis=0)
-
-    def _one(self, context: StreamContext, pattern: Pattern, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return dense_attention(q, k, v, context, pattern, self.window, self.dropout)
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """Packed qkv [sum of batches, L, 3, N, H] → [sum of batches, L, N, H]."""
+        pattern = self.patterns[layer]
+        if pattern is not Pattern.DENSE:
+            return stream_attention(qkv, self.contexts, pattern, self.window, self.dropout)
+        parts = paddle.split(qkv, [context.batch for context in self.contexts], axis=0)
+        done = [dense_attention(*paddle.unbind(part, axis=2), context, pattern, self.window, self.dropout)
+                for context, part in zip(self.contexts, parts)]
+        return done[0] if len(done) == 1 else paddle.concat(done, axis=0)
 
 
 class Block(nn.Layer):
@@ -63,9 +62,8 @@ class Block(nn.Layer):
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """x [B, T, D] → [B, T, D]."""
         batch, slots, width = x.shape
-        heads = [batch, slots, self.heads, width // self.heads]
-        q, k, v = (part.reshape(heads) for part in paddle.split(self.qkv(self.norm1(x)), 3, axis=-1))
-        x = x + self._drop(self.proj(attend(self.index, q, k, v).reshape([batch, slots, width])))
+        qkv = self.qkv(self.norm1(x)).reshape([batch, slots, 3, self.heads, width // self.heads])
+        x = x + self._drop(self.proj(attend(self.index, qkv).reshape([batch, slots, width])))
         return x + self._drop(self.fc2(functional.gelu(self.fc1(self.norm2(x)))))
 
     def _drop(self, x: Tensor) -> Tensor:
