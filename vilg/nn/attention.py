@@ -49,15 +49,16 @@ def additive(visible: np.ndarray) -> Tensor:
     return paddle.to_tensor(np.where(visible, np.float32(0), np.float32(MASKED)))
 
 
-def check_stream(q: Tensor, context: StreamContext) -> None:
-    """Refuse q [B, L, N, H] whose L or B is not the context's, naming both numbers."""
-    layout = context.layout
-    if q.shape[1] != layout.length:
-        raise ShapeError(
-            f"the stream has {q.shape[1]} slots but its layout says {layout.length} "
-            f"({layout.text} text + {layout.rows}×{layout.columns} image)")
-    if q.shape[0] != context.batch:
-        raise ShapeError(f"the stream has a batch of {q.shape[0]} but its context was made for {context.batch}")
+def check_stream(q: Tensor, *contexts: StreamContext) -> None:
+    """Refuse q [ΣB, L, …] whose L or ΣB is not that of the contexts, naming both numbers."""
+    for layout in (context.layout for context in contexts):
+        if q.shape[1] != layout.length:
+            raise ShapeError(
+                f"the stream has {q.shape[1]} slots but its layout says {layout.length} "
+                f"({layout.text} text + {layout.rows}×{layout.columns} image)")
+    batch = sum(context.batch for context in contexts)
+    if q.shape[0] != batch:
+        raise ShapeError(f"the stream has a batch of {q.shape[0]} but its context was made for {batch}")
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pattern: Pattern,

@@ -28,6 +28,10 @@ class Pattern(str, Enum):
     COLUMN = "column"
     CONV = "conv"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Pattern":
+        raise ValueError(f"unknown attention pattern {value!r}; the patterns are {', '.join(item.value for item in cls)}")
+
 
 class Role(str, Enum):
     """What the image is in a stream: drawn (``target``) or looked at (``source``)."""
@@ -94,21 +98,33 @@ def image_sees_text_rule(role: Role, k: np.ndarray, length: np.ndarray, prefix: 
     return k < (length if role is Role.TARGET else np.minimum(length, prefix))
 
 
+def text_mask(layout: Layout, role: Role, length: np.ndarray, prefix: np.ndarray) -> np.ndarray:
+    """What the text slots see: [B, M, L] booleans, for ``length`` and ``prefix`` [B].
+
+    A padding slot sees only itself, so that no row of a softmax is empty.
+    """
+    length, prefix = (np.asarray(value, dtype="int64").reshape(-1, 1, 1) for value in (length, prefix))
+    m = layout.text
+    q, k = np.arange(m)[:, None], np.arange(m)[None, :]
+    mask = np.zeros((length.shape[0], m, layout.length), dtype=bool)
+    mask[:, :, :m] = text_rule(role, q, k, length, prefix) | ((q == k) & (q >= length))
+    if role is Role.SOURCE:  # every real text slot, question or target, sees the whole image
+        mask[:, :, m:] = q < length
+    return mask
+
+
 def dense_mask(layout: Layout, role: Role, pattern: Pattern, length: np.ndarray, prefix: np.ndarray,
                window: int = CONV_WINDOW) -> np.ndarray:
     """The whole mask, for reference and for golden tables: [B, L, L] booleans, True where query (row) sees key (column).
 
     ``length`` [B] counts each sample's real text tokens, ``prefix`` [B] those of them that are source (used when the
-    image is the source). A padding slot sees only itself, so that no row of a softmax is empty; nobody else sees it.
+    image is the source). A padding slot sees only itself; nobody else sees it.
     """
     length, prefix = (np.asarray(value, dtype="int64").reshape(-1, 1, 1) for value in (length, prefix))
     m, n = layout.text, layout.image
-    text, image = np.arange(m), np.arange(n)
+    image = np.arange(n)
     mask = np.zeros((length.shape[0], layout.length, layout.length), dtype=bool)
-    q, k = text[:, None], text[None, :]
-    mask[:, :m, :m] = text_rule(role, q, k, length, prefix) | ((q == k) & (q >= length))
-    mask[:, m:, :m] = image_sees_text_rule(role, k, length, prefix)
+    mask[:, :m] = text_mask(layout, role, length, prefix)
+    mask[:, m:, :m] = image_sees_text_rule(role, np.arange(m), length, prefix)
     mask[:, m:, m:] = image_rule(pattern, role, image[:, None], image[None, :], layout.columns, window)
-    if role is Role.SOURCE:  # every real text slot, question or target, sees the whole image
-        mask[:, :m, m:] = q < length
     return mask

@@ -6,6 +6,9 @@ of the token grid is read where it lies and a result is written, or added, where
 import ctypes
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
 from vilg.nn.onednn import precision
 from vilg.nn.onednn.library import DST, SRC, WEIGHTS, Cache, Descriptor, Handle, Library, Primitive, NOTHING, load, operation
 
@@ -48,8 +51,23 @@ def _build(a: tuple, a_strides: tuple, b: tuple, b_strides: tuple, c: tuple, c_s
 
 def multiply(a: View, b: View, out: View, scale: float = 1.0, add: bool = False) -> None:
     """out = scale · a·b, or out += scale · a·b when ``add``; the batch axes are equal."""
+    if a.dims[-2] == 1 or a.dims[-1] == 1 or b.dims[-1] == 1:
+        _multiply_vectors(_array(a), _array(b), _array(out), scale, add)
+        return
     key = (a.dims, a.strides, b.dims, b.strides, out.dims, out.strides, scale, add, precision.fpmath())
     _products.get(key, _build)(a.address, b.address, out.address)
+
+
+def _array(view: View) -> np.ndarray:
+    extent = 1 + sum((size - 1) * step for size, step in zip(view.dims, view.strides))
+    flat = np.ctypeslib.as_array((ctypes.c_float * extent).from_address(view.address))
+    return as_strided(flat, view.dims, [flat.itemsize * step for step in view.strides])
+
+
+def _multiply_vectors(a: np.ndarray, b: np.ndarray, out: np.ndarray, scale: float, add: bool) -> None:
+    # The library misreads strided matrices of a single row or column.
+    result = np.float32(scale) * (a @ b)
+    out[...] = out + result if add else result
 
 
 def _plain(dims: tuple[int, ...], strides: tuple[int, ...]) -> Descriptor:

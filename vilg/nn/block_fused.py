@@ -1,0 +1,286 @@
+"""The same block-wise attention on a CPU, without copies: strided products on the packed [B, L, 3, N, H] tensor.
+
+Scores of the image queries live in one buffer [B, N, n, M + S·C] (text first, then one group a shift) that starts as the
+mask, receives each block's product where it belongs, and becomes the attention weights in place. The backward keeps
+those weights, and writes the gradients of queries, keys and values into one packed tensor.
+"""
+import ctypes
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from vilg.nn.attention import StreamContext, check_stream
+from vilg.nn.block_layout import BlockLayout, block_layout, image_scores_mask, text_scores_mask
+from vilg.nn.masks import Pattern
+from vilg.nn.onednn.autograd import contiguous, refuse_double_backward, wants_gradient
+from vilg.nn.onednn.elementwise import softmax_primitives
+from vilg.nn.onednn.strided import View, multiply
+from vilg.nn.onednn.switch import active
+
+_BYTES = 4
+
+
+def usable(qkv: Tensor) -> bool:
+    """Can this tensor take the path: float32 on a CPU, with the fast operators on?"""
+    return qkv.dtype == paddle.float32 and qkv.place.is_cpu_place() and bool(qkv.size) and active()
+
+
+def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
+                     dropout: float) -> Tensor:
+    """See :func:`vilg.nn.block_sparse.stream_attention`."""
+    check_stream(qkv, *contexts)
+    if wants_gradient(qkv):
+        return _StreamAttention.apply(qkv, contexts, pattern, window, dropout)
+    return _forward(contiguous(qkv), contexts, pattern, window, dropout)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """Where the values of every slot lie: [batch, heads, slots, width] at ``address`` with ``steps`` (in elements)."""
+
+    address: int
+    batch: int
+    heads: int
+    steps: tuple[int, int, int]
+    width: int
+
+    def after(self, slots: int) -> "_Field":
+        """The field from a later slot on."""
+        return _Field(self.address + _BYTES * slots * self.steps[2], self.batch, self.heads, self.steps, self.width)
+
+    def part(self, start: int, width: int) -> "_Field":
+        """A piece of every slot's values."""
+        return _Field(self.address + _BYTES * start, self.batch, self.heads, self.steps, width)
+
+    def rows(self, count: int) -> View:
+        """The next ``count`` slots as the rows of matrices [B, N, count, width]."""
+        return View(self.address, (self.batch, self.heads, count, self.width), (*self.steps, 1))
+
+    def groups(self, blocks: BlockLayout, first: int, last: int) -> View:
+        """Groups ``first`` up to ``last`` of the image, which starts here: [B, N, last - first, C, width]."""
+        batch, head, slot = self.steps
+        return View(self.address + _BYTES * first * blocks.group_step * slot,
+                    (self.batch, self.heads, last - first, blocks.size, self.width),
+                    (batch, head, blocks.group_step * slot, blocks.slot_step * slot, 1))
+
+
+def _fields(packed: Tensor, first: int, batch: int) -> tuple[_Field, ...]:
+    """Samples ``first`` … ``first + batch - 1`` of [B, L, P, N, H] (or [B, L, N, H]) as P fields."""
+    *_, heads, head = packed.shape
+    parts = packed.shape[2] if packed.ndim == 5 else 1
+    slots, slot = packed.shape[1], parts * heads * head
+    start = packed.data_ptr() + _BYTES * first * slots * slot
+    steps = (slots * slot, head, slot)
+    return tuple(_Field(start + _BYTES * part * heads * head, batch, heads, steps, head) for part in range(parts))
+
+
+def _scores_field(scores: Tensor) -> _Field:
+    """A contiguous [B, N, queries, keys] as a field."""
+    batch, heads, queries, keys = scores.shape
+    return _Field(scores.data_ptr(), batch, heads, (heads * queries * keys, queries * keys, keys), keys)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    """The memory of a contiguous float32 tensor as a numpy array that may be written to."""
+    return np.ctypeslib.as_array((ctypes.c_float * x.size).from_address(x.data_ptr())).reshape(x.shape)
+
+
+def _softmax(scores: Tensor) -> None:
+    keys = scores.shape[-1]
+    softmax_primitives(scores.size // keys, keys)[0](scores.data_ptr(), scores.data_ptr())
+
+
+def _softmax_backward(weights: Tensor, gradient: Tensor) -> None:
+    """Gradient of the weights → gradient of the scores, in place."""
+    keys = weights.shape[-1]
+    softmax_primitives(weights.size // keys, keys)[1](
+        weights.data_ptr(), gradient.data_ptr(), gradient.data_ptr())
+
+
+def _dropped(weights: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+    """Weights after dropout, and the factors that did it."""
+    if not dropout:
+        return weights, None
+    factors = paddle.nn.functional.dropout(paddle.ones(weights.shape), dropout)
+    return weights * factors, factors
+
+
+def _masked_scores(mask: np.ndarray, heads: int) -> Tensor:
+    """A fresh [B, N, queries, keys] that holds the mask [B, queries, keys]."""
+    batch, queries, keys = mask.shape
+    scores = paddle.empty([batch, heads, queries, keys], "float32")
+    np.copyto(_array(scores), mask[:, None])
+    return scores
+
+
+class _Stream:
+    """Forward and backward of one stream of the batch, on the memory of the packed tensors."""
+
+    def __init__(self, context: StreamContext, pattern: Pattern, window: int):
+        self.context = context
+        self.blocks = context.once(
+            ("block layout", pattern, window), lambda: block_layout(pattern, context.role, context.layout, window))
+        self.m, self.n = context.layout.text, context.layout.image
+
+    def image_mask(self) -> np.ndarray:
+        return self.context.once(("image mask", self.blocks), lambda: image_scores_mask(self.blocks, self.context))
+
+    def text_mask(self) -> np.ndarray:
+        return self.context.once("text mask", lambda: text_scores_mask(self.blocks, self.context))
+
+    def pieces(self):
+        """Each shift's piece of the scores: (position of its first key, first and last group, shift)."""
+        for position, shift in enumerate(self.blocks.shifts):
+            yield self.m + position * self.blocks.size, *self.blocks.meeting(shift), shift
+
+    def image_weights(self, q: _Field, k: _Field, scale: float) -> Tensor:
+        """Softmax of the image queries' scores: [B, N, n, M + S·C]."""
+        m, n, blocks = self.m, self.n, self.blocks
+        scores = _masked_scores(self.image_mask(), q.heads)
+        field, queries, keys = _scores_field(scores), q.after(m), k.after(m)
+        if m:
+            multiply(queries.rows(n), k.rows(m).transposed, field.part(0, m).rows(n), scale, add=True)
+        for start, first, last, shift in self.pieces():
+            multiply(queries.groups(blocks, first, last), keys.groups(blocks, first + shift, last + shift).transposed,
+                     field.part(start, blocks.size).groups(blocks, first, last), scale, add=True)
+        _softmax(scores)
+        return scores
+
+    def text_weights(self, q: _Field, k: _Field, scale: float) -> Tensor:
+        """Softmax of the text queries' scores: [B, N, M, Y]."""
+        scores = _masked_scores(self.text_mask(), q.heads)
+        field = _scores_field(scores)
+        multiply(q.rows(self.m), k.rows(field.width).transposed, field.rows(self.m), scale, add=True)
+        _softmax(scores)
+        return scores
+
+    def image_output(self, weights: Tensor, v: _Field, out: _Field) -> None:
+        """Weights · values into the image slots of ``out``."""
+        m, n, blocks = self.m, self.n, self.blocks
+        field, values, target = _scores_field(weights), v.after(m), out.after(m)
+        if m:
+            multiply(field.part(0, m).rows(n), v.rows(m), target.rows(n))
+        for start, first, last, shift in self.pieces():
+            multiply(field.part(start, blocks.size).groups(blocks, first, last),
+                     values.groups(blocks, first + shift, last + shift),
+                     target.groups(blocks, first, last), add=bool(m or shift))
+
+    def text_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: _Field,
+                      scale: float) -> None:
+        """Gradients of the text queries' attention, written to the first Y slots."""
+        (q, k, v), (dq, dk, dv), m = qkv, grads, self.m
+        used = weights if factors is None else weights * factors
+        field = _scores_field(used)
+        gradient = paddle.empty(weights.shape, "float32")
+        scores, keys = _scores_field(gradient), field.width
+        multiply(field.rows(m).transposed, dout.rows(m), dv.rows(keys))
+        multiply(dout.rows(m), v.rows(keys).transposed, scores.rows(m))
+        gradient = gradient if factors is None else gradient.multiply_(factors)
+        _softmax_backward(weights, gradient)
+        multiply(scores.rows(m), k.rows(keys), dq.rows(m), scale)
+        multiply(scores.rows(m).transposed, q.rows(m), dk.rows(keys), scale)
+
+    def image_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: _Field,
+                       scale: float, started: bool) -> None:
+        """Gradients of the image queries' attention; keys and values of the image are added to when ``started``."""
+        (q, k, v), (dq, dk, dv), (m, n, blocks) = qkv, grads, (self.m, self.n, self.blocks)
+        used = weights if factors is None else weights * factors
+        field, arriving = _scores_field(used), dout.after(m)
+        gradient = paddle.empty(weights.shape, "float32")
+        scores = _scores_field(gradient)
+        self._clear_beyond(gradient)
+        if m:
+            multiply(arriving.rows(n), v.rows(m).transposed, scores.part(0, m).rows(n))
+            multiply(field.part(0, m).rows(n).transposed, arriving.rows(n), dv.rows(m), add=True)
+        for start, first, last, shift in self.pieces():
+            met = (blocks, first + shift, last + shift)
+            here = arriving.groups(blocks, first, last)
+            multiply(here, v.after(m).groups(*met).transposed,
+                     scores.part(start, blocks.size).groups(blocks, first, last))
+            multiply(field.part(start, blocks.size).groups(blocks, first, last).transposed, here,
+                     dv.after(m).groups(*met), add=bool(started or shift))
+        gradient = gradient if factors is None else gradient.multiply_(factors)
+        _softmax_backward(weights, gradient)
+        queries, to = q.after(m), dq.after(m)
+        if m:
+            multiply(scores.part(0, m).rows(n), k.rows(m), to.rows(n), scale)
+            multiply(scores.part(0, m).rows(n).transposed, queries.rows(n), dk.rows(m), scale, add=True)
+        for start, first, last, shift in self.pieces():
+            met = (blocks, first + shift, last + shift)
+            piece = scores.part(start, blocks.size).groups(blocks, first, last)
+            multiply(piece, k.after(m).groups(*met), to.groups(blocks, first, last), scale, add=bool(m or shift))
+            multiply(piece.transposed, queries.groups(blocks, first, last), dk.after(m).groups(*met), scale,
+                     add=bool(started or shift))
+
+    def _clear_beyond(self, gradient: Tensor) -> None:
+        """Zero what no product writes: the blocks beyond the edge of the grid, whose weights are zero."""
+        blocks = self.blocks
+        if len(blocks.shifts) == 1:
+            return
+        batch, heads = gradient.shape[:2]
+        view = _array(gradient).reshape(batch, heads, blocks.groups, blocks.size, blocks.keys)
+        for start, first, last, _ in self.pieces():
+            for edge in (slice(0, first), slice(last, None)):
+                view[:, :, edge, :, start:start + blocks.size] = 0
+
+
+def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
+             dropout: float) -> tuple[Tensor, list[list[Tensor | None]]]:
+    """The output [ΣB, L, N, H], and for every stream the weights and dropout factors of its image and text queries."""
+    batch, slots, _, heads, head = qkv.shape
+    out = paddle.empty([batch, slots, heads, head], "float32")
+    scale, at, kept = 1 / math.sqrt(head), 0, []
+    for context in contexts:
+        stream = _Stream(context, pattern, window)
+        q, k, v = _fields(qkv, at, context.batch)
+        target, = _fields(out, at, context.batch)
+        weights = stream.image_weights(q, k, scale)
+        used, factors = _dropped(weights, dropout)
+        stream.image_output(used, v, target)
+        kept.append([weights, factors])
+        if stream.m:
+            weights = stream.text_weights(q, k, scale)
+            used, factors = _dropped(weights, dropout)
+            field = _scores_field(used)
+            multiply(field.rows(stream.m), v.rows(field.width), target.rows(stream.m))
+            kept[-1] += [weights, factors]
+        at += context.batch
+    return out, kept
+
+
+class _StreamAttention(PyLayer):
+    """Block-wise attention of packed streams with a hand-written gradient."""
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
+                dropout: float) -> Tensor:
+        qkv = contiguous(qkv)
+        out, kept = _forward(qkv, contexts, pattern, window, dropout)
+        ctx.save_for_backward(qkv, *[tensor for stream in kept for tensor in stream if tensor is not None])
+        ctx.streams, ctx.dropout = [_Stream(context, pattern, window) for context in contexts], dropout
+        return out
+
+    @staticmethod
+    def backward(ctx, dout: Tensor) -> Tensor:
+        refuse_double_backward()
+        qkv, *kept = ctx.saved_tensor()
+        dout, kept = contiguous(dout), iter(kept)
+        dqkv = paddle.empty(qkv.shape, "float32")
+        scale, at = 1 / math.sqrt(qkv.shape[-1]), 0
+        for stream in ctx.streams:
+            batch = stream.context.batch
+            values, gradients = _fields(qkv, at, batch), _fields(dqkv, at, batch)
+            arriving, = _fields(dout, at, batch)
+            image = next(kept), next(kept) if ctx.dropout else None
+            reached = 0
+            if stream.m:
+                text = next(kept), next(kept) if ctx.dropout else None
+                stream.text_backward(*text, values, gradients, arriving, scale)
+                reached = text[0].shape[-1]
+            stream.image_backward(*image, values, gradients, arriving, scale, started=reached > stream.m)
+            at += batch
+        return dqkv

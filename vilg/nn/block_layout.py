@@ -1,0 +1,111 @@
+"""How the image slots of a sparse layer fall into blocks, so that attention is computed only where the pattern allows.
+
+The slots are cut into *groups* of equal size (the rows of the grid, or its columns), and a group's queries meet the keys
+of a few groups at fixed *shifts* from it: its own row and the previous one, its own column, or the rows within reach of
+the convolutional window. Inside such a block the rule of :mod:`vilg.nn.masks` decides, evaluated block by block: nothing
+here is n×n.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from vilg.nn.attention import MASKED, StreamContext
+from vilg.nn.masks import (
+    CONV_WINDOW, Layout, Pattern, Role, image_rule, image_sees_text_rule, text_mask,
+)
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """Groups of image slots and the shifts at which they meet (paper 1, "Sparse attention").
+
+    ``across`` means that a group is a column of the grid (slots one row apart), otherwise it is a run of raster slots.
+    ``shifts`` are ascending but for 0, which comes first: every group has it.
+    """
+
+    pattern: Pattern
+    role: Role
+    layout: Layout
+    window: int
+    groups: int
+    size: int
+    across: bool
+    shifts: tuple[int, ...]
+
+    @property
+    def group_step(self) -> int:
+        """Raster distance between the first slots of neighbouring groups."""
+        return 1 if self.across else self.size
+
+    @property
+    def slot_step(self) -> int:
+        """Raster distance between neighbouring slots of a group."""
+        return self.groups if self.across else 1
+
+    @property
+    def keys(self) -> int:
+        """Keys that every image query is compared with: the text and one group a shift."""
+        return self.layout.text + len(self.shifts) * self.size
+
+    def index(self) -> np.ndarray:
+        """Raster index of every slot of every group: [G, C]."""
+        return np.arange(self.groups)[:, None] * self.group_step + np.arange(self.size)[None, :] * self.slot_step
+
+    def meeting(self, shift: int) -> tuple[int, int]:
+        """First and last-plus-one group that has another group ``shift`` further."""
+        return max(0, -shift), self.groups - max(0, shift)
+
+    def visible(self) -> np.ndarray:
+        """May slot c of group g see slot k of group g + shifts[s]? Booleans [G, C, S, C], False beyond the grid."""
+        index = self.index()
+        seen = np.zeros((self.groups, self.size, len(self.shifts), self.size), dtype=bool)
+        for position, shift in enumerate(self.shifts):
+            first, last = self.meeting(shift)
+            q, k = index[first:last, :, None], index[first + shift:last + shift, None, :]
+            seen[first:last, :, position] = image_rule(
+                self.pattern, self.role, q, k, self.layout.columns, self.window)
+        return seen
+
+
+def block_layout(pattern: Pattern, role: Role, layout: Layout, window: int = CONV_WINDOW) -> BlockLayout:
+    """The blocks of one pattern. Dense is a single group that meets itself."""
+    groups, size, across = layout.rows, layout.columns, False
+    if pattern is Pattern.ROW:
+        reach = 1
+    elif pattern is Pattern.COLUMN:
+        groups, size, across, reach = layout.columns, layout.rows, True, 0
+    elif pattern is Pattern.CONV:
+        reach = window // 2
+    else:
+        groups, size, reach = 1, layout.image, 0
+    reach = min(reach, groups - 1)
+    before = tuple(range(-reach, 0))
+    after = tuple(range(1, reach + 1)) if role is Role.SOURCE else ()
+    return BlockLayout(pattern, role, layout, window, groups, size, across, (0, *before, *after))
+
+
+def image_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
+    """What to add to the scores of the image queries: float32 [B, n, M + S·C], slots in raster order.
+
+    The keys are the text, then one group a shift.
+    """
+    m, n = blocks.layout.text, blocks.layout.image
+    length, prefix = (value.numpy().reshape(-1, 1) for value in (context.length, context.prefix))
+    mask = np.full((context.batch, n, blocks.keys), MASKED, dtype="float32")
+    sees_text = image_sees_text_rule(blocks.role, np.arange(m)[None, :], length, prefix)
+    mask[:, :, :m][np.broadcast_to(sees_text[:, None], (context.batch, n, m))] = 0
+    image = np.empty((n, len(blocks.shifts) * blocks.size), dtype="float32")
+    image[blocks.index().reshape(-1)] = np.where(blocks.visible(), np.float32(0), np.float32(MASKED)).reshape(n, -1)
+    mask[:, :, m:] = image
+    return mask
+
+
+def text_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
+    """What to add to the scores of the text queries: float32 [B, M, Y]; the keys are the first Y slots of the stream.
+
+    Y is M when the image is the target (the text does not see it), and the whole stream otherwise.
+    """
+    layout = blocks.layout
+    keys = layout.text if blocks.role is Role.TARGET else layout.length
+    visible = text_mask(layout, blocks.role, context.length.numpy(), context.prefix.numpy())[:, :, :keys]
+    return np.where(visible, np.float32(0), np.float32(MASKED))
