@@ -16,8 +16,8 @@ class Description:
     cell: tuple[int, int] | None = None
 
     def fits(self, item: Object) -> bool:
-        """Whether an object has every named attribute."""
-        return all(wanted in (None, found) for wanted, found in (
+        """Whether an object has every named attribute; one of unknown shape is nothing that can be described."""
+        return item.shape != "unknown" and all(wanted in (None, found) for wanted, found in (
             (self.colour, item.colour), (self.shape, item.shape), (self.size, item.size), (self.cell, item.cell)))
 
 

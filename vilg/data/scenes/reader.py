@@ -132,21 +132,18 @@ def _grown(region: np.ndarray) -> np.ndarray:
 
 def _match(cover: np.ndarray) -> tuple[str, str, float, float, float]:
     """Shape, size, extent and centre (x, y) of the template that explains a coverage [H, W] best."""
-    templates, labels = _templates()
+    templates, energies, labels = _templates()
     total = float(cover.sum())
     position = np.arange(cover.shape[0], dtype=np.float32) + 0.5
     x, y = float(cover.sum(0) @ position) / total, float(cover.sum(1) @ position) / total
     left, top = round(x) - WINDOW // 2, round(y) - WINDOW // 2
     padded = np.pad(cover, WINDOW)
-    best = (np.inf, 0, 0, 0)
-    energies = (templates ** 2).sum(1)
-    for down, right in itertools.product((-1, 0, 1), repeat=2):
-        window = padded[top + down + WINDOW:, left + right + WINDOW:][:WINDOW, :WINDOW].reshape(-1)
-        errors = energies - 2 * (templates @ window)
-        index = int(np.argmin(errors))
-        if errors[index] < best[0]:
-            best = (float(errors[index]), index, down, right)
-    error, index, down, right = best
+    steps = list(itertools.product((-1, 0, 1), repeat=2))
+    windows = np.stack([padded[top + down + WINDOW:, left + right + WINDOW:][:WINDOW, :WINDOW].reshape(-1)
+                        for down, right in steps], 1)
+    errors = energies[:, None] - 2 * (templates @ windows)  # [T, 9], but for the coverage's own energy
+    index, step = np.unravel_index(int(np.argmin(errors)), errors.shape)
+    error, (down, right) = float(errors[index, step]), steps[step]
     shape, size, extent, shift_x, shift_y = labels[index]
     if error + float((cover ** 2).sum()) > WORST_FIT * float(energies[index]):
         shape = "unknown"
@@ -154,8 +151,9 @@ def _match(cover: np.ndarray) -> tuple[str, str, float, float, float]:
 
 
 @lru_cache
-def _templates() -> tuple[np.ndarray, list[tuple[str, str, float, float, float]]]:
-    """Every shape at every extent and sub-pixel place, sharp and softened: float32 [T, WINDOW²], and what each one is."""
+def _templates() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, float, float, float]]]:
+    """Every shape at every extent and sub-pixel place, sharp and softened: float32 [T, WINDOW²], the sum of each one's
+    squares [T], and what each one is."""
     templates, labels = [], []
     for shape, size, shift_x, shift_y in itertools.product(SHAPES, SIZES, SHIFTS, SHIFTS):
         for extent in EXTENTS[size]:
@@ -164,7 +162,8 @@ def _templates() -> tuple[np.ndarray, list[tuple[str, str, float, float, float]]
             drawn[top:top + cover.shape[0], left:left + cover.shape[1]] = cover
             templates += [drawn.reshape(-1), _softened(_softened(drawn)).reshape(-1)]
             labels += [(shape, size, extent, shift_x, shift_y)] * 2
-    return np.stack(templates), labels
+    stacked = np.stack(templates)
+    return stacked, (stacked ** 2).sum(1), labels
 
 
 def _softened(picture: np.ndarray) -> np.ndarray:
