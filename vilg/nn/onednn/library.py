@@ -178,6 +178,11 @@ def query(descriptor: Handle, what: int) -> ctypes.c_void_p:
     return ctypes.c_void_p(load().api.dnnl_primitive_desc_query_md(descriptor.value, what, 0))
 
 
+def descriptor_bytes(descriptor: ctypes.c_void_p) -> int:
+    """Bytes of memory that a queried descriptor asks for."""
+    return load().api.dnnl_memory_desc_get_size(descriptor)
+
+
 def reorder(source: Any, target: Any) -> Primitive:
     """A copy between two layouts or data types; called with (source, target)."""
     library = load()

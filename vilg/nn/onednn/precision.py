@@ -38,6 +38,11 @@ def bf16() -> bool:
     return _State.bf16
 
 
+def gains() -> bool:
+    """Do products run in bf16, whichever way?"""
+    return _State.method != "none"
+
+
 def casts() -> bool:
     """Are operands to be cast to bf16 before a product?"""
     return _State.method == "cast"
