@@ -152,6 +152,14 @@ def test_evaluate_and_encode_images_name_what_is_missing(refused, released_model
     assert "absent.yaml" in refused("encode_images", "--config", "absent.yaml", "--output", "codes")
 
 
+def test_build_vocab_names_what_it_cannot_count(refused, tmp_path):
+    assert "nothing.txt: there is no such file" in refused("build_vocab", "nothing.txt")
+    assert "name caption files or folders" in refused("build_vocab")
+    (tmp_path / "captions.txt").write_text("红色", encoding="utf-8")
+    assert "a vocabulary of 9 tokens is too small" in refused("build_vocab", "captions.txt", "--size", "9")
+    assert not (tmp_path / "vocab.txt").exists()
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
 def test_every_tool_explains_itself(tool, name):
     status, output, _ = tool(name, "--help")

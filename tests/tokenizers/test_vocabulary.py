@@ -74,11 +74,3 @@ def test_two_runs_of_the_tool_write_the_same_bytes(tmp_path):
     assert outputs[0] == outputs[1]
     assert all(character in outputs[0].decode() for character in "猫狗圆方星")
     assert "png" not in outputs[0].decode()
-
-
-def test_the_tool_refuses_what_it_cannot_read(tmp_path):
-    result = run_tool(tmp_path / "nothing.txt", "--output", tmp_path / "vocab.txt")
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert result.stderr.strip().splitlines()[-1].startswith("error: ") and "nothing.txt" in result.stderr
-    assert run_tool("--output", tmp_path / "vocab.txt").returncode == 2
-    assert not (tmp_path / "vocab.txt").exists()
