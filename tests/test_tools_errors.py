@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def tool(monkeypatch, capsys, tmp_path):
-    """Run ``tools/<name>.py`` in this process, in an empty folder; returns (status, standard output, last error line)."""
+    """Run ``tools/<name>.py`` in this process, in an empty folder; returns (status, standard output,
+    last error line)."""
     monkeypatch.chdir(tmp_path)
 
     def run(name, *arguments):

@@ -3,8 +3,8 @@
   apt-get install fonts-noto-color-emoji unicode-cldr-core
   python tools/prepare_emoji.py --output data/emoji
 
-The folder then holds <code points>.png and .txt (first line: the exact name; second: name and key words) and table.jsonl,
-the same layout that users' own data has, so `data.sources: [{kind: folder, path: data/emoji}]` reads it.
+The folder then holds <code points>.png and .txt (first line: the exact name; second: name and key words) and
+table.jsonl, the same layout that users' own data has, so `data.sources: [{kind: folder, path: data/emoji}]` reads it.
 """
 import argparse
 

@@ -30,7 +30,8 @@ from vilg.weights import fingerprint
 
 @configclass
 class RunConfig:
-    """One training run. ``output`` may hold ``{name}``; ``sampling`` is what previews and the released model draw with."""
+    """One training run. ``output`` may hold ``{name}``;
+    ``sampling`` is what previews and the released model draw with."""
 
     name: str
     seed: int = 0

@@ -16,7 +16,8 @@ from vilg.pipeline import Pipeline
 
 
 def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
-    """The figures of :func:`vilg.evaluation.scenes.evaluate_scenes` for a pipeline; ``settings`` has count, seed, best_of."""
+    """The figures of :func:`vilg.evaluation.scenes.evaluate_scenes` for a pipeline; ``settings`` has count,
+    seed, best_of."""
     def draw(texts: list[str], num_images: int, seed: int) -> list[list[np.ndarray]]:
         drawn = pipeline.text_to_image(texts, num_images=num_images, seed=seed, progress=True)
         return [[np.asarray(picture) for picture in row] for row in drawn]
@@ -28,7 +29,8 @@ def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, flo
 
 
 def emoji_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
-    """``t2i_nearest`` in the tokenizer's reconstruction space, ``t2i_nearest_pixels``, ``i2t_exact``, over every emoji."""
+    """``t2i_nearest`` in the tokenizer's reconstruction space, ``t2i_nearest_pixels``, ``i2t_exact``,
+    over every emoji."""
     names, pictures = _emoji(settings.data, pipeline.image_tokenizer.image_size)
     names_asked = names[:settings.count] if settings.count else names
     drawn = pipeline.text_to_image(names_asked, seed=settings.seed, progress=True)

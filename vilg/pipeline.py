@@ -33,8 +33,8 @@ DECODE_ROWS = 64
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
     """Load a released model by its name in ``model_zoo/`` or by its folder.
 
-    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Raises CheckpointError when there is no such
-    model, and VilgError when the device is not there.
+    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Raises CheckpointError when there is
+    no such model, and VilgError when the device is not there.
     """
     if device:
         runtime.set_device(device)
@@ -44,7 +44,8 @@ def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str
 
 
 def find_model(name_or_directory: str | Path) -> Path:
-    """The folder of a released model: a path, or a name in $VILG_MODEL_ZOO, ./model_zoo or the zoo beside the package."""
+    """The folder of a released model: a path, or a name in $VILG_MODEL_ZOO,
+    ./model_zoo or the zoo beside the package."""
     given = Path(name_or_directory)
     zoos = [Path(os.environ["VILG_MODEL_ZOO"])] if "VILG_MODEL_ZOO" in os.environ else []
     zoos += [Path("model_zoo"), Path(__file__).resolve().parent.parent / "model_zoo"]
@@ -74,9 +75,10 @@ class Pipeline:
         Sample j of a text depends on the text, ``seed``, j and the settings, never on what is drawn beside it. With
         ``best_of`` that many are drawn and the ``num_images`` with the highest P(text | image) are kept, best first.
         ``known_image`` keeps a part of that picture: its first ``known_rows`` rows of tokens, or the tokens that
-        ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows, columns]). ``path``: decode the codes
-        ("two_stage") or the hidden vectors ("end_to_end", for models with a reconstructor). Settings left out are the
-        model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable input.
+        ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows, columns]). ``path``: decode the
+        codes ("two_stage") or the hidden vectors ("end_to_end", for models with a reconstructor). Settings left out are
+        the model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable
+        input.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if num_images < 1 or (best_of is not None and best_of < num_images):
@@ -108,7 +110,8 @@ class Pipeline:
         return self._write(codes, prompts, paddle.zeros([codes.shape[0]], dtype="int64"), max_tokens)
 
     def answer(self, images: Picture | list[Picture], questions: str | list[str]) -> list[str]:
-        """The answer to question i about picture i; one picture may serve several questions, or one question several."""
+        """The answer to question i about picture i; one picture may serve several questions,
+        or one question several."""
         images = images if isinstance(images, list) else [images]
         questions = [questions] if isinstance(questions, str) else list(questions)
         count = max(len(images), len(questions))
@@ -198,7 +201,8 @@ class Pipeline:
 
 
 def open_picture(picture: Picture) -> np.ndarray:
-    """A path, PIL picture or array → uint8 [H, W, 3]; transparency is laid on white. Raises DataError naming the file."""
+    """A path, PIL picture or array → uint8 [H, W, 3]; transparency is laid on white.
+    Raises DataError naming the file."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise DataError(f"a picture array is uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")

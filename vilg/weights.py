@@ -1,6 +1,7 @@
 """Weights on disk: safetensors in, safetensors out, refused with a clear sentence when they do not fit.
 
-Nothing here unpickles. A file is written under a temporary name, synced and renamed, so that a reader never sees half of it.
+Nothing here unpickles. A file is written under a temporary name, synced and renamed,
+so that a reader never sees half of it.
 """
 import hashlib
 import os

@@ -50,10 +50,12 @@ class Stream(Protocol):
         """What was found broken before anything was read."""
 
     def begin(self, seed: int, lanes: int) -> None:
-        """Settle the order; ``lanes`` is how many readers the data should keep busy. Raises DataError when it cannot."""
+        """Settle the order; ``lanes`` is how many readers the data should keep busy.
+        Raises DataError when it cannot."""
 
     def sample(self, position: int, attempt: int) -> Sample:
-        """The sample at a global position, or on further attempts the one that stands in for it. Raises BrokenSample."""
+        """The sample at a global position, or on further attempts the one that stands in for it.
+        Raises BrokenSample."""
 
 
 class Mixture:
@@ -101,11 +103,12 @@ class Mixture:
 
 
 class Loader:
-    """Batches without end: ``next(loader)`` → ``collate(samples, seeds)`` of this rank's share of the next global batch.
+    """Batches without end: ``next(loader)`` → ``collate(samples,
+    seeds)`` of this rank's share of the next global batch.
 
     A sample's seed is a pure function of the run's seed and its global position. A broken sample is counted and another
-    takes its place, the same one on every run. :meth:`state_dict` describes batches that were handed out, not those that
-    were prefetched. Raises DataError when the data are too few shards for the ranks.
+    takes its place, the same one on every run. :meth:`state_dict` describes batches that were handed out, not those
+    that were prefetched. Raises DataError when the data are too few shards for the ranks.
     """
 
     def __init__(self, stream: Stream, config: LoaderConfig, collate: Collate, batch_size: int, seed: int = 0,

@@ -85,7 +85,8 @@ def collect(font: str = FONT, annotations: str = ANNOTATIONS) -> Collection:
 
 
 def write(emoji: list[Emoji], folder: str | Path, size: int = 128) -> None:
-    """Write ``<code points>.png`` (``size`` pixels square) and ``.txt`` for each, and all of them as ``table.jsonl``."""
+    """Write ``<code points>.png`` (``size`` pixels square) and ``.txt`` for each,
+    and all of them as ``table.jsonl``."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,8 @@ class PaperFilter:
 
 
 def has_special_characters(text: str) -> bool:
-    """Whether a text holds anything but letters, digits and the marks of ordinary sentences: emoji, URLs' signs, control codes."""
+    """Whether a text holds anything but letters, digits and the marks of ordinary sentences: emoji,
+    URLs' signs, control codes."""
     return any(unicodedata.category(letter)[0] not in "LN" and letter not in PLAIN_MARKS for letter in text)
 
 

@@ -77,8 +77,8 @@ class Packing:
 def write_shards(folder: str | Path, source: Source, packing: Packing, samples_a_shard: int = 1000) -> PackingReport:
     """Write ``source`` as ``00000.tar``, ``00001.tar`` … with their index; the same source gives the same bytes.
 
-    A shard appears under its name only when it is whole. Raises DataError when the folder holds shards already or cannot
-    be written.
+    A shard appears under its name only when it is whole. Raises DataError when the folder holds shards already or
+    cannot be written.
     """
     folder = Path(folder)
     report = PackingReport()

@@ -9,8 +9,8 @@ import numpy as np
 class Sample:
     """A picture with what is said about it.
 
-    ``picture`` is uint8 [H, W, 3] RGB, or None where ``codes`` (int [n], raster order) stand for it; ``captions`` holds at
-    least one text; ``questions`` holds (question, answer) pairs and may be empty.
+    ``picture`` is uint8 [H, W, 3] RGB, or None where ``codes`` (int [n], raster order) stand for it; ``captions`` holds
+    at least one text; ``questions`` holds (question, answer) pairs and may be empty.
     """
 
     key: str

@@ -1,9 +1,10 @@
-"""Tar shards in WebDataset's layout: ``key.jpg`` beside ``key.txt`` (a caption a line) or ``key.json``, thousands a file.
+"""Tar shards in WebDataset's layout: ``key.jpg`` beside ``key.txt`` (a caption a line) or ``key.json``,
+thousands a file.
 
-The shards are dealt to *lanes*, one a reader (ranks × workers of the run that started). A lane walks its shards one after
-the other, in an order shuffled every time round, through a shuffle buffer. Global position g is step g // lanes of lane
-g % lanes; so with as many lanes as readers, or a multiple, every rank reads shards of its own, and the position alone says
-what comes next, at any number of ranks.
+The shards are dealt to *lanes*, one a reader (ranks × workers of the run that started). A lane walks its shards one
+after the other, in an order shuffled every time round, through a shuffle buffer. Global position g is step g // lanes
+of lane g % lanes; so with as many lanes as readers, or a multiple, every rank reads shards of its own, and the position
+alone says what comes next, at any number of ranks.
 """
 import glob
 import json
@@ -153,7 +154,8 @@ class ShardStream:
         self._orders.clear()
 
     def sample(self, position: int, attempt: int) -> Sample:
-        """See :meth:`vilg.data.batches.Stream.sample`; a stand-in comes from another lane, half that one's length away."""
+        """See :meth:`vilg.data.batches.Stream.sample`; a stand-in comes from another lane,
+        half that one's length away."""
         step, lane = divmod(position, len(self._lanes))
         lane = (lane + attempt) % len(self._lanes)
         length = sum(self.counts[shard] for shard in self._lanes[lane])
@@ -218,7 +220,8 @@ def shuffled_through_buffer(length: int, size: int, rng: np.random.Generator) ->
 
 
 def _count(shards: list[Path]) -> tuple[list[int], list[BrokenSample]]:
-    """Samples of every shard, from the folders' indices where they are there, else from the shards; and damaged shards."""
+    """Samples of every shard, from the folders' indices where they are there, else from the shards;
+    and damaged shards."""
     known: dict[Path, int] = {}
     problems = []
     for folder in {shard.parent for shard in shards}:

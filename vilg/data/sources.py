@@ -45,10 +45,11 @@ class FolderConfig:
 
 @configclass
 class TableConfig:
-    """A ``.tsv`` or ``.jsonl`` file of pictures and captions; picture paths are relative to ``pictures`` or the table's folder.
+    """A ``.tsv`` or ``.jsonl`` file of pictures and captions;
+    picture paths are relative to ``pictures`` or the table's folder.
 
-    TSV: picture path, then one caption a column. JSON lines: ``{"picture": …, "captions": […], "questions": [[q, a], …]}``,
-    or ``"caption"`` for a single one; ``questions`` may be left out. ``first_caption_only`` as for a folder.
+    TSV: picture path, then one caption a column. JSON lines: ``{"picture": …, "captions": […], "questions": [[q, a],
+    …]}``, or ``"caption"`` for a single one; ``questions`` may be left out. ``first_caption_only`` as for a folder.
     """
 
     kind: Literal["table"] = "table"

@@ -4,7 +4,8 @@ from PIL import Image
 
 
 def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:
-    """Largest centred square of ``picture`` uint8 [H, W, 3], resized to uint8 [size, size, 3] (ERNIE-ViLG, section 2.1)."""
+    """Largest centred square of ``picture`` uint8 [H, W, 3], resized to uint8 [size, size, 3] (ERNIE-ViLG,
+    section 2.1)."""
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -8,8 +8,8 @@ from vilg.engine.pieces import Piece
 class WeightAverage:
     """Exponential moving average, in float32, of the ``pieces`` of parameters that this rank looks after.
 
-    a ← d·a + (1 − d)·p after each step, with d = min(``decay``, (1 + t) / (10 + t)), so that early weights are forgotten
-    quickly.
+    a ← d·a + (1 − d)·p after each step, with d = min(``decay``, (1 + t) / (10 + t)), so that early weights are
+    forgotten quickly.
     """
 
     def __init__(self, pieces: list[Piece], decay: float):

@@ -1,9 +1,9 @@
 """Checkpoints: written whole or not at all, verified before use, readable by any number of ranks.
 
 A checkpoint is a directory ``step-00001000`` of one safetensors file a rank and a ``manifest.json`` that says, for each
-tensor, its shape and which file holds which range of its flattened elements, with the checksum of each file. Ranges make
-a checkpoint independent of the parallel level that wrote it. The directory is filled under a temporary name, synced, and
-renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged it since.
+tensor, its shape and which file holds which range of its flattened elements, with the checksum of each file. Ranges
+make a checkpoint independent of the parallel level that wrote it. The directory is filled under a temporary name,
+synced, and renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged it since.
 """
 import hashlib
 import json

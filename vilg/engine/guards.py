@@ -22,9 +22,9 @@ class TrainingStopped(VilgError):
 class GuardConfig:
     """When a run skips, reports or stops.
 
-    ``max_skips``: that many steps in a row with a non-finite loss or gradient end the run. ``spike_ratio``: a loss above
-    that many times the median of the last ``spike_window`` ones is reported (0: never). ``hang_seconds``: a rank that
-    waits longer than this for the others in one collective ends the run, naming who is missing (0: never).
+    ``max_skips``: that many steps in a row with a non-finite loss or gradient end the run. ``spike_ratio``: a loss
+    above that many times the median of the last ``spike_window`` ones is reported (0: never). ``hang_seconds``: a rank
+    that waits longer than this for the others in one collective ends the run, naming who is missing (0: never).
     """
 
     max_skips: int = 10

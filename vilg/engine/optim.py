@@ -54,7 +54,8 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 
 def build_optimizer(config: OptimConfig, parameters: dict[str, Tensor], multi_precision: bool) -> paddle.optimizer.AdamW:
-    """AdamW over ``parameters`` (name → tensor); ``multi_precision`` keeps float32 masters of half-precision weights."""
+    """AdamW over ``parameters`` (name → tensor);
+    ``multi_precision`` keeps float32 masters of half-precision weights."""
     decaying = {tensor.name for name, tensor in parameters.items() if decays(name, tensor)}
     return paddle.optimizer.AdamW(
         learning_rate=config.lr, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon,

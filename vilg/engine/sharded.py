@@ -20,7 +20,8 @@ class StateShardedWorker(Worker):
 
     ``defer`` (os) keeps whole gradients on each rank and exchanges them after the last micro-batch; without it (os_g)
     each micro-batch's gradients are reduced at once to their owner, and only the owner keeps them. ``reduce(tensor,
-    owner)`` sums over the sharding group. ``replica`` counts this rank's place among data-parallel replicas of the group.
+    owner)`` sums over the sharding group. ``replica`` counts this rank's place among data-parallel replicas of the
+    group.
     """
 
     def __init__(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer, names: dict[int, str],
@@ -96,8 +97,8 @@ class StateShardedWorker(Worker):
 class ParameterShardedWorker(Worker):
     """Level p_g_os: parameters, gradients and states live in flat slices, one a rank; small parameters stay whole.
 
-    ``shapes`` are the parameters' shapes before slicing; ``on_host`` is the context in which an offloaded optimizer keeps
-    its accumulators.
+    ``shapes`` are the parameters' shapes before slicing; ``on_host`` is the context in which an offloaded optimizer
+    keeps its accumulators.
     """
 
     def __init__(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer, names: dict[int, str],

@@ -59,7 +59,8 @@ class Watchdog:
             return  # A full disk must not end a run; the others then see this rank's last beat.
 
     def _blame(self) -> str:
-        """Who holds the run up: a rank without a beat, else the one at the earliest step, else one not in the exchange."""
+        """Who holds the run up: a rank without a beat, else the one at the earliest step,
+        else one not in the exchange."""
         places = {}
         for rank in range(self.ranks):
             try:

@@ -9,7 +9,8 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004) of two uint8 pictures [H, W, 3]: 11×11 Gaussian window, σ = 1.5, on luma."""
+    """Structural similarity (Wang et al. 2004) of two uint8 pictures [H, W, 3]: 11×11 Gaussian window, σ = 1.5,
+    on luma."""
     x, y = _luma(first), _luma(second)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = _blur(x), _blur(y)

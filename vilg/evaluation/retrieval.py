@@ -3,7 +3,8 @@ import numpy as np
 
 
 def nearest_share(drawn: np.ndarray, truth: np.ndarray, chunk: int = 256) -> float:
-    """Share of rows of ``drawn`` [N, D] whose nearest row of ``truth`` [N, D] (Euclidean) is the one of the same index."""
+    """Share of rows of ``drawn`` [N, D] whose nearest row of ``truth`` [N, D] (Euclidean)
+    is the one of the same index."""
     truth = truth.astype("float32").reshape(len(truth), -1)
     drawn = drawn.astype("float32").reshape(len(drawn), -1)
     norms = (truth ** 2).sum(1)

@@ -1,7 +1,8 @@
 """Does the model draw, describe and answer truthfully? Judged on held-out scenes by the scene reader.
 
-The model comes in as functions, so that the protocol knows nothing of it: ``draw`` texts and a seed to pictures, ``rank``
-a text and its pictures to the best one's index, ``describe`` pictures to texts, ``answer`` pictures and questions to texts.
+The model comes in as functions, so that the protocol knows nothing of it: ``draw`` texts and a seed to pictures,
+``rank`` a text and its pictures to the best one's index, ``describe`` pictures to texts, ``answer`` pictures and
+questions to texts.
 """
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -15,7 +15,8 @@ from vilg.nn.attention import StreamContext, additive
 from vilg.nn.masks import Layout, Pattern, Role, image_rule
 from vilg.nn.transformer import StreamAttention
 
-# Matrix products give a row the same bits whatever rows stand beside it only from this many rows on, in whole multiples.
+# Matrix products give a row the same bits whatever rows stand beside it only from this many rows on, in whole
+# multiples.
 ROW_BLOCK = 8
 
 

@@ -1,4 +1,5 @@
-"""From logits to tokens: temperature, top-k and top-p together, with random numbers that belong to a sample, not a batch."""
+"""From logits to tokens: temperature, top-k and top-p together, with random numbers that belong to a sample,
+not a batch."""
 import numpy as np
 
 from vilg.config import configclass
@@ -6,7 +7,8 @@ from vilg.config import configclass
 
 @configclass
 class SamplingConfig:
-    """How tokens are drawn. The filters apply one after another: temperature, then top_k, then top_p of what is left."""
+    """How tokens are drawn. The filters apply one after another: temperature, then top_k,
+    then top_p of what is left."""
 
     temperature: float = 1.0  # 0 takes the most likely token
     top_k: int = 0  # how many of the likeliest tokens may be drawn, 0 for all

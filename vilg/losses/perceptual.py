@@ -19,8 +19,9 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @configclass
 class PerceptualConfig:
-    """``weights`` is a local VGG16 file (safetensors, or a PyTorch checkpoint) with ``features.N.weight`` and ``.bias``;
-    ``linear``, when given, a file with LPIPS's channel weights ``linN.model.1.weight``. ``weight`` scales the loss."""
+    """``weights`` is a local VGG16 file (safetensors, or a PyTorch checkpoint) with ``features.N.weight`` and
+    ``.bias``; ``linear``, when given, a file with LPIPS's channel weights ``linN.model.1.weight``. ``weight`` scales
+    the loss."""
 
     weights: str
     linear: str | None = None

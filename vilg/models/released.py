@@ -1,8 +1,8 @@
 """Released model folders: one folder holds all that drawing and describing need.
 
-``model.yaml`` (kind, configs, fingerprints), ``model.safetensors``, ``image_tokenizer/`` (a folder of the same form) and
-``vocab.txt``. The fingerprints tie the transformer to the image tokenizer and vocabulary it was trained on: codes or ids
-of another one would load without complaint and draw noise.
+``model.yaml`` (kind, configs, fingerprints), ``model.safetensors``, ``image_tokenizer/`` (a folder of the same form)
+and ``vocab.txt``. The fingerprints tie the transformer to the image tokenizer and vocabulary it was trained on: codes
+or ids of another one would load without complaint and draw noise.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ class ReleasedModel:
 def save_bidirectional(directory: str | Path, config: BidirectionalConfig, weights: dict[str, Any],
                        image_tokenizer: ImageTokenizer, words: WordPieceTokenizer, sampling: Any,
                        dtype: str = "float16") -> None:
-    """Write a released folder; weights are stored as ``dtype``. The yaml is written last, so half a folder never loads."""
+    """Write a released folder; weights are stored as ``dtype``. The yaml is written last,
+    so half a folder never loads."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_image_tokenizer(image_tokenizer, directory / "image_tokenizer")

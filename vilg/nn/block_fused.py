@@ -1,7 +1,7 @@
 """The same block-wise attention on a CPU, without copies: strided products on the packed [B, L, 3, N, H] tensor.
 
-Scores of the image queries live in one buffer [B, N, n, M + S·C] (text first, then one group a shift) that starts as the
-mask, receives each block's product where it belongs, and becomes the attention weights in place. The backward keeps
+Scores of the image queries live in one buffer [B, N, n, M + S·C] (text first, then one group a shift) that starts as
+the mask, receives each block's product where it belongs, and becomes the attention weights in place. The backward keeps
 those weights, and writes the gradients of queries, keys and values into one packed tensor.
 """
 import ctypes

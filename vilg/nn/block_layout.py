@@ -1,9 +1,9 @@
 """How the image slots of a sparse layer fall into blocks, so that attention is computed only where the pattern allows.
 
-The slots are cut into *groups* of equal size (the rows of the grid, or its columns), and a group's queries meet the keys
-of a few groups at fixed *shifts* from it: its own row and the previous one, its own column, or the rows within reach of
-the convolutional window. Inside such a block the rule of :mod:`vilg.nn.masks` decides, evaluated block by block: nothing
-here is n×n.
+The slots are cut into *groups* of equal size (the rows of the grid, or its columns), and a group's queries meet the
+keys of a few groups at fixed *shifts* from it: its own row and the previous one, its own column, or the rows within
+reach of the convolutional window. Inside such a block the rule of :mod:`vilg.nn.masks` decides, evaluated block by
+block: nothing here is n×n.
 """
 from dataclasses import dataclass
 

@@ -94,7 +94,8 @@ def text_rule(role: Role, q: np.ndarray, k: np.ndarray, length: np.ndarray, pref
 
 
 def image_sees_text_rule(role: Role, k: np.ndarray, length: np.ndarray, prefix: np.ndarray) -> np.ndarray:
-    """May an image slot see text slot ``k``? As a target all real text, as a source only the text that is source too."""
+    """May an image slot see text slot ``k``? As a target all real text,
+    as a source only the text that is source too."""
     return k < (length if role is Role.TARGET else np.minimum(length, prefix))
 
 
@@ -115,7 +116,8 @@ def text_mask(layout: Layout, role: Role, length: np.ndarray, prefix: np.ndarray
 
 def dense_mask(layout: Layout, role: Role, pattern: Pattern, length: np.ndarray, prefix: np.ndarray,
                window: int = CONV_WINDOW) -> np.ndarray:
-    """The whole mask, for reference and for golden tables: [B, L, L] booleans, True where query (row) sees key (column).
+    """The whole mask, for reference and for golden tables: [B, L, L] booleans, True where query (row)
+    sees key (column).
 
     ``length`` [B] counts each sample's real text tokens, ``prefix`` [B] those of them that are source (used when the
     image is the source). A padding slot sees only itself; nobody else sees it.

@@ -22,7 +22,8 @@ class RuntimeConfig:
     """How a run uses the machine."""
 
     threads: int = 0
-    """CPU threads of this process; 0 means OMP_NUM_THREADS where the user set it, else this rank's share of the cores."""
+    """CPU threads of this process; 0 means OMP_NUM_THREADS where the user set it,
+    else this rank's share of the cores."""
     cpu_math: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of products and convolutions on a CPU: bf16 keeps float32 tensors and sums, and rounds the factors."""
     onednn: bool = True

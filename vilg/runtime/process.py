@@ -13,8 +13,8 @@ _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 * 1024, 65536
 def user_environment(name: str, trusted: bool) -> str | None:
     """What the user set ``name`` to, or None.
 
-    An import of Paddle overwrites OMP_NUM_THREADS; when that has already happened (not ``trusted``), the environment that
-    the process began with still tells. Paddle's launcher hands its own "1" down to the ranks, which says nothing.
+    An import of Paddle overwrites OMP_NUM_THREADS; when that has already happened (not ``trusted``), the environment
+    that the process began with still tells. Paddle's launcher hands its own "1" down to the ranks, which says nothing.
     """
     value = os.environ.get(name) if trusted else _initial_environment().get(name)
     return None if value == "1" and "PADDLE_LOCAL_SIZE" in os.environ else value

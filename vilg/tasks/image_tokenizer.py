@@ -1,4 +1,5 @@
-"""Training an image tokenizer: VQVAE by pixels, VQGAN with a perceptual loss and a patch adversary, dVAE by likelihood."""
+"""Training an image tokenizer: VQVAE by pixels, VQGAN with a perceptual loss and a patch adversary,
+dVAE by likelihood."""
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
@@ -22,8 +23,8 @@ from vilg.tokenizers.vqgan import VQConfig
 
 @configclass
 class PixelLossConfig:
-    """The reconstruction loss of VQVAE and VQGAN: weights of |x̂ - x| and (x̂ - x)², and the perceptual distance, which is
-    either configured or said to be ``none``."""
+    """The reconstruction loss of VQVAE and VQGAN: weights of |x̂ - x| and (x̂ - x)², and the perceptual distance, which
+    is either configured or said to be ``none``."""
 
     kind: Literal["pixels"] = "pixels"
     l1: float = 1.0
@@ -63,7 +64,8 @@ class ImageTokenizerTaskConfig:
 
 
 class AutoencoderStep(nn.Layer):
-    """The phase that moves the tokenizer: |x̂ - x| + perceptual + latent loss, and w·λ·(-D(x̂)) once the adversary began."""
+    """The phase that moves the tokenizer: |x̂ - x| + perceptual + latent loss, and w·λ·(-D(x̂))
+    once the adversary began."""
 
     def __init__(self, tokenizer: ImageTokenizer, config: ImageTokenizerTaskConfig,
                  discriminator: PatchDiscriminator | None):

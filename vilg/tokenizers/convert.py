@@ -18,7 +18,8 @@ from vilg.weights import read_weights
 def read_foreign_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Named arrays of a safetensors file or a PyTorch checkpoint (state dict, Lightning checkpoint or whole module).
 
-    Nothing that the file asks for is run. Raises CheckpointError when the file is missing, cut short or holds no weights.
+    Nothing that the file asks for is run. Raises CheckpointError when the file is missing,
+    cut short or holds no weights.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -66,7 +67,8 @@ def convert_vqgan(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _vqgan_name(name: str, levels: int) -> str:
-    """Our name of a public VQGAN weight; its decoder numbers levels from the highest resolution, ours by their order."""
+    """Our name of a public VQGAN weight; its decoder numbers levels from the highest resolution,
+    ours by their order."""
     fixed = {"quantize.embedding.weight": "quantizer.codebook", "quantize.embed.weight": "quantizer.codebook.weight"}
     if name in fixed:
         return fixed[name]

@@ -26,7 +26,8 @@ class Reconstruction:
 
 
 class Reconstructor(nn.Layer, abc.ABC):
-    """Vectors [B, d, rows, columns] → raw output [B, 3 or 6, H, W], in two pieces so that a loss can look between them."""
+    """Vectors [B, d, rows, columns] → raw output [B, 3 or 6, H, W],
+    in two pieces so that a loss can look between them."""
 
     @abc.abstractmethod
     def features(self, z: Tensor) -> Tensor:
@@ -49,8 +50,8 @@ class ImageTokenizer(nn.Layer, abc.ABC):
     """Base of VQVAE, VQGAN and dVAE. Pictures are float32 [B, 3, H, W] in [-1, 1], codes int64 [B, n] in raster order.
 
     ``config`` is the configuration it was built from, ``image_size`` the side of its square pictures, ``grid`` the
-    (rows, columns) of codes, ``codebook_size`` K and ``code_dim`` the width d of a code's vector. ``reconstructor`` maps
-    vectors [B, d, rows, columns] to its raw output, which :meth:`picture_of` turns into a picture.
+    (rows, columns) of codes, ``codebook_size`` K and ``code_dim`` the width d of a code's vector. ``reconstructor``
+    maps vectors [B, d, rows, columns] to its raw output, which :meth:`picture_of` turns into a picture.
     """
 
     reconstructor: Reconstructor
@@ -71,7 +72,8 @@ class ImageTokenizer(nn.Layer, abc.ABC):
 
     @abc.abstractmethod
     def reconstruct(self, images: Tensor, step: int = 0) -> Reconstruction:
-        """Pictures [B, 3, H, W] through codes and back, with gradients; ``step`` places temperature and KL schedules."""
+        """Pictures [B, 3, H, W] through codes and back, with gradients;
+        ``step`` places temperature and KL schedules."""
 
     @abc.abstractmethod
     def picture_of(self, raw: Tensor) -> Tensor:
@@ -91,7 +93,8 @@ class ImageTokenizer(nn.Layer, abc.ABC):
         return self.picture_of(self.reconstructor(z))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, n] → pictures [B, 3, H, W] in [-1, 1]. Raises DataError for a wrong count or a code out of range."""
+        """Codes [B, n] → pictures [B, 3, H, W] in [-1, 1].
+        Raises DataError for a wrong count or a code out of range."""
         return self.decode_embeddings(self.embed(codes))
 
     def check_images(self, images: Tensor) -> None:

@@ -107,7 +107,8 @@ class VectorQuantizer(nn.Layer):
         return self.codes_of(_rows(z)).reshape([z.shape[0], -1])
 
     def forward(self, z: Tensor, step: int = 0) -> Quantized:
-        """z [B, d, rows, columns] → :class:`Quantized`; eq. 1's last two terms are its loss. ``step`` changes nothing."""
+        """z [B, d, rows, columns] → :class:`Quantized`; eq. 1's last two terms are its loss.
+        ``step`` changes nothing."""
         vectors = _rows(z)                                                     # [N, d]
         vectors = F.normalize(vectors, axis=-1) if self.config.normalize else vectors
         with paddle.no_grad():

@@ -66,7 +66,8 @@ class WordPieceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "WordPieceTokenizer":
-        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt``, and ``tokenizer_config.json`` if there."""
+        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt``,
+        and ``tokenizer_config.json`` if there."""
         folder = Path(folder)
         if not folder.is_dir():
             raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")

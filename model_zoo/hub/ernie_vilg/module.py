@@ -28,7 +28,8 @@ class ErnieVilG:
     def generate_image(self, text_prompts: str | list[str], style: str = STYLES[0], topk: int = 6,
                        visualization: bool = True, output_dir: str = "ernievilg_output",
                        seed: int = 0) -> list[Image.Image]:
-        """``topk`` pictures for every prompt, one prompt after the other; written to ``output_dir`` if ``visualization``.
+        """``topk`` pictures for every prompt, one prompt after the other;
+        written to ``output_dir`` if ``visualization``.
 
         The same prompts, settings and ``seed`` draw the same pictures. Raises ValueError for another style, and
         VilgError for a prompt that is empty or longer than the model reads.

@@ -1,4 +1,5 @@
-"""Seeded scenes of simple objects: pictures, Chinese captions, questions, and a reader that checks what a model says or draws."""
+"""Seeded scenes of simple objects: pictures, Chinese captions, questions,
+and a reader that checks what a model says or draws."""
 from vilg.data.scenes.captioner import captions
 from vilg.data.scenes.parser import parse_caption
 from vilg.data.scenes.questioner import KINDS, answer_is_right, parse_question, questions

@@ -117,7 +117,8 @@ def _placed(item: Object, rng: np.random.Generator) -> str:
 
 
 def _relation(groups: list[list[Object]], rng: np.random.Generator) -> str | None:
-    """One group on a side of another, and the rest; None when nothing holds between whole groups of which one is single."""
+    """One group on a side of another, and the rest;
+    None when nothing holds between whole groups of which one is single."""
     candidates = []
     for first, second in itertools.permutations(range(len(groups)), 2):
         for side in SIDE_WORDS:

@@ -68,7 +68,8 @@ def _question(kind: str, match: re.Match, tokens: tuple) -> Question | None:
 
 
 def right_answers(question: Question, scene: Scene) -> set[str]:
-    """Every right answer; empty when the question has none (it speaks of something that is not there, or of several)."""
+    """Every right answer; empty when the question has none (it speaks of something that is not there,
+    or of several)."""
     found = [item for item in scene.objects if question.about.fits(item)]
     if question.kind == "number":
         return {COUNT_WORDS[len(found)] + measure for measure in MEASURES} | {str(len(found))} if found else {"没有"}

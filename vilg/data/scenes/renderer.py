@@ -22,7 +22,8 @@ def render(scene: Scene, size: int = REFERENCE_SIZE) -> np.ndarray:
 
 
 def coverage(shape: str, x: float, y: float, extent: float, size: int) -> tuple[np.ndarray, int, int]:
-    """How much of each pixel a shape covers: float32 [h, w] in 0..1 for a window of a ``size``² picture, its top and left.
+    """How much of each pixel a shape covers: float32 [h, w] in 0..1 for a window of a ``size``² picture,
+    its top and left.
 
     ``x``, ``y`` is the centre and ``extent`` the width of the square that holds the shape, all in pixels.
     """

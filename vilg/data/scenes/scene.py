@@ -43,7 +43,8 @@ class Object:
 
 @dataclass(frozen=True)
 class Background:
-    """A light background that runs from ``start`` (RGB) to ``end`` downwards or rightwards; plain when they are equal."""
+    """A light background that runs from ``start`` (RGB) to ``end`` downwards or rightwards;
+    plain when they are equal."""
 
     start: tuple[int, int, int]
     end: tuple[int, int, int]

@@ -109,7 +109,8 @@ class GroupNorm(PyLayer):
         plan.gradient(x.data_ptr(), *(lane.data_ptr() for lane in given), dy.data_ptr(), dx.data_ptr(),
                       by_scale.data_ptr(), by_shift.data_ptr())
         if ctx.needs[0]:
-            # dx = w·r·dy − r·⟨w·dy⟩ − r·x̂·⟨w·dy·x̂⟩ with r = 1/σ, ⟨⟩ the mean over a run; the first term is there already.
+            # dx = w·r·dy − r·⟨w·dy⟩ − r·x̂·⟨w·dy·x̂⟩ with r = 1/σ, ⟨⟩ the mean over a run; the first term is there
+            # already.
             run = x.size // mean.size
             r = (variance + ctx.epsilon).rsqrt()
             shifted = (by_shift * given[2]).reshape([mean.size, -1]).sum(1) / run
