@@ -1,7 +1,7 @@
 """Matrix products and softmax on strided pieces of tensors, in place: what block-wise attention is made of.
 
-The library's product takes operands with any strides along the batch axes and the rows, so that a head, a row or a column
-of the token grid is read where it lies and a result is written, or added, where it belongs.
+The library's product takes operands with any strides along the batch axes and the rows, so that a head, a row or a
+column of the token grid is read where it lies and a result is written, or added, where it belongs.
 """
 import ctypes
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from vilg.nn.onednn import precision
 from vilg.nn.onednn.library import DST, SRC, WEIGHTS, Cache, Descriptor, Handle, Library, Primitive, NOTHING, load, operation
 
 _LINEAR = 0x26
+_FLOAT_BYTES = 4
 _products = Cache(4096)
 
 
@@ -30,6 +31,23 @@ class View:
         *lead, rows, columns = self.dims
         *steps, down, right = self.strides
         return View(self.address, (*lead, columns, rows), (*steps, right, down))
+
+    def at(self, index: int) -> "View":
+        """Item ``index`` of the first batch axis."""
+        return View(self.address + _FLOAT_BYTES * index * self.strides[0], self.dims[1:], self.strides[1:])
+
+
+def _misread(view: View) -> bool:
+    """Do the strides of the batch axes coincide in the way that makes the library take gaps for values?
+
+    It then believes the first axis to lie just around the last one, writes wrong values, and some beyond the tensor.
+    """
+    axes = [axis for axis in range(len(view.dims) - 2) if view.dims[axis] > 1]
+    if len(axes) < 2:
+        return False
+    first, last = axes[0], axes[-1]
+    around = view.dims[first] * view.dims[last] * view.strides[last]
+    return view.strides[axes[-2]] == around
 
 
 def _build(a: tuple, a_strides: tuple, b: tuple, b_strides: tuple, c: tuple, c_strides: tuple, scale: float,
@@ -53,6 +71,10 @@ def multiply(a: View, b: View, out: View, scale: float = 1.0, add: bool = False)
     """out = scale · a·b, or out += scale · a·b when ``add``; the batch axes are equal."""
     if a.dims[-2] == 1 or a.dims[-1] == 1 or b.dims[-1] == 1:
         _multiply_vectors(_array(a), _array(b), _array(out), scale, add)
+        return
+    if _misread(a) or _misread(b) or _misread(out):
+        for index in range(a.dims[0]):
+            multiply(a.at(index), b.at(index), out.at(index), scale, add)
         return
     key = (a.dims, a.strides, b.dims, b.strides, out.dims, out.strides, scale, add, precision.fpmath())
     _products.get(key, _build)(a.address, b.address, out.address)
