@@ -22,7 +22,8 @@ def parse() -> argparse.Namespace:
     writing = argparse.ArgumentParser(add_help=False)
     writing.add_argument("--output", required=True, help="folder to write")
     writing.add_argument("--size", type=int, help="centre-crop pictures to this many pixels (as they are)")
-    writing.add_argument("--max-broken", type=float, default=0.1, help="share of broken samples to put up with (%(default)s)")
+    writing.add_argument("--max-broken", type=float, default=0.1,
+                         help="share of broken samples to put up with (%(default)s)")
 
     pack = commands.add_parser("pack", parents=[writing], help="pairs to tar shards")
     source = pack.add_mutually_exclusive_group(required=True)

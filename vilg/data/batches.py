@@ -4,6 +4,7 @@ Samples have one global order, a pure function of the seed and the data. Global 
 ``ranks`` of it, which the ranks deal out in turn; so the position is one number, the same at any number of ranks.
 """
 import itertools
+import operator
 import threading
 import time
 from collections import deque
@@ -67,7 +68,7 @@ class Mixture:
         if len(repeats) != len(self.sources) or any(repeat < 1 for repeat in repeats):
             raise DataError("every data source needs a repeat of at least 1")
         self._sizes = [len(source) for source in self.sources]
-        self._ends = list(itertools.accumulate(size * repeat for size, repeat in zip(self._sizes, repeats, strict=True)))
+        self._ends = list(itertools.accumulate(map(operator.mul, self._sizes, repeats)))
         if not self._ends or not self._ends[-1]:
             raise DataError("the data sources hold no sample at all; check data.sources")
         self._orders: dict[int, np.ndarray] = {}

@@ -31,8 +31,8 @@ class BrokenLog:
             self.reasons.setdefault(broken.name, broken.reason)
             count = len(self.reasons)
         if count > max(1, self.limit * self.total):
-            raise DataError(f"{count} of {self.total} samples are broken, more than data.max_broken = {self.limit:g} "
-                            f"allows: {self.summary()}; repair them or raise the limit")
+            raise DataError(f"{count} of {self.total} samples are broken, more than the share of {self.limit:g} that "
+                            f"max_broken allows: {self.summary()}; repair them or raise the limit")
 
     def summary(self, start: int = 0) -> str:
         """The names and reasons from number ``start`` on, the first twenty of them, as one line."""

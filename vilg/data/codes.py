@@ -46,7 +46,7 @@ class CodesSource:
         self.taken = slice(1 if config.first_caption_only else None)
         self.codes, made_by = _read_codes(self.path / CODES_FILE)
         if fingerprint is None:
-            raise DataError(f"{self.path}: holds codes, and this task trains on pictures; name the sources of the pictures")
+            raise DataError(f"{self.path}: holds codes, and this task trains on pictures; name their sources")
         if made_by != fingerprint:
             raise DataError(f"{self.path}: was encoded by image tokenizer {made_by}, this run's is {fingerprint}; "
                             "encode the pictures again with tools/encode_images.py")

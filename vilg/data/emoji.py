@@ -118,7 +118,8 @@ def _names(root: Path) -> dict[str, tuple[str, list[str]]]:
     for part in ("annotations", "annotationsDerived"):
         path = root / part / "zh.xml"
         if not path.is_file():
-            raise DataError(f"{path}: the Chinese names are missing; install them with `apt-get install unicode-cldr-core`")
+            raise DataError(f"{path}: the Chinese names are missing; "
+                            "install them with `apt-get install unicode-cldr-core`")
         try:
             entries = ElementTree.parse(path).iter("annotation")
         except ElementTree.ParseError as error:

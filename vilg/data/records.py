@@ -6,11 +6,12 @@ from vilg.data.sample import BrokenSample
 
 
 def parse_record(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]:
-    """A JSON record's picture name ("" without one), captions and questions. Raises BrokenSample that names ``place``."""
+    """A JSON record's picture name ("" without one), captions and questions. Raises BrokenSample naming ``place``."""
     try:
         record = json.loads(line)
         name = record.get("picture", "")
-        texts = record["captions"] if "captions" in record else [record.get("caption", "")]
+        texts = record.get("captions", record.get("caption", ""))
+        texts = [texts] if isinstance(texts, str) else list(texts)
         pairs = [(question, answer) for question, answer in record.get("questions", [])]
         strings = [name, *texts, *(text for pair in pairs for text in pair)]
     except (ValueError, TypeError, AttributeError):

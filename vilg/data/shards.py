@@ -65,6 +65,10 @@ def scan(path: str | Path) -> ShardIndex:
     problem = None
     try:
         size = os.path.getsize(path)
+        with open(path, "rb") as handle:
+            handle.seek(max(0, size - 512))
+            if any(handle.read()):  # a whole tar file ends in blocks of zeros
+                problem = "cut short"
         with tarfile.open(path, "r:") as tar:
             for item in tar:
                 folder, _, name = item.name.rpartition("/")

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vilg.data.batches import Loader, LoaderConfig, Mixture
+from vilg.data.pictures import read_picture
+from vilg.data.sample import BrokenSample
+from vilg.data.sources import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.errors import DataError
+
+
+def paint(path, colour=(200, 30, 30), size=(20, 10)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def test_scenes():
+    source = ScenesSource(ScenesConfig(split="test", count=5, first=100, size=32))
+    sample = source[2]
+    assert len(source) == 5 and sample.picture.shape == (32, 32, 3) and sample.picture.dtype == np.uint8
+    assert sample.key == "scenes/test/102" and sample.captions and sample.questions
+    assert source[2].captions == sample.captions
+    with pytest.raises(ValueError):
+        ScenesConfig(count=0)
+
+
+def test_folder_is_read_recursively_with_several_captions(tmp_path):
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "deep" / "b.JPG")
+    (tmp_path / "a.txt").write_text("第一句\n\n 第二句 \n", encoding="utf-8")
+    (tmp_path / "deep" / "b.txt").write_text("\ufeff另一句\n", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("no picture")
+    source = FolderSource(FolderConfig(path=str(tmp_path)))
+    assert [source[i].key for i in range(len(source))] == ["a.png", "deep/b.JPG"]
+    assert source[0].captions == ["第一句", "第二句"] and source[1].captions == ["另一句"]
+    assert source[0].picture.shape == (10, 20, 3)
+    assert FolderSource(FolderConfig(path=str(tmp_path), first_caption_only=True))[0].captions == ["第一句"]
+
+
+def test_folder_names_what_is_broken(tmp_path):
+    for stem in ("cut", "mute", "empty", "binary"):
+        paint(tmp_path / f"{stem}.png", size=(64, 64))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    (tmp_path / "cut.txt").write_text("一句")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    source = FolderSource(FolderConfig(path=str(tmp_path)))
+    reasons = {}
+    for index in range(len(source)):
+        with pytest.raises(BrokenSample) as caught:
+            source[index]
+        reasons[caught.value.name] = caught.value.reason
+    assert reasons["mute.png"] == "no caption file mute.txt"
+    assert reasons["empty.png"] == "empty.txt holds no caption"
+    assert "UTF-8" in reasons["binary.png"] and "not a whole picture" in reasons["cut.png"]
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda path: FolderSource(FolderConfig(path=str(path / "none"))), "no such folder"),
+    (lambda path: FolderSource(FolderConfig(path=str(path))), "holds no picture"),
+    (lambda path: TableSource(TableConfig(path=str(path / "none.tsv"))), "cannot be read"),
+    (lambda path: TableSource(TableConfig(path=str(path / "table.csv"))), "a .tsv or a .jsonl"),
+])
+def test_data_that_are_not_there(tmp_path, make, message):
+    with pytest.raises(DataError, match=message):
+        make(tmp_path)
+
+
+def test_tsv(tmp_path):
+    paint(tmp_path / "pictures" / "a.png")
+    (tmp_path / "t.tsv").write_text("a.png\t一句\t又一句\n\nb.png\t没有图\na.png\t \na.png\n", encoding="utf-8")
+    source = TableSource(TableConfig(path=str(tmp_path / "t.tsv"), pictures=str(tmp_path / "pictures")))
+    assert len(source) == 4 and source[0].captions == ["一句", "又一句"] and source[0].questions == []
+    for index, reason in ((1, "t.tsv line 3 .*missing"), (2, "line 4 .*no caption"), (3, "line 5 .*no caption")):
+        with pytest.raises(BrokenSample, match=reason):
+            source[index]
+
+
+def test_jsonl(tmp_path):
+    paint(tmp_path / "a.png")
+    records = [{"picture": "a.png", "captions": ["一句"], "questions": [["什么颜色？", "红色"]]},
+               {"picture": "a.png", "captions": "一句"}, {"picture": "a.png", "caption": "一句", "questions": [["一"]]},
+               {"picture": 3, "caption": "一句"}, {"captions": ["一句"]}, {"picture": "a.png"}, ["a.png"]]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records] + ['{"picture": "a.p']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    source = TableSource(TableConfig(path=str(tmp_path / "t.jsonl")))
+    assert source[0].questions == [("什么颜色？", "红色")] and source[1].captions == ["一句"]
+    for index in range(2, len(source)):
+        with pytest.raises(BrokenSample, match=f"line {index + 1}"):
+            source[index]
+
+
+def test_a_set_with_five_per_cent_broken_files_goes_round(tmp_path, caplog):
+    for number in range(60):
+        paint(tmp_path / f"{number:02d}.png", colour=(number, 0, 0))
+        (tmp_path / f"{number:02d}.txt").write_text(f"第{number}张", encoding="utf-8")
+    (tmp_path / "07.png").write_bytes((tmp_path / "07.png").read_bytes()[:40])
+    (tmp_path / "20.txt").unlink()
+    (tmp_path / "41.txt").write_text("")
+    stream = Mixture([FolderSource(FolderConfig(path=str(tmp_path)))])
+    run = Loader(stream, LoaderConfig(), lambda samples, seeds: {"key": np.array([s.key for s in samples])}, 8)
+    keys = np.concatenate([next(run)["key"] for _ in range(30)])
+    run.close()
+    assert set(keys) == {f"{number:02d}.png" for number in range(60)} - {"07.png", "20.png", "41.png"}
+    assert len(run.broken) == 3
+    assert [caplog.text.count(name) for name in ("07.png (", "20.png (", "41.png (")] == [1, 1, 1]
+
+
+def test_pictures_are_upright_opaque_rgb(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert (read_picture(tmp_path / "clear.png", "clear") == 255).all()
+    turned = Image.new("RGB", (8, 4), (10, 200, 10))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_picture((tmp_path / "turned.jpg").read_bytes(), "turned").shape == (8, 4, 3)
+    Image.new("L", (5, 5), 7).save(tmp_path / "grey.png")
+    assert (read_picture(tmp_path / "grey.png", "grey") == 7).all()
