@@ -76,8 +76,8 @@ class DVAEBlock(nn.Layer):
         hidden = out_channels // 4
         widths = [in_channels, hidden, hidden, hidden, out_channels]
         self.gain = gain
-        self.skip = Conv2D(in_channels, out_channels, 1) if in_channels != out_channels else None
-        self.path = nn.LayerList(Conv2D(widths[i], widths[i + 1], kernel, padding=kernel // 2)
+        self.skip = _convolution(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.path = nn.LayerList(_convolution(widths[i], widths[i + 1], kernel)
                                  for i, kernel in enumerate(kernels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,6 +85,14 @@ class DVAEBlock(nn.Layer):
         for convolution in self.path:
             h = convolution(F.relu(h))
         return (x if self.skip is None else self.skip(x)) + self.gain * h
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int) -> Conv2D:
+    """A convolution that keeps the side and starts as N(0, 1/fan-in) with a bias of zero, as the public network's do."""
+    layer = Conv2D(in_channels, out_channels, kernel, padding=kernel // 2)
+    layer.weight.set_value(paddle.normal(0.0, (in_channels * kernel * kernel) ** -0.5, layer.weight.shape))
+    layer.bias.set_value(paddle.zeros_like(layer.bias))
+    return layer
 
 
 def _stages(widths: list[int], first: int, blocks: int, kernels: tuple[int, ...]) -> nn.LayerList:
@@ -101,9 +109,9 @@ class DVAEEncoder(nn.Layer):
     def __init__(self, config: DVAEConfig):
         super().__init__()
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = Conv2D(3, config.channels, 7, padding=3)
+        self.conv_in = _convolution(3, config.channels, 7)
         self.stages = _stages(widths, config.channels, config.blocks, (3, 3, 3, 1))
-        self.conv_out = Conv2D(widths[-1], config.codebook_size, 1)
+        self.conv_out = _convolution(widths[-1], config.codebook_size, 1)
 
     def forward(self, values: Tensor) -> Tensor:
         x = self.conv_in(values)
@@ -121,7 +129,7 @@ class DVAEDecoder(Reconstructor):
         super().__init__()
         widths = [config.channels * multiplier for multiplier in config.multipliers[::-1]]
         self.stages = _stages(widths, config.decoder_channels, config.blocks, (1, 3, 3, 3))
-        self.conv_out = Conv2D(widths[-1], 6, 1)
+        self.conv_out = _convolution(widths[-1], 6, 1)
 
     def features(self, z: Tensor) -> Tensor:
         for number, stage in enumerate(self.stages):
@@ -149,7 +157,7 @@ class DVAE(ImageTokenizer):
         side = config.image_size // config.factor
         super().__init__(config, config.image_size, (side, side), config.codebook_size, config.decoder_channels)
         self.encoder = DVAEEncoder(config)
-        self.code_in = Conv2D(config.codebook_size, config.decoder_channels, 1)
+        self.code_in = _convolution(config.codebook_size, config.decoder_channels, 1)
         self.reconstructor = DVAEDecoder(config)
         self._seen: list[Tensor] = []
 
@@ -163,9 +171,11 @@ class DVAE(ImageTokenizer):
 
     def embed(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
-        table = self.code_in.weight.reshape([self.code_dim, self.codebook_size]).transpose([1, 0])
-        vectors = F.embedding(codes, table) + self.code_in.bias                # [B, n, d]
+        vectors = F.embedding(codes, self._table().transpose([1, 0])) + self.code_in.bias         # [B, n, d]
         return vectors.transpose([0, 2, 1]).reshape([codes.shape[0], self.code_dim, *self.grid])
+
+    def _table(self) -> Tensor:
+        return self.code_in.weight.reshape([self.code_dim, self.codebook_size])
 
     def temperature_at(self, step: int) -> float:
         """The Gumbel-softmax's temperature at ``step``."""
@@ -194,8 +204,9 @@ class DVAE(ImageTokenizer):
             self._seen.append(codes)
         else:
             weights = F.one_hot(codes, size)
-        relaxed = weights.reshape([batch, rows, columns, size]).transpose([0, 3, 1, 2])
-        features = self.reconstructor.features(self.code_in(relaxed))
+        z = functional.matmul(weights, self._table(), transpose_y=True) + self.code_in.bias       # [B·n, d]
+        features = self.reconstructor.features(
+            z.reshape([batch, rows, columns, self.code_dim]).transpose([0, 3, 1, 2]))
         return Reconstruction(self.reconstructor.last(features), features, codes.reshape([batch, -1]),
                               self.kl_weight_at(step) * per_value * kl)
 
