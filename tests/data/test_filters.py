@@ -21,7 +21,7 @@ def test_paper_filter():
 
 def test_jieba_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "jieba", None)
-    with pytest.raises(DataError, match=r"pip install vilg\[data\]"):
+    with pytest.raises(DataError, match="pip install jieba"):
         PaperFilter()
 
 

@@ -32,7 +32,7 @@ class PaperFilter:
             import jieba
             from jieba import posseg
         except ImportError:
-            raise DataError("filtering captions needs jieba; install it with `pip install vilg[data]`") from None
+            raise DataError("filtering captions needs jieba; install it with `pip install jieba`") from None
         jieba.setLogLevel("WARNING")
         self._cut = posseg.cut
         self.longest = longest
