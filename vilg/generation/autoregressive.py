@@ -11,6 +11,7 @@ from vilg.generation.decoder import (Source, decode_step, evaluating, image_atte
                                      prefill_text, text_attention)
 from vilg.generation.sampling import SamplingConfig, draw, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
+from vilg.nn import functional
 
 GREEDY = SamplingConfig(temperature=0.0)
 
@@ -38,7 +39,7 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
     prompts, steps = text.shape[0], model.layout.image
     random = _sample_uniforms(seeds, prompts, num_images, steps)
     known, mask = _known(model, known_codes, known_mask, prompts, num_images)
-    with evaluating(model):
+    with evaluating(model), functional.packed_weights():
         source = _image_source(model, text, length, sampling)
         attention = image_attention(model, source, num_images)
         guided = source.prompts // prompts
@@ -80,7 +81,7 @@ def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor
     steps = min(slots - 1 - int(start.min()), max_tokens or slots)
     random = _sample_uniforms(seeds, batch, 1, steps)
     filler = 0 if end_id is None else end_id
-    with evaluating(model):
+    with evaluating(model), functional.packed_weights():
         attention = text_attention(model, prefill_image(model, codes, prompt, prefix), steps)
         written, ended = np.zeros([batch, steps], dtype=np.int64), np.zeros([batch], dtype=bool)
         token = prompt.numpy()[np.arange(batch), start]

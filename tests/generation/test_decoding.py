@@ -1,0 +1,111 @@
+"""Cached decoding against the full forward pass, for every kind of layer."""
+import numpy as np
+import paddle
+import pytest
+
+from vilg.errors import ShapeError
+from vilg.generation import decoder
+from vilg.generation.autoregressive import generate_images
+from vilg.generation.cache import ConvCache, DenseCache, RowCache, slot_cache
+from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.nn.masks import Layout, Pattern, Role, image_rule
+
+
+def build(rows=5, columns=7, layers=4, window=3, **changes):
+    paddle.seed(0)
+    shape = dict(width=16, heads=2, vocab_size=20, codebook_size=12, text_length=5)
+    model = BidirectionalTransformer(BidirectionalConfig(
+        layers=layers, rows=rows, columns=columns, conv_window=window, **shape | changes))
+    for parameter in model.parameters():  # far from the initial near-uniform predictions
+        parameter.set_value(parameter + 0.3 * paddle.randn(parameter.shape))
+    model.eval()
+    return model
+
+
+def texts(*lengths):
+    rng = np.random.default_rng(1)
+    ids = rng.integers(3, 20, (len(lengths), 5))
+    ids[:, 0], ids[np.arange(len(lengths)), np.array(lengths) - 1] = 1, 2
+    return paddle.to_tensor(ids), paddle.to_tensor(lengths)
+
+
+def assert_cached_equals_full(model, text, length, samples):
+    with paddle.no_grad():
+        drawn = generate_images(model, text, length, num_images=samples, seeds=3, keep_hidden=True)
+        full = model.text_to_image_hidden(text.repeat_interleave(samples, axis=0),
+                                          length.repeat_interleave(samples, axis=0), drawn.codes)
+    np.testing.assert_allclose(drawn.hidden.numpy(), full.numpy(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows,columns", [(4, 4), (5, 7), (8, 3), (1, 6)])
+@pytest.mark.parametrize("pattern", Pattern)
+def test_every_step_of_every_layer_kind_equals_the_full_forward(pattern, rows, columns):
+    model = build(rows, columns, layers=2)
+    model.patterns = [pattern] * 2
+    assert_cached_equals_full(model, *texts(5, 2, 3), samples=1)
+
+
+def test_the_papers_layers_with_many_samples_of_a_prompt():
+    assert_cached_equals_full(build(layers=5, window=11), *texts(5, 3), samples=9)
+
+
+def test_a_dense_cache_grows_on_the_way(monkeypatch):
+    monkeypatch.setattr("vilg.generation.cache.DENSE_GROWTH", 8)
+    assert_cached_equals_full(build(sparse=False), *texts(4), samples=2)
+
+
+@pytest.mark.parametrize("pattern", Pattern)
+@pytest.mark.parametrize("rows,columns", [(4, 4), (5, 7), (9, 2)])
+def test_caches_hold_exactly_what_the_rule_lets_a_query_see(pattern, rows, columns):
+    layout = Layout(0, rows, columns)
+    cache = slot_cache(pattern, 1, layout, window=5)
+    slots = np.arange(layout.image)
+    for step in slots:
+        token = paddle.full([1, 1, 1, 1], float(step))
+        cache.write(step, token, token)
+        held, keys = cache.held(step), cache.view(step)[0].numpy().reshape(-1)
+        seen = held[(held >= 0) & image_rule(pattern, Role.TARGET, step, held, columns, 5)]
+        wanted = slots[image_rule(pattern, Role.TARGET, step, slots, columns, 5)]
+        assert sorted(seen) == wanted.tolist()
+        np.testing.assert_array_equal(keys[held >= 0], held[held >= 0], "an entry does not hold the token it claims")
+
+
+def test_sparse_caches_are_small():
+    layout = Layout(64, 32, 32)
+    token = paddle.zeros([1, 1, 2, 8])
+    sizes = {}
+    for pattern in Pattern:
+        cache = slot_cache(pattern, 1, layout, 11)
+        cache.write(0, token, token)
+        sizes[pattern] = cache.nbytes() // (2 * 4 * 16)
+    assert sizes == {Pattern.ROW: 33, Pattern.COLUMN: 1024, Pattern.CONV: 6 * 32, Pattern.DENSE: 128}
+
+
+@pytest.mark.parametrize("cache", [RowCache(2, Layout(0, 2, 3)), ConvCache(2, Layout(0, 2, 3), 3), DenseCache(2, 6)])
+def test_a_cache_past_its_end_or_with_another_batch_is_refused_with_both_numbers(cache):
+    token = paddle.zeros([2, 1, 1, 4])
+    with pytest.raises(ShapeError, match="holds 6 tokens, but token number 7"):
+        cache.write(6, token, token)
+    with pytest.raises(ShapeError, match="batch of 2, but a batch of 3"):
+        cache.write(0, paddle.zeros([3, 1, 1, 4]), paddle.zeros([3, 1, 1, 4]))
+
+
+def test_a_source_is_prefilled_once_for_all_samples(monkeypatch):
+    model = build()
+    seen = []
+    forward = type(model.stack).forward
+    monkeypatch.setattr(type(model.stack), "forward", lambda self, x, attend: seen.append(x.shape) or forward(self, x, attend))
+    text, length = texts(5)
+    source = decoder.prefill_text(model, text, length)
+    one = source.nbytes()
+    attention = decoder.image_attention(model, source, samples=60)
+    assert attention.rows == 60 and attention.source.nbytes() == one == 4 * 2 * 5 * 16 * 4
+    generate_images(model, text, length, num_images=60)
+    assert [shape[:2] for shape in seen] == [[1, 5], [1, 5]] + [[64, 1]] * 35
+
+
+def test_a_step_of_another_batch_is_refused_with_both_numbers():
+    model = build()
+    attention = decoder.image_attention(model, decoder.prefill_text(model, *texts(5)))
+    with pytest.raises(ShapeError, match="1 token of 8 rows, but got 1 of 3"):
+        attention(0, paddle.zeros([3, 1, 3, 2, 8]))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from vilg import config as configs
+from vilg.errors import ConfigError
+from vilg.generation.sampling import SamplingConfig, draw, filtered_probabilities, uniforms
+
+LOGITS = np.log(np.array([[0.4, 0.1, 0.3, 0.15, 0.05]]))
+
+
+def kept(**settings) -> list[int]:
+    return np.flatnonzero(filtered_probabilities(LOGITS, SamplingConfig(**settings))[0]).tolist()
+
+
+def test_filters_keep_what_they_say():
+    assert kept() == [0, 1, 2, 3, 4]
+    assert kept(top_k=2) == [0, 2]
+    assert kept(top_k=99) == [0, 1, 2, 3, 4]
+    assert kept(top_p=0.5) == [0, 2]  # 0.4 alone is too little
+    assert kept(top_p=0.39) == [0]
+    assert kept(top_p=1e-9) == [0], "the likeliest token always stays"
+
+
+def test_filters_apply_together_and_in_order():
+    assert kept(top_k=3, top_p=0.8) == [0, 2], "of the three kept, the first two hold 0.82"
+    assert kept(top_k=1, top_p=0.99) == [0]
+    assert kept(temperature=0.25, top_p=0.7) == [0], "a low temperature sharpens before top_p counts"
+    assert kept(temperature=4.0, top_p=0.7) == [0, 1, 2, 3]
+
+
+def test_tokens_are_drawn_as_often_as_likely():
+    config = SamplingConfig(temperature=0.5, top_k=3)
+    wanted = np.array([0.4, 0, 0.3, 0.15, 0]) ** 2
+    rows = 20000
+    tokens = draw(np.repeat(LOGITS, rows, axis=0), config, np.random.default_rng(0).random(rows))
+    np.testing.assert_allclose(np.bincount(tokens, minlength=5) / rows, wanted / wanted.sum(), atol=0.015)
+
+
+def test_the_ends_of_the_unit_interval_draw_tokens_that_are_allowed():
+    logits = np.array([[-np.inf, 0.0, 0.0, -np.inf]] * 2)
+    assert draw(logits, SamplingConfig(), np.array([0.0, np.nextafter(1.0, 0)])).tolist() == [1, 2]
+
+
+def test_temperature_zero_takes_the_likeliest():
+    assert draw(np.array([[0.1, 3.0, 2.0], [1.0, 0.0, 0.5]]), SamplingConfig(temperature=0.0), np.array([0.99, 0.99])).tolist() == [1, 0]
+
+
+def test_the_callers_logits_are_left_alone():
+    logits = LOGITS.copy()
+    draw(logits, SamplingConfig(top_k=2, top_p=0.5), np.array([0.3]))
+    np.testing.assert_array_equal(logits, LOGITS)
+
+
+def test_random_numbers_belong_to_seed_and_sample():
+    assert np.array_equal(uniforms(7, 3, 10)[:4], uniforms(7, 3, 4))
+    streams = {tuple(uniforms(seed, sample, 3)) for seed in (0, 1, -1, 2 ** 63) for sample in range(4)}
+    assert len(streams) == 16
+    assert abs(uniforms(0, 0, 10000).mean() - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("key,value", [("temperature", -1), ("top_k", -1), ("top_p", 0), ("top_p", 1.5), ("guidance", -0.1)])
+def test_senseless_settings_are_refused(key, value):
+    with pytest.raises(ConfigError, match=key):
+        configs.from_dict(SamplingConfig, {key: value})
