@@ -1,13 +1,16 @@
 """Train what a config describes, on one process or on the ranks of a launcher."""
 import argparse
+import sys
 from pathlib import Path
 
 from vilg import build, cli, config
+from vilg.engine.supervisor import Supervisor
 
 EPILOG = """examples:
   python tools/train.py --config configs/vilg/tiny.yaml
   python tools/train.py --config configs/vilg/tiny.yaml --set train.steps=200 --set optim.lr=1e-3
   python tools/train.py --config configs/vilg/tiny.yaml --resume auto
+  python tools/train.py --config configs/vilg/tiny.yaml --ranks 2 --restarts 3 --set distributed.level=dp
   python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py --config … --set distributed.level=dp
 """
 
@@ -22,7 +25,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--print-config", action="store_true", help="print the whole config, defaults included, and stop")
     parser.add_argument("--resume", metavar="none|auto|PATH",
                         help="short for --set train.resume=…: auto continues from the newest checkpoint that verifies")
-    return parser.parse_args()
+    parser.add_argument("--ranks", type=int, default=1, metavar="N",
+                        help="start N processes on this machine, watched over: when one dies the others end at once")
+    parser.add_argument("--restarts", type=int, default=0, metavar="N",
+                        help="after a failure start again from the newest checkpoint that verifies, up to N times")
+    args = parser.parse_args()
+    if args.ranks < 1 or args.restarts < 0:
+        parser.error("--ranks is at least 1 and --restarts not negative")
+    return args
 
 
 def main() -> int:
@@ -33,6 +43,10 @@ def main() -> int:
     if args.print_config:
         print(config.to_yaml(run), end="")
         return 0
+    if args.ranks > 1 or args.restarts:
+        command = [sys.executable, __file__, "--config", str(args.config)]
+        command += [part for override in overrides for part in ("--set", override)]
+        return Supervisor(command, args.ranks, args.restarts, ["--resume", "auto"], run.output_directory / "logs").run()
     summary = build.build_trainer(run).fit()
     print(f"{'stopped' if summary.stopped else 'finished'} at step {summary.step}, loss {summary.loss:.4f}, "
           f"{summary.skipped} steps skipped; see {run.output_directory}")

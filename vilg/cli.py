@@ -1,9 +1,14 @@
 """What every command-line tool shares: one clear sentence for an error, and the exit status."""
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable
 
 from vilg.errors import VilgError
+
+# Ranks of one job mostly fail alike; the others let rank 0 speak, and its exit ends them before they repeat it.
+RANK_PATIENCE_SECONDS = 3.0
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -16,6 +21,8 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except VilgError as error:
+        if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":
+            time.sleep(RANK_PATIENCE_SECONDS)
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

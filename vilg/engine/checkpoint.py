@@ -5,7 +5,6 @@ tensor, its shape and which file holds which range of its flattened elements, wi
 make a checkpoint independent of the parallel level that wrote it. The directory is filled under a temporary name,
 synced, and renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged it since.
 """
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from vilg.engine.files import sha256, sync, write_json
 from vilg.engine.pieces import Piece
 from vilg.errors import CheckpointError
 
@@ -92,7 +92,8 @@ class Checkpoint:
             self.header = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             self.step, self._tensors, self._files = (self.header[key] for key in ("step", "tensors", "files"))
         except (OSError, ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{path}: not a checkpoint (no readable {MANIFEST}); name a directory step-…") from None
+            raise CheckpointError(f"{path}: not a checkpoint (no readable {MANIFEST}); "
+                                  "name a directory step-…") from None
         self._open: dict[str, Any] = {}
         if self.header.get("format") != FORMAT:
             raise CheckpointError(f"{path}: has format {self.header.get('format')}, this version reads {FORMAT}")
@@ -173,26 +174,3 @@ def newest_sound(directory: Path) -> Checkpoint | None:
         except CheckpointError as error:
             log.warning("skipping a broken checkpoint: %s", error)
     return None
-
-
-def sync(path: Path) -> None:
-    """Flush a file or directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that it is either absent or whole, and on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)

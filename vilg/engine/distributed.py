@@ -75,8 +75,8 @@ class DistributedConfig:
             raise ConfigError(f"distributed.level: is none, but {ranks} ranks were started; set it to dp, os, os_g or "
                               "p_g_os")
         if ranks == 1 and self.level != "none":
-            raise ConfigError(f"distributed.level: {self.level} needs at least 2 ranks, and 1 was started; use level none, "
-                              "or start tools/train.py with --ranks N or through paddle.distributed.launch")
+            raise ConfigError(f"distributed.level: {self.level} needs at least 2 ranks, and 1 was started; use level "
+                              "none, or start tools/train.py with --ranks N or through paddle.distributed.launch")
         if self.sharding_degree and ranks % self.sharding_degree:
             raise ConfigError(f"distributed.sharding_degree: {ranks} ranks do not split into groups of "
                               f"{self.sharding_degree}; use a divisor of {ranks}")
@@ -102,6 +102,9 @@ class Parallel:
         if config.amp != "none" and not self.on_gpu and self.rank == 0:
             log.warning("distributed.amp: Paddle has no mixed precision on the CPU; arithmetic stays float32")
         if self.ranks > 1 and not dist.is_initialized():
+            if not self.on_gpu and os.environ.get("PADDLE_DISTRI_BACKEND", "auto") == "auto":
+                # Left to itself Paddle takes its static-graph context on a CPU, which has no process groups.
+                os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
             dist.init_parallel_env()
         self._degree = config.sharding_degree or self.ranks
         self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
@@ -123,8 +126,8 @@ class Parallel:
             return Worker(phase, optimizer, names)
         if level == "dp":
             self._share_from_first(module)
-            return Worker(phase, optimizer, names, lambda: fused_allreduce_gradients(list(phase.parameters.values()), None),
-                          owned=self.rank == 0)
+            parameters = list(phase.parameters.values())
+            return Worker(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None), self.rank == 0)
         return self._sharded_worker(phase, module, optimizer, names)
 
     def _sharded_worker(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
@@ -161,14 +164,14 @@ class Parallel:
 
     @paddle.no_grad()
     def average(self, tensors: list[Tensor]) -> None:
-        """Mean over ranks of floating-point tensors (running statistics, which each rank keeps on its own), in place."""
+        """Mean over ranks of floating-point tensors (running statistics, of which each rank has its own), in place."""
         for tensor in tensors:
             if self.ranks > 1 and tensor.is_floating_point():
                 dist.all_reduce(tensor)
                 tensor.scale_(1.0 / self.ranks)
 
     def concatenate(self, tensor: Tensor) -> Tensor:
-        """Every rank's ``tensor`` [B, ...], one after another along the first axis, with the gradient to one's own part."""
+        """Every rank's ``tensor`` [B, ...], one after another along the first axis; the gradient goes to one's own."""
         return _Concatenate.apply(tensor)
 
     def broadcast(self, value: Any) -> Any:
@@ -188,7 +191,7 @@ class Parallel:
         return values
 
     def _groups(self) -> tuple[Any, Any]:
-        """This rank's sharding group, and its group of replicas (None when there is one). Every rank makes all groups."""
+        """This rank's sharding group, and its group of replicas (None for one replica). Every rank makes all groups."""
         degree, ranks = self._degree, range(self.ranks)
         sharding = [dist.new_group(list(ranks[first:first + degree])) for first in ranks[::degree]]
         if degree == self.ranks:
@@ -208,8 +211,8 @@ class Parallel:
         trained = {id(tensor) for tensor in phase.parameters.values()}
         others = [name for name, tensor in phase.module.named_parameters() if id(tensor) not in trained]
         if others:
-            raise ConfigError(f"distributed.level: {self.config.level} shards whole modules, and phase {phase.name} trains "
-                              f"only part of its own ({others[0]} and others are not trained); use level dp")
+            raise ConfigError(f"distributed.level: {self.config.level} shards whole modules, and phase {phase.name} "
+                              f"trains only part of its own ({others[0]} and others are not trained); use level dp")
 
 
 class _Concatenate(paddle.autograd.PyLayer):

@@ -7,9 +7,16 @@ from typing import Any
 from vilg.engine import checkpoint as store
 from vilg.engine.checkpoint import Checkpoint
 from vilg.engine.distributed import Parallel
+from vilg.engine.files import make_directory
 from vilg.errors import CheckpointError, ConfigError, VilgError
 
 log = logging.getLogger("vilg.train")
+
+
+def admit(parallel: Parallel, output: Path, config: dict[str, Any]) -> None:
+    """Refuse ranks with different configs and an output that cannot be written, before anything is allocated."""
+    together(parallel, lambda: check_same_config(parallel, config))
+    together(parallel, lambda: make_directory(output))
 
 
 def together(parallel: Parallel, action: Callable[[], Any]) -> Any:
@@ -39,17 +46,6 @@ def check_same_config(parallel: Parallel, config: dict[str, Any]) -> None:
             if values.get(key) != flat[0].get(key):
                 raise ConfigError(f"{key}: is {flat[0].get(key)!r} on rank 0 and {values.get(key)!r} on rank {rank}; "
                                   "start every rank with the same config")
-
-
-def make_directory(path: Path) -> None:
-    """Create the output directory and try to write in it. Raises ConfigError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output: {path} cannot be written ({error.strerror}); choose another directory") from None
 
 
 def choose_checkpoint(resume: str, directory: Path, fingerprints: dict[str, str]) -> Checkpoint | None:

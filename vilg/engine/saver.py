@@ -28,7 +28,6 @@ class Saver:
     def __init__(self, directory: Path, rank: int, ranks: int, token: str, keep_last: int, keep_best: bool):
         self.directory, self.rank, self.ranks, self.token = directory, rank, ranks, token
         self.keep_last, self.keep_best = keep_last, keep_best
-        self.failures = 0
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         if rank == 0:
@@ -44,22 +43,22 @@ class Saver:
         self._thread = threading.Thread(target=self._write, args=(step, stored, {"step": step, **header}), daemon=True)
         self._thread.start()
 
-    def settle(self) -> bool:
-        """Wait for the write in flight; a failed one is warned about and counted. Returns whether it succeeded."""
+    def settle(self) -> None:
+        """Wait for the write in flight; a failed one is warned about, because the checkpoints before it are whole."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         error, self._error = self._error, None
         if error is not None:
-            self.failures += 1
             log.warning("a checkpoint could not be written (%s); training goes on with the ones before", error)
-        return error is None
 
     def finish(self) -> None:
         """Wait for the last write. Raises CheckpointError when it failed."""
-        if not self.settle():
-            raise CheckpointError(f"{self.directory}: the last checkpoint could not be written; make room on the disk "
-                                  "and start again with --resume auto")
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise CheckpointError(f"{self.directory}: the last checkpoint could not be written ({self._error}); put that "
+                                  "right and start again with --resume auto") from self._error
 
     def _write(self, step: int, stored: list[StoredPiece], header: dict[str, Any]) -> None:
         unfinished = self.directory / f".step-{step:08d}.{self.token}"

@@ -12,15 +12,17 @@ import paddle
 from paddle import Tensor
 
 from vilg.config import configclass
+from vilg.engine import checkpoint as store
 from vilg.engine.average import WeightAverage
 from vilg.engine.checkpoint import Checkpoint
-from vilg.engine.distributed import DistributedConfig, Parallel
+from vilg.engine.distributed import DistributedConfig, Parallel, ranks_of_launch
+from vilg.engine.files import make_directory
 from vilg.engine.guards import Guard, GuardConfig, StopSignal
 from vilg.engine.metrics import MetricsLog
 from vilg.engine.optim import OptimConfig, learning_rate
 from vilg.engine.pieces import Piece, whole
 from vilg.engine.precision import LossScale
-from vilg.engine.resume import choose_checkpoint, make_directory, together
+from vilg.engine.resume import choose_checkpoint, together
 from vilg.engine.saver import Saver
 from vilg.engine.task import Batches, Task
 from vilg.engine.watchdog import Watchdog
@@ -63,6 +65,14 @@ class TrainConfig:
         if not 0 <= self.ema_decay < 1:
             raise ValueError("ema_decay lies in [0, 1)")
 
+    def check_parallel(self, distributed: DistributedConfig, ranks: int) -> None:
+        """Refuse what this run cannot do at a parallel level and number of ranks. Raises ConfigError."""
+        distributed.check_ranks(ranks)
+        self.micro_batch_size(ranks)
+        if distributed.level == "p_g_os" and self.preview_every:
+            raise ConfigError(f"train.preview_every: is {self.preview_every}, but with distributed.level p_g_os no rank "
+                              "holds the whole model to draw with; set it to 0 and draw from an exported model")
+
     def micro_batch_size(self, ranks: int) -> int:
         """Samples a rank and micro-batch. Raises ConfigError when batch_size does not divide."""
         parts = ranks * self.accumulate_steps
@@ -96,8 +106,8 @@ class Trainer:
                  identity: dict[str, Any] | None = None):
         self.task, self.loader, self.train, self.optim = task, loader, train, optim
         self.output, self.seed, self.name, self.identity = Path(output), seed, name, identity or {}
+        train.check_parallel(distributed, ranks_of_launch())
         self.parallel = Parallel(distributed)
-        train.micro_batch_size(self.parallel.ranks)
         self.guard = Guard(train.guards, self.output, self.parallel.rank)
         self.scale = LossScale(distributed.scales_loss, distributed.loss_scale)
         self.step, self.loss, self._losses, self._batch = 0, float("nan"), [], None
@@ -145,13 +155,14 @@ class Trainer:
 
         Where ranks hold only parts, the weights come from the newest checkpoint.
         """
-        weights = {piece.name.removeprefix(MODEL): piece.read().reshape(piece.shape)
-                   for piece in (self.average.pieces() if self.average is not None else [])}
         if self.parallel.sharded:
-            checkpoint = Checkpoint(sorted(self.saver.directory.glob("step-*"))[-1])
+            checkpoint = Checkpoint(store.checkpoints_in(self.saver.directory)[-1])
             kind = f"average/{MODEL}" if self.average is not None else MODEL
             weights = {name.removeprefix(kind): checkpoint.full(name) for name in checkpoint.names
                        if name.startswith(kind)}
+        else:
+            weights = {piece.name.removeprefix(MODEL): piece.read().reshape(piece.shape)
+                       for piece in (self.average.pieces() if self.average is not None else [])}
         self.task.export(str(directory), weights or None)
 
     def _step(self, arrays: list[dict[str, np.ndarray]], metrics: MetricsLog | None, stop: bool,

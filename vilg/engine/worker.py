@@ -94,7 +94,8 @@ class Worker:
     def _accumulator(self, name: str, slot: "Slot", kind: str, tensor: Tensor) -> Piece:
         full = f"optimizer/{self.phase.name}/{name}/{kind}"
         if prod(tensor.shape) == 1 and prod(slot.piece.shape) != 1:
-            return Piece(full, lambda: tensor, (1,), 0, 1, slot.piece.owned)
+            # A counter that every slice of the parameter has a copy of; the first slice's is kept.
+            return Piece(full, lambda: tensor, (1,), 0, 1, slot.piece.owned and slot.piece.start == 0)
         return slot.piece.renamed(full, lambda: tensor)
 
 

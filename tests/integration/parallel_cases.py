@@ -1,0 +1,59 @@
+"""One process of a parallel test: runs the cases of a JSON file, each a short training, and writes what came of them.
+
+``python parallel_cases.py cases.json`` with the environment of a rank. A case: name, steps, batch_size, train, optim,
+distributed, output, optional resume and skip (runs on one rank or on several alike).
+"""
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+from toy_task import ToyLoader, ToyTask  # noqa: E402
+
+import cpu_sharding  # noqa: E402
+from vilg.engine.checkpoint import Checkpoint  # noqa: E402
+from vilg.engine.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch  # noqa: E402
+from vilg.engine.optim import OptimConfig  # noqa: E402
+from vilg.engine.trainer import TrainConfig, Trainer  # noqa: E402
+from vilg.errors import VilgError  # noqa: E402
+
+
+def run(case: dict) -> dict:
+    """Train the case and return the losses and norms that rank 0 logged."""
+    train = TrainConfig(log_every=1, preview_every=0, checkpoint_every=0, **case["train"])
+    rank, ranks = rank_of_launch(), ranks_of_launch()
+    loader = ToyLoader(train.micro_batch_size(ranks), rank=rank, ranks=ranks)
+    task = ToyTask(dropout=0.0, **case.get("task", {}))
+    trainer = Trainer(task, loader, train, OptimConfig(**case["optim"]), DistributedConfig(**case["distributed"]),
+                      case["output"])
+    trainer.fit()
+    if rank:
+        return {}
+    lines = (Path(case["output"]) / "metrics.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines]
+    checkpoint = Checkpoint(sorted((Path(case["output"]) / "checkpoints").glob("step-*"))[-1])
+    np.savez(Path(case["output"]) / "final.npz", **{name: checkpoint.full(name) for name in checkpoint.names})
+    exported = task.exported or {}
+    return {"losses": [line["loss"] for line in logged], "norms": [line["grad_norm"] for line in logged],
+            "exported": sorted(exported)}
+
+
+def main() -> None:
+    """Run every case in turn in one process group."""
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    if ranks_of_launch() > 1:
+        Parallel(DistributedConfig(level="dp"))
+        cpu_sharding.install()
+    for case in cases:
+        try:
+            result = run(case)
+        except VilgError as error:
+            result = {"refused": str(error)}
+        if rank_of_launch() == 0:
+            Path(case["output"]).with_suffix(".json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
