@@ -4,50 +4,19 @@ Known layouts: the f = 8 VQGAN with a plain or a Gumbel quantizer (``encoder.dow
 ``quantize.embedding.weight`` or ``quantize.proj`` / ``quantize.embed``), and the public dVAE's two state dicts
 (``blocks.group_1.block_1.res_path.conv_1.w`` …).
 """
+import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vilg.errors import CheckpointError
-from vilg.tokenizers.torch_checkpoint import StandIn, read_torch_checkpoint
-from vilg.weights import read_weights
-
-
-def read_foreign_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Named arrays of a safetensors file or a PyTorch checkpoint (state dict, Lightning checkpoint or whole module).
-
-    Nothing that the file asks for is run. Raises CheckpointError when the file is missing,
-    cut short or holds no weights.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return read_weights(path)
-    content = read_torch_checkpoint(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    arrays = _module_arrays(content) if isinstance(content, StandIn) else _arrays(content)
-    if not arrays:
-        raise CheckpointError(f"{path}: holds no named weights")
-    return arrays
-
-
-def _arrays(content: Any) -> dict[str, np.ndarray]:
-    if not isinstance(content, dict):
-        return {}
-    return {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
-
-
-def _module_arrays(module: StandIn, prefix: str = "") -> dict[str, np.ndarray]:
-    """Weights of a module that was pickled whole: its parameters, buffers and those of its children, by path."""
-    found = {}
-    for part in ("_parameters", "_buffers"):
-        found |= {f"{prefix}{name}": value for name, value in _arrays(vars(module).get(part)).items()}
-    for name, child in (vars(module).get("_modules") or {}).items():
-        if isinstance(child, StandIn):
-            found |= _module_arrays(child, f"{prefix}{name}.")
-    return found
+from vilg.tokenizers.dvae import DVAEConfig
+from vilg.tokenizers.foreign import read_foreign_weights
+from vilg.tokenizers.image import ImageTokenizer, build_image_tokenizer
+from vilg.tokenizers.quantize import QuantizerConfig
+from vilg.tokenizers.vqgan import VQConfig
+from vilg.weights import load_weights
 
 
 _BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
@@ -59,10 +28,7 @@ def convert_vqgan(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Raises CheckpointError that names a key nobody knows.
     """
-    levels = 1 + max((int(match[1]) for match in map(re.compile(r"decoder\.up\.(\d+)\.").match, arrays) if match),
-                     default=-1)
-    if not levels:
-        raise CheckpointError("the checkpoint has no decoder.up.… weights, so it is not a VQGAN of the known layout")
+    levels = 1 + _highest(arrays, r"decoder\.up\.(\d+)\.")
     return {_vqgan_name(name, levels): value for name, value in arrays.items() if not name.startswith("loss.")}
 
 
@@ -127,3 +93,77 @@ def _dvae_name(name: str, prefix: str) -> str:
     if leaf is None or inner is None:
         raise CheckpointError(f"the checkpoint has {name}, which the public dVAE has not")
     return f"{inner}.{leaf}"
+
+
+def infer_vqgan_config(arrays: dict[str, np.ndarray], image_size: int) -> VQConfig:
+    """The config of a public VQGAN, read off the shapes of its weights; ``image_size`` is what it was trained on.
+
+    Raises CheckpointError when a weight that tells a size is missing.
+    """
+    levels = 1 + _highest(arrays, r"encoder\.down\.(\d+)\.")
+    widths = [_shape(arrays, f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
+    channels = _shape(arrays, "encoder.conv_in.weight")[0]
+    gumbel = "quantize.proj.weight" in arrays
+    codes, code_dim = _shape(arrays, "quantize.embed.weight" if gumbel else "quantize.embedding.weight")
+    return VQConfig(
+        kind="vqgan", image_size=image_size, channels=channels, multipliers=[width // channels for width in widths],
+        blocks=1 + _highest(arrays, r"encoder\.down\.0\.block\.(\d+)\."),
+        decoder_blocks=1 + _highest(arrays, r"decoder\.up\.0\.block\.(\d+)\."),
+        attention_resolutions=[image_size // 2 ** level for level in range(levels)
+                               if f"encoder.down.{level}.attn.0.q.weight" in arrays],
+        norm_groups=math.gcd(32, *widths), z_channels=_shape(arrays, "encoder.conv_out.weight")[0], code_dim=code_dim,
+        quantizer=QuantizerConfig(kind="gumbel" if gumbel else "straight_through", codebook_size=codes))
+
+
+def infer_dvae_config(encoder: dict[str, np.ndarray], decoder: dict[str, np.ndarray], image_size: int) -> DVAEConfig:
+    """The config of the public dVAE, read off the shapes of its weights. Raises CheckpointError as above."""
+    groups = _highest(encoder, r"blocks\.group_(\d+)\.")
+    widths = [_shape(encoder, f"blocks.group_{group}.block_1.res_path.conv_4.w")[0] for group in range(1, groups + 1)]
+    channels = _shape(encoder, "blocks.input.w")[0]
+    decoder_channels, codes = _shape(decoder, "blocks.input.w")[:2]
+    return DVAEConfig(image_size=image_size, channels=channels, multipliers=[width // channels for width in widths],
+                      blocks=_highest(encoder, r"blocks\.group_1\.block_(\d+)\."), codebook_size=codes,
+                      decoder_channels=decoder_channels)
+
+
+def import_vqgan(path: str | Path, image_size: int = 256) -> ImageTokenizer:
+    """A public VQGAN checkpoint as a tokenizer ready for use. Raises CheckpointError when its layout is not known."""
+    arrays = {name: value for name, value in read_foreign_weights(path).items() if not name.startswith("loss.")}
+    try:
+        tokenizer = build_image_tokenizer(infer_vqgan_config(arrays, image_size))
+        load_weights(tokenizer, convert_vqgan(arrays), str(path))
+    except CheckpointError as error:
+        raise CheckpointError(_naming(path, error)) from None
+    tokenizer.eval()
+    return tokenizer
+
+
+def import_dvae(encoder_path: str | Path, decoder_path: str | Path, image_size: int = 256) -> ImageTokenizer:
+    """The public dVAE's two files as a tokenizer ready for use. Raises CheckpointError when its layout is not known."""
+    encoder, decoder = read_foreign_weights(encoder_path), read_foreign_weights(decoder_path)
+    source = f"{encoder_path} with {decoder_path}"
+    try:
+        tokenizer = build_image_tokenizer(infer_dvae_config(encoder, decoder, image_size))
+        load_weights(tokenizer, convert_dvae(encoder, decoder), source)
+    except CheckpointError as error:
+        raise CheckpointError(_naming(source, error)) from None
+    tokenizer.eval()
+    return tokenizer
+
+
+def _naming(source: str | Path, error: CheckpointError) -> str:
+    return str(error) if str(error).startswith(str(source)) else f"{source}: {error}"
+
+
+def _highest(arrays: dict[str, np.ndarray], pattern: str) -> int:
+    """The highest number that ``pattern`` finds among the names. Raises CheckpointError when there is none."""
+    numbers = [int(match[1]) for match in map(re.compile(pattern).match, arrays) if match]
+    if not numbers:
+        raise CheckpointError(f"the checkpoint has no weight like {pattern}, so its layout is not known here")
+    return max(numbers)
+
+
+def _shape(arrays: dict[str, np.ndarray], name: str) -> tuple[int, ...]:
+    if name not in arrays:
+        raise CheckpointError(f"the checkpoint has no {name}, so its layout is not known here")
+    return arrays[name].shape
