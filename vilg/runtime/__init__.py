@@ -97,7 +97,4 @@ def _kept_environment(name: str, value: str | None) -> Iterator[None]:
     # warns about any other value, although OpenMP has been started with the right number by now.
     os.environ[name] = "1"
     yield
-    if value is None:
-        del os.environ[name]
-    else:
-        os.environ[name] = value
+    process.restore_environment(name, value)

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# How long an idle OpenMP thread spins before it sleeps. The default of 200 ms takes the cores from data loading and from
+# other processes; a step's own gaps are shorter than this.
+_SPIN_MILLISECONDS = "10"
 _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 * 1024, 65536
 
 
@@ -88,15 +91,22 @@ def openmp() -> ctypes.CDLL | None:
 
 def start_openmp(threads: int) -> None:
     """Start the OpenMP runtime with ``threads`` as every thread's default; has that effect only the first time."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    settings = {"OMP_NUM_THREADS": str(threads), "KMP_BLOCKTIME": os.environ.get("KMP_BLOCKTIME", _SPIN_MILLISECONDS)}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     library = openmp()
     if library is not None:
         library.omp_get_max_threads()
-    if before is None:
-        del os.environ["OMP_NUM_THREADS"]
+    for name, value in before.items():
+        restore_environment(name, value)
+
+
+def restore_environment(name: str, value: str | None) -> None:
+    """Set a variable back to what it was; None removes it."""
+    if value is None:
+        os.environ.pop(name, None)
     else:
-        os.environ["OMP_NUM_THREADS"] = before
+        os.environ[name] = value
 
 
 def set_threads(threads: int) -> None:

@@ -1,0 +1,190 @@
+"""What all benchmarks share: contestants in processes of their own, timed in turns, and figures as JSON.
+
+Each contestant (ours, stock Paddle, torch) runs in its own process, because OpenMP runtimes, allocator settings and BLAS
+switches belong to a process. They are timed in turns, so that a slow minute of the machine hits all of them, and
+compared by their medians. ``--clock cpu`` with ``--threads 1`` counts processor time instead, which also means
+something on a busy machine.
+"""
+import argparse
+import ctypes
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+PAUSE = 0.22
+"""Seconds between contestants: an idle OpenMP team keeps spinning for 0.2 s and would take the next one's cores."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+Case = Callable[[], Callable[[], None]]
+"""Prepares one repetition and returns what is timed."""
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures, the settings and the machine there")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, under 50 s; the same figures, noisier")
+    parser.add_argument("--threads", type=int, default=0, help="threads of every contestant (default: physical cores)")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall",
+                        help="wall: seconds (default); cpu: processor time of the main thread, use it with --threads 1")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
+    return parser
+
+
+def physical_cores() -> int:
+    """Cores this process may run on, read without importing Paddle (whose import would take a contestant's place)."""
+    return len({_core_of(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _core_of(cpu: int) -> tuple[str, str]:
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        return (topology / "physical_package_id").read_text(), (topology / "core_id").read_text()
+    except OSError:
+        return "", str(cpu)
+
+
+class Contestant:
+    """One process that holds the cases of ``setup(threads, seed, *details)`` and times them when told to.
+
+    ``setup`` is a function of the benchmark's own top level; it imports what it needs, so that the process of one
+    contestant never loads another's library. ``environment`` is in force when that process begins.
+    """
+
+    def __init__(self, name: str, setup: Callable[..., dict[str, Case]], options: argparse.Namespace, *details: Any,
+                 environment: dict[str, str] | None = None):
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        job = (theirs, setup, options.threads or physical_cores(), options.seed, options.clock, details)
+        self._process = context.Process(target=_serve, args=job, daemon=True)
+        before = {key: os.environ.get(key) for key in environment or {}}
+        os.environ.update(environment or {})
+        try:
+            self._process.start()
+        finally:
+            for key, value in before.items():
+                os.environ.pop(key) if value is None else os.environ.update({key: value})
+        self.cases: list[str] = []
+
+    def wait(self) -> "Contestant":
+        """Wait until the process has set its cases up; raises RuntimeError with its traceback when it cannot."""
+        self.cases = self._answer()
+        return self
+
+    def time(self, case: str, repetitions: int) -> list[float]:
+        """Seconds of every repetition, after one that does not count."""
+        self._pipe.send((case, repetitions))
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.send(None)
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            good, answer = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"the process of {self.name} died") from None
+        if not good:
+            raise RuntimeError(f"{self.name} failed:\n{answer}")
+        return answer
+
+
+def _serve(pipe, setup: Callable[..., dict[str, Case]], threads: int, seed: int, clock: str, details: tuple) -> None:
+    now = CLOCKS[clock]
+    try:
+        cases = setup(threads, seed, *details)
+        pipe.send((True, list(cases)))
+        while (order := pipe.recv()) is not None:
+            name, repetitions = order
+            times = []
+            for _ in range(repetitions + 1):
+                timed = cases[name]()
+                start = now()
+                timed()
+                times.append(now() - start)
+            pipe.send((True, times[1:]))
+    except EOFError:
+        return
+    except Exception:
+        pipe.send((False, traceback.format_exc()))
+
+
+def alternate(contestants: Sequence[Contestant], case: str, rounds: int, repetitions: int) -> dict[str, float]:
+    """Median seconds of ``case`` for every contestant that has it, timed in turns ``rounds`` times."""
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for contestant in contestants:
+            if case in contestant.cases:
+                time.sleep(PAUSE)
+                times.setdefault(contestant.name, []).extend(contestant.time(case, repetitions))
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        flags = next(line for line in lines if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        flags = []
+    isa = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    return {"machine_cpu": model, "machine_cores": physical_cores(), "machine_isa": " ".join(isa),
+            "machine_load": round(os.getloadavg()[0], 2)}
+
+
+def report(options: argparse.Namespace, figures: dict[str, float], **config: Any) -> None:
+    """Print the figures, a line each, and write them to ``--json`` with settings, seed and machine."""
+    for name, value in figures.items():
+        print(f"{name:48s} {value:10.3f}" if isinstance(value, float) else f"{name:48s} {value}")
+    if options.json:
+        settings = {"threads": options.threads or physical_cores(), "clock": options.clock, "quick": options.quick, **config}
+        everything = {**figures, **{f"config_{key}": value for key, value in settings.items()}, "seed": options.seed,
+                      **machine()}
+        options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def prepare_torch(threads: int, seed: int) -> Any:
+    """torch with the allocator tuned as ours is and ``threads`` threads; returns the module."""
+    import torch
+
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-4, 0)
+    libc.mallopt(-1, 2**31 - 1)
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    return torch
+
+
+def prepare_stock(threads: int, seed: int) -> Any:
+    """Paddle as it comes, on ``threads`` threads; returns the module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import paddle
+
+    libraries = Path(paddle.__file__).parent / "libs"
+    ctypes.CDLL(str(libraries / "libiomp5.so")).omp_set_num_threads(threads)
+    paddle.seed(seed)
+    return paddle
+
+
+def prepare_ours(threads: int, seed: int, cpu_math: str = "fp32") -> Any:
+    """Paddle set up by vilg, on ``threads`` threads; returns the module."""
+    from vilg import runtime
+
+    runtime.configure(runtime.RuntimeConfig(threads=threads, cpu_math=cpu_math))
+    import paddle
+
+    paddle.seed(seed)
+    return paddle

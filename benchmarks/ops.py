@@ -1,0 +1,134 @@
+"""Every function of vilg.nn.functional against stock Paddle and torch, forward and backward, on the model's shapes.
+
+    python benchmarks/ops.py                         all cores, in float32; about four minutes
+    python benchmarks/ops.py --math bf16             ours with bf16 products against torch's bf16 autocast
+    python benchmarks/ops.py --threads 1 --clock cpu on a busy machine
+
+Keys of --json: <function>_{forward,backward}_over_{torch,stock} (ours / theirs: below 1 is faster) and
+<function>_{forward,backward}_ms of ours.
+"""
+from collections.abc import Callable
+
+import harness
+
+SHAPES = {
+    "linear": [(2176, 512), (512, 2048), (2048,)],
+    "matmul": [(512, 32, 64), (512, 64, 128)],
+    "layer_norm": [(2176, 512), (512,), (512,)],
+    "softmax": [(16, 1024, 128)],
+    "gelu": [(2176, 2048)],
+    "silu": [(8, 128, 64, 64)],
+    "group_norm": [(8, 128, 64, 64), (128,), (128,)],
+    "conv2d": [(8, 64, 64, 64), (64, 64, 3, 3), (64,)],
+    "cross_entropy": [(2048, 8192)],
+    "linear_cross_entropy": [(2048, 512), (512, 8192), (8192,)],
+}
+"""Shapes of the differentiable arguments: 2 samples of 64 + 1024 tokens, width 512; 8 pictures of 64 × 64."""
+CLASSES = 8192
+
+
+def main() -> None:
+    """Time all functions and print, or write, the ratios."""
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--math", choices=("fp32", "bf16"), default="fp32", help="arithmetic of ours and of torch")
+    parser.add_argument("--only", nargs="+", choices=sorted(SHAPES), default=list(SHAPES), metavar="FUNCTION",
+                        help=f"functions to time: {', '.join(SHAPES)}")
+    options = parser.parse_args()
+    contestants = [harness.Contestant("ours", ours, options, options.math),
+                   harness.Contestant("stock", stock, options),
+                   harness.Contestant("torch", torch, options, options.math)]
+    for contestant in contestants:
+        contestant.wait()
+    rounds, repetitions = (2, 3) if options.quick else (5, 7)
+    figures = {}
+    for function in options.only:
+        for direction in ("forward", "backward"):
+            name = f"{function}_{direction}"
+            seconds = harness.alternate(contestants, name, rounds, repetitions)
+            figures[f"{name}_ms"] = seconds["ours"] * 1e3
+            for other in ("torch", "stock"):
+                figures[f"{name}_over_{other}"] = seconds["ours"] / seconds[other]
+    for contestant in contestants:
+        contestant.close()
+    harness.report(options, figures, math=options.math)
+
+
+def _cases(functions: dict[str, Callable], tensor: Callable, like: Callable, gradients: Callable) -> dict:
+    cases = {}
+    for name, function in functions.items():
+        arguments = [tensor(shape) for shape in SHAPES[name]]
+        incoming = like(function(*arguments))
+
+        def forward(function=function, arguments=arguments):
+            return lambda: function(*arguments)
+
+        def backward(function=function, arguments=arguments, incoming=incoming):
+            y = function(*arguments)
+            return lambda: gradients(y, arguments, incoming)
+
+        cases[f"{name}_forward"], cases[f"{name}_backward"] = forward, backward
+    return cases
+
+
+def _paddle_cases(paddle, functions: dict[str, Callable]) -> dict:
+    def tensor(shape):
+        x = paddle.randn(shape)
+        x.stop_gradient = False
+        return x
+
+    return _cases(functions, tensor, lambda y: paddle.randn(y.shape),
+                  lambda y, arguments, incoming: paddle.grad([y], arguments, [incoming]))
+
+
+def ours(threads: int, seed: int, math: str) -> dict:
+    """The cases on vilg.nn.functional."""
+    paddle = harness.prepare_ours(threads, seed, math)
+    from vilg.nn import functional as f
+
+    labels = paddle.randint(0, CLASSES, [SHAPES["cross_entropy"][0][0]])
+    return _paddle_cases(paddle, {
+        "linear": f.linear, "matmul": f.matmul, "layer_norm": f.layer_norm, "softmax": f.softmax, "gelu": f.gelu,
+        "silu": f.silu, "group_norm": lambda x, w, b: f.group_norm(x, 32, w, b),
+        "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1), "cross_entropy": lambda x: f.cross_entropy(x, labels),
+        "linear_cross_entropy": lambda x, w, b: f.linear_cross_entropy(x, w, b, labels)})
+
+
+def stock(threads: int, seed: int) -> dict:
+    """The cases on Paddle as it comes."""
+    paddle = harness.prepare_stock(threads, seed)
+    f = paddle.nn.functional
+    labels = paddle.randint(0, CLASSES, [SHAPES["cross_entropy"][0][0]])
+    return _paddle_cases(paddle, {
+        "linear": f.linear, "matmul": paddle.matmul, "layer_norm": lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b),
+        "softmax": f.softmax, "gelu": f.gelu, "silu": f.silu,
+        "group_norm": lambda x, w, b: f.group_norm(x, 32, 1e-6, w, b), "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1),
+        "cross_entropy": lambda x: f.cross_entropy(x, labels, reduction="none"),
+        "linear_cross_entropy": lambda x, w, b: f.cross_entropy(f.linear(x, w, b), labels, reduction="none")})
+
+
+def torch(threads: int, seed: int, math: str) -> dict:
+    """The cases on torch; in bf16 under autocast, as its users would."""
+    module = harness.prepare_torch(threads, seed)
+    f = module.nn.functional
+    labels = module.randint(0, CLASSES, [SHAPES["cross_entropy"][0][0]])
+    functions = {
+        "linear": lambda x, w, b: f.linear(x, w.T, b), "matmul": module.matmul,
+        "layer_norm": lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b), "softmax": lambda x: f.softmax(x, -1),
+        "gelu": f.gelu, "silu": f.silu, "group_norm": lambda x, w, b: f.group_norm(x, 32, w, b, 1e-6),
+        "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1), "cross_entropy": lambda x: f.cross_entropy(x, labels, reduction="none"),
+        "linear_cross_entropy": lambda x, w, b: f.cross_entropy(f.linear(x, w.T, b), labels, reduction="none")}
+
+    def autocast(function):
+        def run(*arguments):
+            with module.autocast("cpu", module.bfloat16):
+                return function(*arguments)
+        return run
+
+    if math == "bf16":
+        functions = {name: autocast(function) for name, function in functions.items()}
+    return _cases(functions, lambda shape: module.randn(shape, requires_grad=True), module.randn_like,
+                  lambda y, arguments, incoming: module.autograd.grad(y, arguments, incoming))
+
+
+if __name__ == "__main__":
+    main()
