@@ -29,7 +29,8 @@ Case = Callable[[], Callable[[], None]]
 def arguments(description: str) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures, the settings and the machine there")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures, the settings and the machine "
+                                                                  "there")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, under 50 s; the same figures, noisier")
     parser.add_argument("--threads", type=int, default=0, help="threads of every contestant (default: physical cores)")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall",

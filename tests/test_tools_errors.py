@@ -168,8 +168,8 @@ def test_every_tool_explains_itself(tool, name):
 
 
 def test_a_refusal_leaves_a_process_with_status_2():
-    result = subprocess.run([sys.executable, "tools/train.py", "--config", "absent.yaml"], cwd=ROOT, capture_output=True,
-                            text=True, timeout=120)
+    command = [sys.executable, "tools/train.py", "--config", "absent.yaml"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: absent.yaml: there is no such file")
     assert "Traceback" not in result.stderr

@@ -23,7 +23,8 @@ def main() -> int:
     arguments = parse()
     from vilg import build
 
-    report = build.encode_images(build.load_run(arguments.config, arguments.set), arguments.output, arguments.batch_size)
+    run = build.load_run(arguments.config, arguments.set)
+    report = build.encode_images(run, arguments.output, arguments.batch_size)
     print(report)
     return 0
 

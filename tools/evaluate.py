@@ -21,7 +21,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
     parser.add_argument("--count", type=int, default=500, help="scenes a split, or emoji at most (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
-    parser.add_argument("--best-of", type=int, default=8, help="pictures a caption for the re-ranked figure (%(default)s)")
+    parser.add_argument("--best-of", type=int, default=8,
+                        help="pictures a caption for the re-ranked figure (%(default)s)")
     parser.add_argument("--data", default="data/emoji", help="folder written by tools/prepare_emoji.py (%(default)s)")
     parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
     parser.add_argument("--device", help="cpu, gpu:0 …")

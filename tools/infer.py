@@ -46,7 +46,8 @@ def parse() -> argparse.Namespace:
     complete.add_argument("image")
     complete.add_argument("--text", required=True)
     complete.add_argument("--known-rows", type=int, help="rows of tokens to keep, from the top")
-    complete.add_argument("--known-mask", metavar="PNG", help="picture whose white parts are kept, black ones drawn anew")
+    complete.add_argument("--known-mask", metavar="PNG",
+                          help="picture whose white parts are kept, black ones drawn anew")
     tasks.add_parser("demo", parents=[common], help="a contact sheet of pictures, captions and answers")
     return parser.parse_args()
 

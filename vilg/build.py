@@ -106,6 +106,7 @@ def encode_images(run: RunConfig, output: str | Path, batch_size: int) -> str:
         folder = Path(output) / f"{number}_{source.kind}"
         report = write_codes(folder, build_source(source, mark), encode, tokenizer.image_size, mark, batch_size,
                              run.data.loader.max_broken)
-        lines.append(f"- {{kind: codes, path: {folder}, repeat: {getattr(source, 'repeat', 1)}}}  # {report.written} pictures, "
+        lines.append(f"- {{kind: codes, path: {folder}, repeat: {getattr(source, 'repeat', 1)}}}  # {report.written} "
+                     "pictures, "
                      f"{report.broken} broken")
     return "data.sources to train on these codes:\n" + "\n".join(lines)

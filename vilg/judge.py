@@ -59,7 +59,8 @@ def tokenizer_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, 
 
 def _emoji(folder: str, size: int) -> tuple[list[str], np.ndarray]:
     if not Path(folder).is_dir():
-        raise DataError(f"{folder}: there is no such folder; run `python tools/prepare_emoji.py --output {folder}` first")
+        raise DataError(f"{folder}: there is no such folder; run `python tools/prepare_emoji.py --output {folder}` "
+                        "first")
     source = FolderSource(FolderConfig(path=folder))
     samples = [source[index] for index in range(len(source))]
     return [sample.captions[0] for sample in samples], np.stack([centre_crop(s.picture, size) for s in samples])

@@ -82,7 +82,8 @@ class Pipeline:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if num_images < 1 or (best_of is not None and best_of < num_images):
-            raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and {best_of}")
+            raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
+                            f"{best_of}")
         sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance)
         known = self._known(known_image, known_rows, known_mask)
         draws = best_of or num_images
@@ -98,7 +99,8 @@ class Pipeline:
                 pictures, codes = self._draw(ids, length, draws, seed, sampling, known, path, bar)
                 for row, text in enumerate(texts[start:start + rows]):
                     chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
-                    settings = {"prompt": text, "model": self.name, "seed": seed, "path": path, **configs.to_dict(sampling)}
+                    settings = {"prompt": text, "model": self.name, "seed": seed, "path": path,
+                                **configs.to_dict(sampling)}
                     results.append([_annotate(pictures[row][pick], settings | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -130,8 +132,8 @@ class Pipeline:
         texts = [texts] if isinstance(texts, str) else list(texts)
         codes = self.encode(images)
         batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
-        return np.stack([self._score(paddle.to_tensor(batch.ids[i:i + 1]), paddle.to_tensor(batch.length[i:i + 1]), codes)
-                         for i in range(len(texts))])
+        ids, length = paddle.to_tensor(batch.ids), paddle.to_tensor(batch.length)
+        return np.stack([self._score(ids[i:i + 1], length[i:i + 1], codes) for i in range(len(texts))])
 
     def encode(self, images: Picture | list[Picture]) -> paddle.Tensor:
         """Pictures, centre-cropped and resized as in training → codes [B, n]."""
@@ -186,7 +188,8 @@ class Pipeline:
     def _known(self, image, rows, mask):
         if image is None:
             if rows is not None or mask is not None:
-                raise VilgError("known_rows and known_mask say which part of known_image to keep; give that picture too")
+                raise VilgError("known_rows and known_mask say which part of known_image to keep; give that picture "
+                                "too")
             return None, None
         height, width = self.image_tokenizer.grid
         if (rows is None) == (mask is None):

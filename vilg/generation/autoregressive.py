@@ -136,7 +136,8 @@ def _known(model: BidirectionalTransformer, codes: Tensor | None, mask: Tensor |
     known, kept = codes.numpy(), mask.numpy().astype(bool)
     for name, given in (("known_codes", known), ("known_mask", kept)):
         if given.shape[-1] != shape[1]:
-            raise ShapeError(f"{name} has {given.shape[-1]} tokens a picture, but the model's grid of {model.layout.rows}×"
+            raise ShapeError(f"{name} has {given.shape[-1]} tokens a picture, but the model's grid of "
+                             f"{model.layout.rows}×"
                              f"{model.layout.columns} has {shape[1]}")
     known, kept = (np.broadcast_to(given, [prompts, shape[1]]) for given in (known, kept))
     return np.repeat(known, samples, axis=0), np.repeat(kept, samples, axis=0)

@@ -53,7 +53,8 @@ class Source:
     def take(self, prompts: list[int]) -> "Source":
         """The same source with its prompts repeated or re-ordered."""
         index = paddle.to_tensor(prompts)
-        keys, values = ([paddle.index_select(kept, index, axis=0) for kept in side] for side in (self.keys, self.values))
+        keys, values = ([paddle.index_select(kept, index, axis=0) for kept in side]
+                        for side in (self.keys, self.values))
         return Source(keys, values, self.visible[prompts])
 
 
@@ -119,7 +120,8 @@ class CachedAttention:
         step, mask = self._masks.get(pattern, (-1, None))
         if step != self.step:
             held = cache.held(self.step)
-            seen = (held >= 0) & image_rule(pattern, Role.TARGET, np.int64(self.step), held, self.layout.columns, self.window)
+            rule = image_rule(pattern, Role.TARGET, np.int64(self.step), held, self.layout.columns, self.window)
+            seen = (held >= 0) & rule
             target = paddle.expand(additive(seen.reshape([1, 1, 1, -1])), [self.rows, 1, 1, -1])
             mask = paddle.concat([self._source_mask, target], axis=-1)
             self._masks[pattern] = (self.step, mask)

@@ -7,7 +7,8 @@ from vilg.losses.sequence import text_nll
 from vilg.models.bidirectional import BidirectionalTransformer
 
 
-def score_text(model: BidirectionalTransformer, codes: Tensor, text: Tensor, length: Tensor, prefix: Tensor | None = None,
+def score_text(model: BidirectionalTransformer, codes: Tensor, text: Tensor, length: Tensor,
+               prefix: Tensor | None = None,
                batch_size: int = 32) -> Tensor:
     """log P(text | image), summed over the target tokens: [B], higher is better.
 

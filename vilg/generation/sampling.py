@@ -61,5 +61,6 @@ def draw(logits: np.ndarray, config: SamplingConfig, uniform: np.ndarray) -> np.
         return logits.argmax(axis=-1).astype(np.int64)
     cumulative = np.cumsum(filtered_probabilities(logits, config), axis=-1, dtype=np.float64)
     total = cumulative[:, -1]
-    point = np.minimum(uniform * total, np.nextafter(total, 0))  # below the total, so a token that may be drawn is found
+    # Below the total, so that a token that may be drawn is found.
+    point = np.minimum(uniform * total, np.nextafter(total, 0))
     return (cumulative <= point[:, None]).sum(axis=-1).astype(np.int64)

@@ -87,7 +87,8 @@ class PerceptualLoss(nn.Layer):
 
 def _fitting(arrays: dict, name: str, shape: list[int], path: str):
     if name not in arrays:
-        raise CheckpointError(f"{path}: lacks {name}; the perceptual loss takes the weights of a VGG16 and LPIPS's lin layers")
+        raise CheckpointError(f"{path}: lacks {name}; the perceptual loss takes the weights of a VGG16 and LPIPS's lin "
+                              "layers")
     if list(arrays[name].shape) != shape:
         raise CheckpointError(f"{path}: {name} is {list(arrays[name].shape)}, a VGG16 has {shape}")
     return arrays[name].astype("float32")

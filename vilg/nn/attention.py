@@ -72,7 +72,8 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pat
     heads = q.shape[2]
 
     def build() -> Tensor:
-        visible = dense_mask(context.layout, context.role, pattern, context.length.numpy(), context.prefix.numpy(), window)
+        visible = dense_mask(context.layout, context.role, pattern, context.length.numpy(), context.prefix.numpy(),
+                             window)
         # Expanded over the heads: adding a broadcast mask is several times slower on a CPU.
         return paddle.expand(additive(visible).unsqueeze(1), [-1, heads, -1, -1]).contiguous()
 

@@ -30,7 +30,8 @@ class Pattern(str, Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> "Pattern":
-        raise ValueError(f"unknown attention pattern {value!r}; the patterns are {', '.join(item.value for item in cls)}")
+        known = ", ".join(item.value for item in cls)
+        raise ValueError(f"unknown attention pattern {value!r}; the patterns are {known}")
 
 
 class Role(str, Enum):

@@ -54,7 +54,8 @@ class DVAEConfig:
             raise ValueError(f"image_size {self.image_size} is not a multiple of {self.factor}, which "
                              f"{len(self.multipliers)} stages reduce it by")
         if min(self.temperature, self.temperature_end) <= 0:
-            raise ValueError(f"the temperature schedule reaches zero (temperature {self.temperature:g}, temperature_end "
+            raise ValueError(f"the temperature schedule reaches zero (temperature {self.temperature:g}, "
+                             "temperature_end "
                              f"{self.temperature_end:g}) and a Gumbel-softmax divides by it; end at 1/16, say")
         if self.temperature_steps < 1 or self.kl_steps < 1:
             raise ValueError("temperature_steps and kl_steps must be positive")

@@ -73,7 +73,8 @@ class WordPieceTokenizer:
             raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")
         settings = _read_settings(folder / "tokenizer_config.json")
         named = {kind: settings.get(f"{kind}_token") for kind in SPECIAL_TOKENS}
-        special = {kind: token["content"] if isinstance(token, dict) else token for kind, token in named.items() if token}
+        special = {kind: token["content"] if isinstance(token, dict) else token
+                   for kind, token in named.items() if token}
         return cls(folder / "vocab.txt", lowercase=bool(settings.get("do_lower_case", True)), special=special)
 
     @property

@@ -55,7 +55,8 @@ class _Plan:
 
     def __init__(self, x: tuple, w: tuple, stride: int, padding: tuple, bias: bool, dtype: int, fpmath: int):
         top, bottom, left, right = padding
-        self.shape = [x[0], w[0], (x[2] + top + bottom - w[2]) // stride + 1, (x[3] + left + right - w[3]) // stride + 1]
+        self.shape = [x[0], w[0], (x[2] + top + bottom - w[2]) // stride + 1,
+                      (x[3] + left + right - w[3]) // stride + 1]
         y = self.shape
         b = plain([w[0]]) if bias else NOTHING
         window = (Dims(stride, stride), Dims(0, 0), Dims(top, left), Dims(bottom, right))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from vilg.nn.onednn import precision
-from vilg.nn.onednn.library import DST, SRC, WEIGHTS, Cache, Descriptor, Handle, Library, Primitive, NOTHING, load, operation
+from vilg.nn.onednn.library import (
+    DST, NOTHING, SRC, WEIGHTS, Cache, Descriptor, Handle, Library, Primitive, load, operation)
 
 _LINEAR = 0x26
 _FLOAT_BYTES = 4
