@@ -1,7 +1,7 @@
 """What all benchmarks share: contestants in processes of their own, timed in turns, and figures as JSON.
 
-Each contestant (ours, stock Paddle, torch) runs in its own process, because OpenMP runtimes, allocator settings and BLAS
-switches belong to a process. They are timed in turns, so that a slow minute of the machine hits all of them, and
+Each contestant (ours, stock Paddle, torch) runs in its own process, because OpenMP runtimes, allocator settings and
+BLAS switches belong to a process. They are timed in turns, so that a slow minute of the machine hits all of them, and
 compared by their medians. ``--clock cpu`` with ``--threads 1`` counts processor time instead, which also means
 something on a busy machine.
 """

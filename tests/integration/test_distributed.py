@@ -126,8 +126,8 @@ def test_four_ranks_groups_of_replicas_and_resharding(single, pair, tmp_path):
     cases += [case("os_g-hybrid", "os_g", batch=16, accumulate=4, sharding_degree=2),
               case("os-hybrid", "os", batch=16, sharding_degree=2),
               case("p_g_os-hybrid", "p_g_os", batch=16, sharding_degree=2)]
-    cases += [case("p_g_os-to-dp", "dp", resume=halves["p_g_os"]), case("os_g-to-p_g_os", "p_g_os", resume=halves["os_g"]),
-              case("dp-to-os", "os", resume=halves["dp"])]
+    cases += [case("p_g_os-to-dp", "dp", resume=halves["p_g_os"]),
+              case("os_g-to-p_g_os", "p_g_os", resume=halves["os_g"]), case("dp-to-os", "os", resume=halves["dp"])]
     results = launch(tmp_path, 4, cases)
     for name, result in results.items():
         label = f"4 ranks: {name}"

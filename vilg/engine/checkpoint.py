@@ -151,8 +151,8 @@ class Checkpoint:
                               f"{list(piece.shape)} in the model")
         if shapes or missing:
             problem = "; ".join(shapes[:3]) if shapes else f"lacks {', '.join(missing[:3])}"
-            raise CheckpointError(f"{self.path}: made by another model size or vocabulary: {problem}; use the config it "
-                                  "was made with, or a new output directory")
+            raise CheckpointError(f"{self.path}: made by another model size or vocabulary: {problem}; "
+                                  "use the config it was made with, or a new output directory")
         for piece in pieces:
             if piece.stop > piece.start:
                 piece.write(self.read(piece.name, piece.start, piece.stop))

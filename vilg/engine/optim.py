@@ -53,7 +53,8 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim > 1 and "embed" not in name.lower()
 
 
-def build_optimizer(config: OptimConfig, parameters: dict[str, Tensor], multi_precision: bool) -> paddle.optimizer.AdamW:
+def build_optimizer(config: OptimConfig, parameters: dict[str, Tensor],
+                    multi_precision: bool) -> paddle.optimizer.AdamW:
     """AdamW over ``parameters`` (name → tensor);
     ``multi_precision`` keeps float32 masters of half-precision weights."""
     decaying = {tensor.name for name, tensor in parameters.items() if decays(name, tensor)}

@@ -57,14 +57,14 @@ def choose_checkpoint(resume: str, directory: Path, fingerprints: dict[str, str]
     found = store.checkpoints_in(directory)
     if resume == "none":
         if found:
-            raise CheckpointError(f"{directory.parent}: already holds a run ({found[-1].name}); continue it with --resume "
-                                  "auto, or choose another output")
+            raise CheckpointError(f"{directory.parent}: already holds a run ({found[-1].name}); "
+                                  "continue it with --resume auto, or choose another output")
         return None
     if resume == "auto":
         checkpoint = store.newest_sound(directory)
         if checkpoint is None and found:
-            raise CheckpointError(f"{directory}: none of its {len(found)} checkpoints verifies; delete the directory to "
-                                  "start over")
+            raise CheckpointError(f"{directory}: none of its {len(found)} checkpoints verifies; "
+                                  "delete the directory to start over")
     else:
         checkpoint = Checkpoint(resume)
         checkpoint.verify()
@@ -77,8 +77,8 @@ def _check_fingerprints(checkpoint: Checkpoint, fingerprints: dict[str, str]) ->
     theirs = checkpoint.header["identity"].get("fingerprints", {})
     for name, value in fingerprints.items():
         if theirs.get(name, value) != value:
-            raise CheckpointError(f"{checkpoint.path}: was made with another {name.replace('_', ' ')} ({theirs[name]}, now "
-                                  f"{value}); use that one, or a new output directory")
+            raise CheckpointError(f"{checkpoint.path}: was made with another {name.replace('_', ' ')} ({theirs[name]}, "
+                                  f"now {value}); use that one, or a new output directory")
 
 
 def _flatten(values: Any, path: str = "") -> dict[str, Any]:

@@ -57,8 +57,8 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
-            raise CheckpointError(f"{self.directory}: the last checkpoint could not be written ({self._error}); put that "
-                                  "right and start again with --resume auto") from self._error
+            raise CheckpointError(f"{self.directory}: the last checkpoint could not be written ({self._error}); "
+                                  "put that right and start again with --resume auto") from self._error
 
     def _write(self, step: int, stored: list[StoredPiece], header: dict[str, Any]) -> None:
         unfinished = self.directory / f".step-{step:08d}.{self.token}"

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-# How long an idle OpenMP thread spins before it sleeps. The default of 200 ms takes the cores from data loading and from
-# other processes; a step's own gaps are shorter than this.
+# How long an idle OpenMP thread spins before it sleeps. The default of 200 ms takes the cores from data loading and
+# from other processes; a step's own gaps are shorter than this.
 _SPIN_MILLISECONDS = "10"
 _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 * 1024, 65536
 

@@ -24,8 +24,8 @@ class DVAEConfig:
     """The dVAE. The defaults are the public network's: 4 stages of 2 blocks, 256 channels, 8192 codes, f = 8.
 
     Stage i of ``multipliers`` has ``channels`` · ``multipliers[i]`` channels; the side halves after each but the last.
-    ``decoder_channels`` is the width of a code. The temperature goes from ``temperature`` to ``temperature_end`` along a
-    cosine of ``temperature_steps`` steps, the weight of the KL term from 0 to ``kl_weight`` along ``kl_steps``.
+    ``decoder_channels`` is the width of a code. The temperature goes from ``temperature`` to ``temperature_end`` along
+    a cosine of ``temperature_steps`` steps, the weight of the KL term from 0 to ``kl_weight`` along ``kl_steps``.
     """
 
     kind: Literal["dvae"] = "dvae"
@@ -69,8 +69,8 @@ class DVAEConfig:
 
 
 class DVAEBlock(nn.Layer):
-    """skip(x) + gain · path(x), [B, C, H, W] → [B, out, H, W]; the path is four times ReLU + convolution over a bottleneck
-    of out/4 channels, with ``kernels`` 3, 3, 3, 1 in the encoder and 1, 3, 3, 3 in the decoder."""
+    """skip(x) + gain · path(x), [B, C, H, W] → [B, out, H, W]; the path is four times ReLU + convolution over a
+    bottleneck of out/4 channels, with ``kernels`` 3, 3, 3, 1 in the encoder and 1, 3, 3, 3 in the decoder."""
 
     def __init__(self, in_channels: int, out_channels: int, kernels: tuple[int, ...], gain: float):
         super().__init__()
@@ -89,7 +89,8 @@ class DVAEBlock(nn.Layer):
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int) -> Conv2D:
-    """A convolution that keeps the side and starts as N(0, 1/fan-in) with a bias of zero, as the public network's do."""
+    """A convolution that keeps the side and starts as N(0, 1/fan-in) with a bias of zero,
+    as the public network's do."""
     layer = Conv2D(in_channels, out_channels, kernel, padding=kernel // 2)
     layer.weight.set_value(paddle.normal(0.0, (in_channels * kernel * kernel) ** -0.5, layer.weight.shape))
     layer.bias.set_value(paddle.zeros_like(layer.bias))
