@@ -10,7 +10,7 @@ from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.engine.task import LogPicture, Phase, StepOutput
-from vilg.errors import ConfigError
+from vilg.errors import ConfigError, DataError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
@@ -27,7 +27,8 @@ class BidirectionalTaskConfig:
 
     ``question_share``: how often a sample that carries questions trains image→text on one of them instead of a caption.
     ``caption_dropout``: how often text→image sees an empty caption, which guidance needs later.
-    ``init_from``: a released model folder to start from (fine-tuning); its tokenizers must be this run's.
+    ``written_captions``: image→text learns any of a sample's captions, or only its first (an exact name before key words);
+    text→image draws from any of them either way. ``init_from``: a released model folder to start from (fine-tuning); its tokenizers must be this run's.
     """
 
     kind: Literal["bidirectional"] = "bidirectional"
@@ -39,6 +40,7 @@ class BidirectionalTaskConfig:
     image_to_text_weight: float = 1.0
     question_share: float = 0.3
     caption_dropout: float = 0.1
+    written_captions: Literal["any", "first"] = "any"
     init_from: str | None = None
     preview_captions: int = 4
 
@@ -102,10 +104,12 @@ class BidirectionalTask:
 
     def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
         """One caption a sample for text→image, and for image→text that caption or one of its questions."""
-        captions, questions, answers = [], [], []
+        captions, written, questions, answers = [], [], [], []
         for sample, seed in zip(samples, seeds):
             rng = np.random.default_rng(seed)
             captions.append(sample.captions[rng.integers(len(sample.captions))] if sample.captions else "")
+            written.append(sample.captions[0] if sample.captions and self.config.written_captions == "first"
+                           else captions[-1])
             asks = bool(sample.questions) and (rng.random() < self.config.question_share or not sample.captions)
             question, answer = sample.questions[rng.integers(len(sample.questions))] if asks else (None, None)
             questions.append(question)
@@ -113,7 +117,7 @@ class BidirectionalTask:
         length = self.config.model.text_length
         dropped = [np.random.default_rng([seed, 1]).random() < self.config.caption_dropout for seed in seeds]
         sources = self.words.encode_batch(["" if drop else text for text, drop in zip(captions, dropped)], length)
-        targets = self.words.encode_batch(captions, length)
+        targets = self.words.encode_batch(written, length)
         text, text_length, prefix = targets.ids, targets.length, np.zeros_like(targets.length)
         rows = [row for row, question in enumerate(questions) if question is not None]
         if rows:
@@ -127,6 +131,8 @@ class BidirectionalTask:
     def _pictures(self, samples: list[Sample]) -> dict[str, np.ndarray]:
         if all(sample.codes is not None for sample in samples):
             return {"codes": np.stack([sample.codes for sample in samples]).astype("int64")}
+        if any(sample.picture is None for sample in samples):
+            raise DataError("data.sources: some hold codes and some pictures; encode them all with tools/encode_images.py")
         size = self.image_tokenizer.image_size
         return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
 

@@ -1,0 +1,140 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vilg import pipeline
+from vilg.errors import CheckpointError, DataError, VilgError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPTS = ["一个红色的圆形", "蓝色的方块在左边"]
+
+
+@pytest.fixture(scope="module")
+def model(released_model):
+    return pipeline.load(released_model)
+
+
+def arrays(rows):
+    return [[np.asarray(picture) for picture in row] for row in rows]
+
+
+def test_a_picture_does_not_depend_on_what_is_drawn_beside_it(model):
+    together = arrays(model.text_to_image(PROMPTS, num_images=3, seed=7))
+    for row, prompt in enumerate(PROMPTS):
+        alone = arrays(model.text_to_image(prompt, num_images=1, seed=7))
+        assert np.array_equal(alone[0][0], together[row][0])
+    other = arrays(model.text_to_image(PROMPTS[0], seed=8))
+    assert not np.array_equal(other[0][0], together[0][0])
+    assert not np.array_equal(together[0][0], together[0][1])
+
+
+def test_best_of_keeps_the_pictures_that_rank_highest(model):
+    drawn = arrays(model.text_to_image(PROMPTS[0], num_images=6, seed=1))[0]
+    scores = model.rank(PROMPTS[0], drawn)
+    assert scores.shape == (1, 6)
+    best = model.text_to_image(PROMPTS[0], num_images=2, best_of=6, seed=1)[0]
+    order = np.argsort(-scores[0], kind="stable")
+    # Different codes may decode to the same picture's codes again, so the score of the drawn codes decides, not of pixels.
+    assert [picture.info["log_p_text"] for picture in best] == sorted(
+        (picture.info["log_p_text"] for picture in best), reverse=True)
+    assert len(order) == 6 and all(any(np.array_equal(np.asarray(p), d) for d in drawn) for p in best)
+
+
+def test_known_rows_are_kept_and_the_rest_is_drawn(model):
+    given = arrays(model.text_to_image(PROMPTS[0], seed=2))[0][0]
+    codes = model.encode(given).numpy()
+    drawn, = model.text_to_image(PROMPTS[1], seed=3, known_image=given, known_rows=2)
+    again = model.text_to_image(PROMPTS[1], seed=3, known_image=given,
+                                known_mask=np.repeat(np.arange(4) < 2, 4).reshape(4, 4))[0]
+    assert np.array_equal(np.asarray(drawn[0]), np.asarray(again[0]))
+    everything, = model.text_to_image(PROMPTS[1], known_image=given, known_rows=4)
+    assert np.array_equal(np.asarray(everything[0]), model.decode(model.encode(given))[0])
+    assert codes.shape == (1, 16)
+
+
+def test_a_mask_picture_keeps_the_tokens_that_are_wholly_white(model, tmp_path):
+    mask = np.zeros((16, 16, 3), dtype="uint8")
+    mask[:8, :] = 255
+    mask[8, 0] = 255  # part of a token only
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    given = arrays(model.text_to_image(PROMPTS[0], seed=2))[0][0]
+    by_picture = model.text_to_image(PROMPTS[1], seed=3, known_image=given, known_mask=tmp_path / "mask.png")[0][0]
+    by_rows = model.text_to_image(PROMPTS[1], seed=3, known_image=given, known_rows=2)[0][0]
+    assert np.array_equal(np.asarray(by_picture), np.asarray(by_rows))
+
+
+def test_texts_and_answers_come_one_a_picture_or_question(model):
+    pictures = [np.asarray(row[0]) for row in model.text_to_image(PROMPTS)]
+    assert len(model.image_to_text(pictures)) == 2
+    assert model.image_to_text(pictures)[1] == model.image_to_text(pictures[1])[0]
+    assert len(model.answer(pictures[0], ["有几个？", "左边有方块？"])) == 2
+    with pytest.raises(VilgError, match="2 pictures and 3 questions"):
+        model.answer(pictures, ["有几个？"] * 3)
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (dict(texts=""), "empty"),
+    (dict(texts="一个红色的圆形" * 9), "63"),
+    (dict(texts=PROMPTS[0], num_images=0), "num_images"),
+    (dict(texts=PROMPTS[0], num_images=4, best_of=2), "best_of"),
+    (dict(texts=PROMPTS[0], top_p=2.0), "top_p"),
+    (dict(texts=PROMPTS[0], known_rows=2), "known_image"),
+    (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_rows=9), "9"),
+    (dict(texts=PROMPTS[0], path="end_to_end"), "reconstructor"),
+])
+def test_unusable_calls_are_refused_in_a_sentence(model, call, sentence):
+    with pytest.raises(VilgError, match=sentence):
+        model.text_to_image(**call)
+
+
+def test_broken_pictures_are_named(model, tmp_path):
+    whole = tmp_path / "whole.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype("uint8")).save(whole)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.read_bytes()[:500])
+    with pytest.raises(DataError, match="cut.png"):
+        model.image_to_text([str(cut)])
+    with pytest.raises(DataError, match="absent.png"):
+        model.image_to_text([str(tmp_path / "absent.png")])
+
+
+def test_transparent_pictures_are_laid_on_white(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (pipeline.open_picture(tmp_path / "clear.png") == 255).all()
+
+
+def test_an_unknown_model_names_the_way_out():
+    with pytest.raises(CheckpointError, match="model.yaml"):
+        pipeline.load("no_such_model")
+
+
+def test_another_image_tokenizer_or_vocabulary_is_refused(released_model, tmp_path):
+    folder = tmp_path / "swapped"
+    shutil.copytree(released_model, folder)
+    text = (folder / "model.yaml").read_text(encoding="utf-8").splitlines()
+    (folder / "model.yaml").write_text("\n".join(
+        "vocabulary: 0123456789abcdef" if line.startswith("vocabulary:") else line for line in text), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        pipeline.load(folder)
+
+
+def test_the_tool_writes_pictures_that_say_how_they_were_made(released_model, tmp_path):
+    command = [sys.executable, "tools/infer.py", "text2image", *PROMPTS, "--model", str(released_model), "--num-images", "2",
+               "--seed", "4", "--output", str(tmp_path / "out"), "--json", str(tmp_path / "lines.jsonl")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["prompt"] for line in lines] == [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
+    read = Image.open(lines[3]["image"])
+    assert read.text["prompt"] == PROMPTS[1] and read.text["seed"] == "4" and read.text["sample"] == "1"
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and len(list((tmp_path / "out").glob("0*.png"))) == 8
+    first, second = Image.open(tmp_path / "out" / "00003.png"), Image.open(tmp_path / "out" / "00007.png")
+    assert np.array_equal(np.asarray(first), np.asarray(second))
