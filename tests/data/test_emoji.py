@@ -48,6 +48,8 @@ def test_written_as_users_own_data(found, tmp_path):
         assert table[number].questions == [("这是什么？", one.name)]
         np.testing.assert_array_equal(by_name[one.name].picture, table[number].picture)
         assert table[number].picture.shape == (32, 32, 3)
+    with pytest.raises(DataError, match="holds other pictures already"):
+        emoji.write(found.emoji[1:3], tmp_path)
 
 
 def test_missing_packages_are_named(tmp_path):

@@ -85,9 +85,14 @@ def collect(font: str = FONT, annotations: str = ANNOTATIONS) -> Collection:
 
 
 def write(emoji: list[Emoji], folder: str | Path, size: int = 128) -> None:
-    """Write ``<code points>.png`` (``size`` pixels square) and ``.txt`` for each,
-    and all of them as ``table.jsonl``."""
+    """Write ``<code points>.png`` (``size`` pixels square) and ``.txt`` for each, and all of them as ``table.jsonl``.
+
+    Raises DataError when the folder cannot be written or holds other pictures, which would mix with these.
+    """
     folder = Path(folder)
+    others = {path.name for path in folder.glob("*.png")} - {f"{one.stem}.png" for one in emoji}
+    if others:
+        raise DataError(f"{folder}: holds other pictures already, such as {min(others)}; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lines = []
