@@ -83,7 +83,8 @@ def write_without_cache(model, codes, prompt, prefix):
     ids, at, written = prompt.copy(), max(prefix, 1), []
     while at < len(ids) and written[-1:] != [END]:
         ids[at:] = 0
-        hidden = model.image_to_text_hidden(codes, paddle.to_tensor(ids[None]), paddle.to_tensor([at]), paddle.to_tensor([prefix]))
+        text = paddle.to_tensor(ids[None]), paddle.to_tensor([at]), paddle.to_tensor([prefix])
+        hidden = model.image_to_text_hidden(codes, *text)
         written.append(int(model.text_logits(hidden[:, at - 1]).argmax()))
         ids[at] = written[-1]
         at += 1

@@ -6,7 +6,8 @@ import pytest
 from vilg.errors import ShapeError
 from vilg.generation import decoder
 from vilg.generation.autoregressive import generate_images
-from vilg.generation.cache import ConvCache, DenseCache, RowCache, slot_cache
+from vilg.generation.attention import DeviceMaths, LayerCache
+from vilg.generation.cache import image_slots
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.nn.masks import Layout, Pattern, Role, image_rule
 
@@ -49,52 +50,63 @@ def test_the_papers_layers_with_many_samples_of_a_prompt():
     assert_cached_equals_full(build(layers=5, window=11), *texts(5, 3), samples=9)
 
 
-def test_a_dense_cache_grows_on_the_way(monkeypatch):
-    monkeypatch.setattr("vilg.generation.cache.DENSE_GROWTH", 8)
+def test_dense_caches_are_read_grain_by_grain(monkeypatch):
+    monkeypatch.setattr("vilg.generation.cache.DENSE_GRAIN", 8)
     assert_cached_equals_full(build(sparse=False), *texts(4), samples=2)
+
+
+@pytest.mark.parametrize("rows,columns", [(4, 4), (5, 7)])
+def test_the_operators_of_an_accelerator_compute_the_same(monkeypatch, rows, columns):
+    monkeypatch.setattr(decoder, "keep", lambda x: x.transpose([0, 2, 1, 3]))
+    model = build(rows, columns)
+    assert isinstance(decoder.image_attention(model, decoder.prefill_text(model, *texts(5))).maths, DeviceMaths)
+    assert_cached_equals_full(model, *texts(5, 2, 3), samples=3)
 
 
 @pytest.mark.parametrize("pattern", Pattern)
 @pytest.mark.parametrize("rows,columns", [(4, 4), (5, 7), (9, 2)])
 def test_caches_hold_exactly_what_the_rule_lets_a_query_see(pattern, rows, columns):
     layout = Layout(0, rows, columns)
-    cache = slot_cache(pattern, 1, layout, window=5)
-    slots = np.arange(layout.image)
-    for step in slots:
-        token = paddle.full([1, 1, 1, 1], float(step))
-        cache.write(step, token, token)
-        held, keys = cache.held(step), cache.view(step)[0].numpy().reshape(-1)
-        seen = held[(held >= 0) & image_rule(pattern, Role.TARGET, step, held, columns, 5)]
-        wanted = slots[image_rule(pattern, Role.TARGET, step, slots, columns, 5)]
-        assert sorted(seen) == wanted.tolist()
-        np.testing.assert_array_equal(keys[held >= 0], held[held >= 0], "an entry does not hold the token it claims")
+    cache = LayerCache(pattern, image_slots(pattern, layout, 5), columns, 5)
+    slots, all_tokens = cache.slots, np.arange(layout.image)
+    buffers = np.full([slots.count, slots.entries], -1)
+    for step in all_tokens:
+        buffers[slots.place(step)] = step
+        held, read = slots.held(step), buffers[slots.place(step)[0], slots.near(step)]
+        np.testing.assert_array_equal(np.maximum(held, -1), read, "an entry does not hold the token it claims")
+        wanted = all_tokens[image_rule(pattern, Role.TARGET, step, all_tokens, columns, 5)]
+        assert sorted(held[cache.seen(step)]) == wanted.tolist()
 
 
-def test_sparse_caches_are_small():
+def test_sparse_caches_are_small_and_read_little():
     layout = Layout(64, 32, 32)
-    token = paddle.zeros([1, 1, 2, 8])
-    sizes = {}
-    for pattern in Pattern:
-        cache = slot_cache(pattern, 1, layout, 11)
-        cache.write(0, token, token)
-        sizes[pattern] = cache.nbytes() // (2 * 4 * 16)
-    assert sizes == {Pattern.ROW: 33, Pattern.COLUMN: 1024, Pattern.CONV: 6 * 32, Pattern.DENSE: 128}
+    slots = {pattern: image_slots(pattern, layout, 11) for pattern in Pattern}
+    assert {pattern.value: one.count * one.entries for pattern, one in slots.items()} == {
+        "row": 33, "column": 1024, "conv": 6 * 32, "dense": 1024}
+    most = {pattern.value: max(len(one.held(step)) for step in range(1024)) for pattern, one in slots.items()}
+    assert most == {"row": 33, "column": 32, "conv": 6 * 11, "dense": 1024}
 
 
-@pytest.mark.parametrize("cache", [RowCache(2, Layout(0, 2, 3)), ConvCache(2, Layout(0, 2, 3), 3), DenseCache(2, 6)])
-def test_a_cache_past_its_end_or_with_another_batch_is_refused_with_both_numbers(cache):
-    token = paddle.zeros([2, 1, 1, 4])
-    with pytest.raises(ShapeError, match="holds 6 tokens, but token number 7"):
-        cache.write(6, token, token)
-    with pytest.raises(ShapeError, match="batch of 2, but a batch of 3"):
-        cache.write(0, paddle.zeros([3, 1, 1, 4]), paddle.zeros([3, 1, 1, 4]))
+@pytest.mark.parametrize("pattern", Pattern)
+def test_a_cache_past_its_end_is_refused_with_both_numbers(pattern):
+    model = build(4, 5)
+    model.patterns = [pattern] * 4
+    attention = decoder.image_attention(model, decoder.prefill_text(model, *texts(5)))
+    attention.step = 20
+    with pytest.raises(ShapeError, match="holds 20 tokens, but token number 21"):
+        attention(0, paddle.zeros([8, 1, 3, 2, 8]))
 
 
 def test_a_source_is_prefilled_once_for_all_samples(monkeypatch):
     model = build()
     seen = []
     forward = type(model.stack).forward
-    monkeypatch.setattr(type(model.stack), "forward", lambda self, x, attend: seen.append(x.shape) or forward(self, x, attend))
+
+    def watched(self, x, attend):
+        seen.append(x.shape)
+        return forward(self, x, attend)
+
+    monkeypatch.setattr(type(model.stack), "forward", watched)
     text, length = texts(5)
     source = decoder.prefill_text(model, text, length)
     one = source.nbytes()

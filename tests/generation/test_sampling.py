@@ -42,7 +42,8 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_are_allowed():
 
 
 def test_temperature_zero_takes_the_likeliest():
-    assert draw(np.array([[0.1, 3.0, 2.0], [1.0, 0.0, 0.5]]), SamplingConfig(temperature=0.0), np.array([0.99, 0.99])).tolist() == [1, 0]
+    logits = np.array([[0.1, 3.0, 2.0], [1.0, 0.0, 0.5]])
+    assert draw(logits, SamplingConfig(temperature=0.0), np.array([0.99, 0.99])).tolist() == [1, 0]
 
 
 def test_the_callers_logits_are_left_alone():
@@ -58,7 +59,8 @@ def test_random_numbers_belong_to_seed_and_sample():
     assert abs(uniforms(0, 0, 10000).mean() - 0.5) < 0.02
 
 
-@pytest.mark.parametrize("key,value", [("temperature", -1), ("top_k", -1), ("top_p", 0), ("top_p", 1.5), ("guidance", -0.1)])
+@pytest.mark.parametrize("key,value", [
+    ("temperature", -1), ("top_k", -1), ("top_p", 0), ("top_p", 1.5), ("guidance", -0.1)])
 def test_senseless_settings_are_refused(key, value):
     with pytest.raises(ConfigError, match=key):
         configs.from_dict(SamplingConfig, {key: value})

@@ -7,8 +7,9 @@ import paddle
 from paddle import Tensor
 
 from vilg.errors import ShapeError
-from vilg.generation.decoder import (Source, decode_step, evaluating, image_attention, prefill_image,
-                                     prefill_text, text_attention)
+from vilg.generation.attention import Source
+from vilg.generation.decoder import (decode_step, evaluating, image_attention, prefill_image, prefill_text,
+                                     text_attention)
 from vilg.generation.sampling import SamplingConfig, draw, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.nn import functional
