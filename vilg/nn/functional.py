@@ -5,6 +5,8 @@ On a CPU, contiguous or not, float32 tensors go to the oneDNN that ships inside 
 stock Paddle. Both give the same values and gradients; the fast path has no second derivatives
 (:func:`stock_operators` does).
 """
+import math
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
@@ -24,11 +26,11 @@ _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
 
 def _fast(x: Tensor, *others: Tensor | None) -> bool:
     """May these operands take the fast path?"""
-    if not active() or x.dtype != _FLOAT32 or not x.size or not paddle.in_dynamic_mode():
+    if not active() or x.dtype != _FLOAT32 or 0 in x.shape or not paddle.in_dynamic_mode():
         return False
     if not (_ONLY_CPU or x.place.is_cpu_place()):
         return False
-    return all(other is None or (other.dtype == _FLOAT32 and other.size) for other in others)
+    return all(other is None or (other.dtype == _FLOAT32 and 0 not in other.shape) for other in others)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if wants_gradient(x, weight, bias):
         return products.Linear.apply(x, weight, bias)
-    rows = x.size // weight.shape[0]
+    rows = math.prod(x.shape[:-1])  # Tensor.size takes several times longer
     return packed.linear(x, weight, bias, rows) if packed.packing(rows) else products.linear(x, weight, bias)
 
 

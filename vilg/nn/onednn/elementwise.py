@@ -1,5 +1,6 @@
 """GELU, SiLU and softmax."""
 import ctypes
+import math
 
 import paddle
 from paddle import Tensor
@@ -28,7 +29,7 @@ def mapped(x: Tensor, algorithm: int) -> Tensor:
     """``algorithm`` of every element, not recorded."""
     x = contiguous(x)
     y = paddle.empty(x.shape, "float32")
-    _maps.get((x.size, algorithm), _build_map)[0](x.data_ptr(), y.data_ptr())
+    _maps.get((math.prod(x.shape), algorithm), _build_map)[0](x.data_ptr(), y.data_ptr())
     return y
 
 
@@ -70,7 +71,7 @@ def softmax(x: Tensor) -> Tensor:
     x = contiguous(x)
     y = paddle.empty(x.shape, "float32")
     columns = x.shape[-1]
-    _softmaxes.get((x.size // columns, columns), _build_softmax)[0](x.data_ptr(), y.data_ptr())
+    _softmaxes.get((math.prod(x.shape[:-1]), columns), _build_softmax)[0](x.data_ptr(), y.data_ptr())
     return y
 
 

@@ -1,5 +1,6 @@
 """Layer normalisation and group normalisation."""
 import ctypes
+import math
 
 import paddle
 from paddle import Tensor
@@ -30,7 +31,7 @@ def _build_layer_norm(rows: int, width: int, epsilon: float) -> tuple[Primitive,
 
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     width = x.shape[-1]
-    rows = x.size // width
+    rows = math.prod(x.shape[:-1])
     y = paddle.empty(x.shape, "float32")
     mean, variance = paddle.empty([rows], "float32"), paddle.empty([rows], "float32")
     _layer_norms.get((rows, width, epsilon), _build_layer_norm)[0](
