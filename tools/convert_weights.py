@@ -13,8 +13,8 @@ EPILOG = """examples:
   python tools/convert_weights.py vqgan --checkpoint last.ckpt --output weights/vqgan_f8_8192
   python tools/convert_weights.py dvae --encoder encoder.pkl --decoder decoder.pkl --output weights/dvae
 
-Sizes (channels, levels, codes, quantizer) are read off the weights; only the side of the pictures has to be said when it
-is not 256.
+Sizes (channels, levels, codes, quantizer) are read off the weights; only the side of the pictures has to be said
+when it is not 256.
 """
 
 

@@ -54,7 +54,8 @@ class PublicVQGAN:
         return x + self.conv(f"{name}.proj_out", mixed.reshape(x.shape))
 
     def middle(self, half: str, x: np.ndarray) -> np.ndarray:
-        return self.block(f"{half}.mid.block_2", self.attend(f"{half}.mid.attn_1", self.block(f"{half}.mid.block_1", x)))
+        x = self.attend(f"{half}.mid.attn_1", self.block(f"{half}.mid.block_1", x))
+        return self.block(f"{half}.mid.block_2", x)
 
     def level(self, name: str, x: np.ndarray, blocks: int, attends: bool) -> np.ndarray:
         for number in range(blocks):

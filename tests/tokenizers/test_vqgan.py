@@ -56,7 +56,8 @@ def test_pictures_become_codes_and_pictures_again():
     assert tokenizer.grid == (8, 8) and codes.shape == [2, 64] and codes.dtype == paddle.int64
     z = tokenizer.embed(codes)
     assert z.shape == [2, 5, 8, 8]
-    np.testing.assert_array_equal(z.numpy()[1, :, 2, 3], tokenizer.quantizer.codebook.numpy()[codes.numpy()[1, 2 * 8 + 3]])
+    chosen = tokenizer.quantizer.codebook.numpy()[codes.numpy()[1, 2 * 8 + 3]]
+    np.testing.assert_array_equal(z.numpy()[1, :, 2, 3], chosen)
     images = tokenizer.decode(codes)
     assert images.shape == [2, 3, 16, 16] and float(images.abs().max()) <= 1
     np.testing.assert_array_equal(images.numpy(), tokenizer.decode_embeddings(z).numpy())
@@ -122,7 +123,8 @@ def test_two_halves_of_different_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content, word", [
-    ("kind: bidirectional\n", "does not describe"), ("kind: image_tokenizer\ntokenizer: {kind: other}\n", "known kinds"),
+    ("kind: bidirectional\n", "does not describe"),
+    ("kind: image_tokenizer\ntokenizer: {kind: other}\n", "known kinds"),
     ("kind: image_tokenizer\n", "does not describe")])
 def test_a_folder_of_something_else_is_refused(tmp_path, content, word):
     (tmp_path / "model.yaml").write_text(content)
@@ -145,7 +147,8 @@ def test_what_does_not_fit_is_refused_in_words(call, word):
 
 @pytest.mark.parametrize("settings, word", [
     ({"image_size": 18, "patch": 4}, "not a multiple"), ({"norm_groups": 3}, "norm_groups"),
-    ({"attention_resolutions": [5]}, "attention_resolutions"), ({"blocks": 0}, "positive"), ({"multipliers": []}, "multipliers")])
+    ({"attention_resolutions": [5]}, "attention_resolutions"), ({"blocks": 0}, "positive"),
+    ({"multipliers": []}, "multipliers")])
 def test_contradictions_are_refused(settings, word):
     with pytest.raises(ConfigError, match=word):
         small(**settings)

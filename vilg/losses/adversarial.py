@@ -50,9 +50,7 @@ class PatchDiscriminator(nn.Layer):
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int, bias: bool = True) -> Conv2D:
-    layer = Conv2D(in_channels, out_channels, 4, stride, padding=1, bias=bias)
-    layer.weight.set_value(paddle.normal(0.0, 0.02, layer.weight.shape))
-    return layer
+    return Conv2D(in_channels, out_channels, 4, stride, padding=1, bias=bias, std=0.02)
 
 
 def _norm(channels: int) -> nn.BatchNorm2D:
@@ -75,6 +73,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, raw: Tensor, fe
 
     Keeps the adversary's pull on the decoder as strong as the reconstruction's (VQGAN, eq. 7). ``raw`` is the
     picture both losses look at, ``last`` the layer that made it of ``features``, ``last_parameters`` its weight first.
+    Networks between ``raw`` and a loss must be frozen: a fused operator gives all of its gradients or none.
     """
     # The gradient is taken to the picture and from there, through the last layer alone, to its weight: a graph that
     # is cut in the middle of a fused operator cannot be walked.

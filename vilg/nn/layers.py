@@ -45,16 +45,21 @@ class GroupNorm(nn.Layer):
 
 
 class Conv2D(nn.Layer):
-    """A convolution [B, C, H, W] → [B, out, H', W']; padding is one number or (top, bottom, left, right)."""
+    """A convolution [B, C, H, W] → [B, out, H', W']; padding is one number or (top, bottom, left, right).
+
+    Weight and bias start uniform in ±1/√fan-in, or, with ``std``, the weight as N(0, std²) and the bias as zero.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1,
-                 padding: int | tuple[int, int, int, int] = 0, bias: bool = True):
+                 padding: int | tuple[int, int, int, int] = 0, bias: bool = True, std: float | None = None):
         super().__init__()
         self.stride, self.padding = stride, padding
         bound = (in_channels * kernel * kernel) ** -0.5
         uniform = nn.initializer.Uniform(-bound, bound)
-        self.weight = self.create_parameter([out_channels, in_channels, kernel, kernel], default_initializer=uniform)
-        self.bias = self.create_parameter([out_channels], default_initializer=uniform) if bias else None
+        start, bias_start = (uniform, uniform) if std is None else (nn.initializer.Normal(std=std),
+                                                                    nn.initializer.Constant(0.0))
+        self.weight = self.create_parameter([out_channels, in_channels, kernel, kernel], default_initializer=start)
+        self.bias = self.create_parameter([out_channels], default_initializer=bias_start) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)

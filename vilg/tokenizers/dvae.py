@@ -89,12 +89,9 @@ class DVAEBlock(nn.Layer):
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int) -> Conv2D:
-    """A convolution that keeps the side and starts as N(0, 1/fan-in) with a bias of zero,
-    as the public network's do."""
-    layer = Conv2D(in_channels, out_channels, kernel, padding=kernel // 2)
-    layer.weight.set_value(paddle.normal(0.0, (in_channels * kernel * kernel) ** -0.5, layer.weight.shape))
-    layer.bias.set_value(paddle.zeros_like(layer.bias))
-    return layer
+    """A convolution that keeps the side and starts as N(0, 1/fan-in) with a bias of zero, as the public network's."""
+    return Conv2D(in_channels, out_channels, kernel, padding=kernel // 2,
+                  std=(in_channels * kernel * kernel) ** -0.5)
 
 
 def _stages(widths: list[int], first: int, blocks: int, kernels: tuple[int, ...]) -> nn.LayerList:
