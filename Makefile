@@ -1,19 +1,25 @@
 # make demo   draw, describe and answer with the shipped model; writes demo/
 # make test   the whole suite
 # make lint   style
-# Everything is installed into .venv, which is made when it is not there.
+# Everything is installed into .venv, which is made when it is not there. On Debian and as root, fonts and data that
+# apt has are installed as well; elsewhere they are done without.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# Pictures and Chinese names of the emoji set, which some tests prepare and read.
-DEBIAN_PACKAGES = fonts-noto-color-emoji unicode-cldr-core
+PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint debian clean
+# $(call debian,packages,what follows from their absence)
+debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
+	test "$$(id -u)" = 0 && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); } >/dev/null 2>&1 || \
+	echo "$(1): not installed; $(2)"
 
-demo: $(VENV)/cpu.installed
+.PHONY: demo test lint clean font emoji
+
+demo: $(VENV)/cpu.installed font
 	$(RUN) tools/infer.py demo --output demo
 
-test: $(VENV)/dev.installed debian
+test: $(VENV)/dev.installed emoji
 	VILG_ONEDNN=0 $(RUN) -m pytest tests/nn
 	$(RUN) -m pytest
 
@@ -23,21 +29,22 @@ lint: $(VENV)/dev.installed
 clean:
 	rm -rf $(VENV) demo build *.egg-info
 
+# Debian's Python comes without ensurepip unless python3-venv is installed; then pip is brought in from outside.
 $(RUN):
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(RUN) install --quiet pip; }
 
 $(VENV)/cpu.installed: setup.py | $(RUN)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[cpu]'
+	$(PIP) -e '.[cpu]'
 	touch $@
 
 $(VENV)/dev.installed: setup.py | $(RUN)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[cpu,eval,data,dev]'
+	$(PIP) -e '.[cpu,eval,data,dev]'
 	$(RUN) -m pip check
 	touch $@
 
-# Where the packages cannot be installed, the tests that read them are skipped and say so.
-debian:
-	@dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1 || { \
-	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null; } || \
-	  echo "Not installed: $(DEBIAN_PACKAGES); the tests of the emoji set will be skipped."
+font:
+	$(call debian,fonts-wqy-microhei,without a Chinese font the contact sheet shows boxes for its prompts)
+
+emoji:
+	$(call debian,fonts-noto-color-emoji unicode-cldr-core,the tests that read the emoji set are skipped)
