@@ -1,0 +1,239 @@
+"""Drawing 1024 tokens, one at a time: our sparse model, our dense one with its cache, and a torch stack with a key–value cache.
+
+    python benchmarks/decode.py --json decode.json --plot decode.png
+    python benchmarks/decode.py --quick
+
+Every contestant has 12 layers of width 512, 64 text tokens, a 32×32 grid, 8192 image tokens, and draws with top-k 256.
+They take turns at windows of steps spread over the picture; tokens/s is what a whole picture would reach at that pace.
+Caches are empty at the start of a window but read at their full size, which takes the same time.
+``late_over_early_step_time`` compares the last 100 tokens with tokens 100–200, ``cache_memory_ratio`` the caches of a
+whole picture, sparse over dense, ``source_memory_60_over_1`` the prefilled text of 60 samples of a prompt with that of one.
+"""
+import statistics
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import numpy as np
+
+LAYERS, WIDTH, HEADS, TEXT, GRID, CODEBOOK = 12, 512, 8, 64, 32, 8192
+TOKENS = GRID * GRID
+BATCHES = {1: 128, 8: 128, 60: 8}  # batch: steps of a window, of which there are 8
+QUICK_BATCHES = {1: 4, 8: 4, 60: 1}
+EARLY, LATE = 100, TOKENS - 100
+TOP_K = 256
+Step = Callable[[int], None]
+
+
+def main() -> None:
+    """Time all contestants and report."""
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--math", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the products")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw tokens/s and time by position there (matplotlib)")
+    options = parser.parse_args()
+    contestants = [harness.Contestant(name, setup, options, options.quick, options.math)
+                   for name, setup in (("sparse", sparse), ("dense", dense), ("torch", torch_stack)) if available(name)]
+    for contestant in contestants:
+        contestant.wait()
+    steps = step_times(contestants, options)
+    for contestant in contestants:
+        contestant.close()
+    figures = summary(steps) | memory_figures()
+    harness.report(options, figures, math=options.math, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS)
+    if options.plot:
+        plot(steps, options.plot)
+
+
+def available(name: str) -> bool:
+    """Is the contestant's library installed?"""
+    from importlib.util import find_spec
+
+    return name != "torch" or find_spec("torch") is not None
+
+
+def windows(batch: int, quick: bool) -> dict[str, tuple[int, int]]:
+    """Case name → first step and number of steps, of the windows timed for a batch size."""
+    steps = (QUICK_BATCHES if quick else BATCHES)[batch]
+    starts = range(64, TOKENS, 256) if quick else range(0, TOKENS, 128)
+    cases = {f"{batch}@{start}": (start, steps) for start in starts}
+    if batch == 8:
+        longer = 16 if quick else 100
+        cases |= {"8 early": (EARLY, longer), "8 late": (LATE, longer)}
+    return cases
+
+
+def step_times(contestants: list[harness.Contestant], options: Namespace) -> dict[str, dict[str, float]]:
+    """Case → contestant → median seconds of one step."""
+    times = {}
+    for batch in BATCHES:
+        for case, (_, steps) in windows(batch, options.quick).items():
+            rounds = 3 if case.endswith(("early", "late")) else 1
+            medians = harness.alternate(contestants, case, rounds=rounds, repetitions=1)
+            times[case] = {name: seconds / steps for name, seconds in medians.items()}
+    return times
+
+
+def summary(times: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The figures of the report."""
+    figures = {}
+    for batch in BATCHES:
+        of_batch = [step for case, step in times.items() if case.startswith(f"{batch}@")]
+        for name in of_batch[0]:
+            figures[f"{name}_tokens_per_s_{batch}"] = batch / statistics.mean(step[name] for step in of_batch)
+        for other in of_batch[0].keys() - {"sparse"}:
+            ratio = figures[f"sparse_tokens_per_s_{batch}"] / figures[f"{other}_tokens_per_s_{batch}"]
+            figures[f"sparse_over_{other}_tokens_per_s" + ("" if batch == 8 else f"_{batch}")] = ratio
+    figures["late_over_early_step_time"] = times["8 late"]["sparse"] / times["8 early"]["sparse"]
+    return figures
+
+
+def model_of(sparse_layers: bool, width: int = WIDTH, heads: int = HEADS):
+    """Our model at the benchmark's shape."""
+    from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+
+    model = BidirectionalTransformer(BidirectionalConfig(
+        layers=LAYERS, width=width, heads=heads, vocab_size=100, codebook_size=CODEBOOK, text_length=TEXT, rows=GRID,
+        columns=GRID, sparse=sparse_layers))
+    model.eval()
+    return model
+
+
+def sparse(threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
+    """Our model with the paper's patterns."""
+    return ours(True, threads, seed, quick, math)
+
+
+def dense(threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
+    """Our model with dense layers."""
+    return ours(False, threads, seed, quick, math)
+
+
+def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
+    """The cases of our model, through the functions that the library draws with."""
+    paddle = harness.prepare_ours(threads, seed, math)
+    from vilg.generation.decoder import decode_step, image_attention, prefill_text
+    from vilg.generation.sampling import SamplingConfig, draw
+    from vilg.nn.functional import packed_weights
+
+    model, sampling = model_of(sparse_layers), SamplingConfig(top_k=TOP_K)
+    paddle.set_grad_enabled(False)
+    packed_weights().__enter__()  # for as long as the process lives
+
+    def begin(batch: int) -> Step:
+        prompts = 1 if batch == 60 else batch  # 60 are the samples of one prompt
+        source = prefill_text(model, paddle.ones([prompts, TEXT], "int64"), paddle.full([prompts], TEXT, "int64"))
+        attention, random = image_attention(model, source, batch // prompts), np.random.default_rng(seed)
+        x = model.image_embedding(paddle.zeros([batch], "int64"))
+
+        def step(position: int) -> None:
+            nonlocal x
+            logits = model.image_logits(decode_step(model, attention, position, x)).numpy()
+            x = model.image_embedding(paddle.to_tensor(draw(logits, sampling, random.random(batch))))
+
+        return step
+
+    return cases_of(begin, quick)
+
+
+def torch_stack(threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
+    """A plain pre-LN torch stack with a static key–value cache, read up to the present token."""
+    torch = harness.prepare_torch(threads, seed)
+    functional, head = torch.nn.functional, WIDTH // HEADS
+    kind = torch.bfloat16 if math == "bf16" else torch.float32
+    torch.set_grad_enabled(False)
+
+    def layer() -> dict:
+        linear, norm = torch.nn.Linear, torch.nn.LayerNorm
+        return {"norm1": norm(WIDTH), "qkv": linear(WIDTH, 3 * WIDTH), "proj": linear(WIDTH, WIDTH),
+                "norm2": norm(WIDTH), "fc1": linear(WIDTH, 4 * WIDTH), "fc2": linear(4 * WIDTH, WIDTH)}
+
+    layers = [{name: part.to(kind) for name, part in layer().items()} for _ in range(LAYERS)]
+    final, to_codes = torch.nn.LayerNorm(WIDTH).to(kind), torch.nn.Linear(WIDTH, CODEBOOK).to(kind)
+    embedding = torch.nn.Embedding(CODEBOOK, WIDTH).to(kind)
+
+    def begin(batch: int) -> Step:
+        keys, values = (torch.zeros(LAYERS, batch, HEADS, TEXT + TOKENS, head, dtype=kind) for _ in range(2))
+        token = torch.zeros(batch, dtype=torch.int64)
+
+        def step(position: int) -> None:
+            nonlocal token
+            x, at = embedding(token)[:, None], TEXT + position
+            for number, part in enumerate(layers):
+                qkv = part["qkv"](part["norm1"](x)).view(batch, 3, HEADS, 1, head)
+                keys[number, :, :, at:at + 1], values[number, :, :, at:at + 1] = qkv[:, 1], qkv[:, 2]
+                out = functional.scaled_dot_product_attention(
+                    qkv[:, 0], keys[number, :, :, :at + 1], values[number, :, :, :at + 1])
+                x = x + part["proj"](out.reshape(batch, 1, WIDTH))
+                x = x + part["fc2"](functional.gelu(part["fc1"](part["norm2"](x))))
+            best, index = to_codes(final(x[:, 0])).float().topk(TOP_K)
+            token = index.gather(1, torch.multinomial(best.softmax(-1), 1))[:, 0]
+
+        return step
+
+    return cases_of(begin, quick)
+
+
+def cases_of(begin: Callable[[int], Step], quick: bool) -> dict[str, harness.Case]:
+    """All cases of a contestant; ``begin(batch)`` makes new caches and gives the function of one step."""
+    current: dict[int, Step] = {}
+
+    def case(batch: int, start: int, steps: int) -> harness.Case:
+        def prepare() -> Callable[[], None]:
+            if batch not in current:
+                current.clear()  # the caches of one batch size at a time
+                current[batch] = begin(batch)
+
+            def run() -> None:
+                for position in range(start, start + steps):
+                    current[batch](position)
+
+            return run
+        return prepare
+
+    return {name: case(batch, *window) for batch in BATCHES for name, window in windows(batch, quick).items()}
+
+
+def memory_figures() -> dict[str, float]:
+    """Bytes held after a whole picture, which no timing disturbs: measured at a small width, where ratios are the same."""
+    import paddle
+
+    from vilg.generation.decoder import decode_step, image_attention, prefill_text
+
+    held = {}
+    with paddle.no_grad():
+        for name in ("sparse", "dense"):
+            model = model_of(name == "sparse", width=4, heads=1)
+            text = paddle.ones([1, TEXT], "int64"), paddle.to_tensor([TEXT])
+            attention = image_attention(model, prefill_text(model, *text))
+            for position in range(TOKENS):
+                decode_step(model, attention, position, paddle.zeros([1, 4]))
+            held[name] = attention.maths.nbytes()
+        many = image_attention(model, prefill_text(model, *text), samples=60)
+    return {"cache_memory_ratio": held["sparse"] / held["dense"],
+            "source_memory_60_over_1": many.source.nbytes() / attention.source.nbytes()}
+
+
+def plot(times: dict[str, dict[str, float]], path: Path) -> None:
+    """Time of a step by position for batch 8, and tokens/s by batch."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    figures, names = summary(times), list(times["8 late"])
+    windows_of_8 = {int(case[2:]): step for case, step in times.items() if case.startswith("8@")}
+    for number, name in enumerate(names):
+        left.plot(list(windows_of_8), [1e3 * step[name] for step in windows_of_8.values()], marker="o", label=name)
+        right.bar(np.arange(len(BATCHES)) + 0.25 * number, [figures[f"{name}_tokens_per_s_{b}"] for b in BATCHES], 0.25)
+    left.set(xlabel="position", ylabel="ms a step (batch 8)", ylim=(0, None))
+    left.legend()
+    right.set_xticks(np.arange(len(BATCHES)) + 0.25, [str(batch) for batch in BATCHES])
+    right.set(xlabel="batch", ylabel="tokens/s")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
