@@ -118,7 +118,7 @@ class VectorQuantizer(nn.Layer):
         if self.config.kind == "straight_through":
             loss = loss + F.mse_loss(chosen, vectors.detach())
         if self.training:
-            self._seen.append((vectors.detach(), codes))
+            self._seen.append((vectors.detach().astype("float32"), codes))
         passed = vectors + (chosen - vectors).detach()
         return Quantized(_grid(passed, z), codes.reshape([z.shape[0], -1]), loss)
 
