@@ -1,0 +1,122 @@
+import numpy as np
+import paddle
+import pytest
+
+from vilg.data.sample import Sample
+from vilg.errors import CheckpointError, ConfigError, DataError
+from vilg.generation.sampling import SamplingConfig
+from vilg.models.bidirectional import BidirectionalConfig
+from vilg.models.released import load_bidirectional
+from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
+
+
+def shape(vocab_size, **changes):
+    return BidirectionalConfig(**{**dict(layers=2, width=16, heads=2, vocab_size=vocab_size, codebook_size=32, text_length=16,
+                                         rows=4, columns=4), **changes})
+
+
+@pytest.fixture
+def make(released_model):
+    def build(model=None, **changes):
+        vocab_size = len((released_model / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        config = BidirectionalTaskConfig(model=shape(vocab_size, **(model or {})), vocabulary=str(released_model),
+                                         image_tokenizer=str(released_model / "image_tokenizer"), **changes)
+        paddle.seed(0)
+        return BidirectionalTask(config, SamplingConfig())
+    return build
+
+
+def samples(count=6):
+    rng = np.random.default_rng(0)
+    return [Sample(f"s{i}", rng.integers(0, 256, (20, 24, 3)).astype("uint8"), ["一个红色的圆形", "红色的圆形"],
+                   [("有几个？", "一个")]) for i in range(count)]
+
+
+def tensors(batch):
+    return {name: paddle.to_tensor(value) for name, value in batch.items()}
+
+
+def test_collate_is_a_pure_function_of_samples_and_seeds(make):
+    task = make()
+    first, second = task.collate(samples(), list(range(6))), task.collate(samples(), list(range(6)))
+    assert first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+    # A sample's share of the batch does not depend on its neighbours.
+    alone = task.collate(samples()[3:4], [3])
+    assert all(np.array_equal(alone[name][0], first[name][3]) for name in first)
+
+
+def test_questions_train_image_to_text_with_the_question_as_source(make):
+    batch = make(question_share=1.0).collate(samples(), list(range(6)))
+    assert (batch["text_prefix"] == 6).all() and (batch["text_length"] > 6).all()
+    batch = make(question_share=0.0).collate(samples(), list(range(6)))
+    assert (batch["text_prefix"] == 0).all()
+
+
+def test_only_the_first_caption_is_written_when_that_is_asked(make):
+    task = make(question_share=0.0, written_captions="first", caption_dropout=0.0)
+    batch = task.collate(samples(12), list(range(12)))
+    assert {task.words.decode(row) for row in batch["text"]} == {"一个红色的圆形"}
+    assert {task.words.decode(row) for row in batch["caption"]} == {"一个红色的圆形", "红色的圆形"}
+
+
+def test_dropped_captions_are_empty_and_only_for_drawing(make):
+    task = make(caption_dropout=1.0)
+    batch = task.collate(samples(), list(range(6)))
+    assert (batch["caption_length"] == 2).all() and (batch["text_length"] > 2).all()
+
+
+def test_codes_and_pictures_give_the_same_loss(make):
+    task = make()
+    batch = task.prepare(tensors(task.collate(samples(), list(range(6)))))
+    coded = [Sample(s.key, None, s.captions, s.questions, codes) for s, codes in zip(samples(), batch["codes"].numpy())]
+    again = task.prepare(tensors(task.collate(coded, list(range(6)))))
+    assert float(task.step(batch, 0).loss) == float(task.step(again, 0).loss)
+    with pytest.raises(DataError, match="encode_images"):
+        task.collate([coded[0], samples()[1]], [0, 1])
+
+
+@pytest.mark.parametrize("directions, figures", [("both", {"loss_t2i", "loss_i2t"}), ("text_to_image", {"loss_t2i"}),
+                                                 ("image_to_text", {"loss_i2t"})])
+def test_each_direction_alone_equals_its_part_of_both(make, directions, figures):
+    task, both = make(directions=directions), make()
+    batch = task.prepare(tensors(task.collate(samples(), list(range(6)))))
+    output, whole = task.step(batch, 0), both.step(batch, 0)
+    assert output.figures.keys() == figures
+    for name in figures:
+        assert float(output.figures[name]) == pytest.approx(float(whole.figures[name]), rel=1e-4)
+    assert float(output.loss) == pytest.approx(sum(float(whole.figures[name]) for name in figures), rel=1e-4)
+
+
+def test_a_few_steps_learn_the_batch(make):
+    task = make(caption_dropout=0.0, question_share=0.0)
+    batch = task.prepare(tensors(task.collate(samples(4), list(range(4)))))
+    optimizer = paddle.optimizer.AdamW(1e-2, parameters=task.model.parameters())
+    first = float(task.step(batch, 0).loss)
+    for step in range(25):
+        task.step(batch, step).loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    assert float(task.step(batch, 0).loss) < 0.5 * first
+
+
+def test_export_loads_with_the_averaged_weights(make, tmp_path):
+    task = make()
+    average = {"norm.bias": np.full([16], 0.25, dtype="float32")}
+    task.export(str(tmp_path / "model"), average)
+    released = load_bidirectional(tmp_path / "model")
+    assert np.allclose(released.model.norm.bias.numpy(), 0.25)
+    assert np.allclose(released.model.text_head.weight.numpy(), task.model.text_head.weight.numpy(), atol=1e-4)
+
+
+def test_fine_tuning_starts_from_a_released_folder(make, released_model, tmp_path):
+    task = make(init_from=str(released_model))
+    assert np.allclose(task.model.text_head.weight.numpy(), load_bidirectional(released_model).model.text_head.weight.numpy())
+    with pytest.raises(CheckpointError, match="does not fit"):
+        make(model=dict(width=32), init_from=str(released_model))
+
+
+@pytest.mark.parametrize("change, key", [(dict(codebook_size=64), "task.model.codebook_size"),
+                                         (dict(rows=8), "task.model.rows")])
+def test_a_model_of_other_tokenizers_is_refused_by_key(make, change, key):
+    with pytest.raises(ConfigError, match=key):
+        make(model=change)
