@@ -15,10 +15,12 @@ from vilg.data.scenes.renderer import REFERENCE_SIZE, coverage
 from vilg.data.scenes.scene import Background, Object, Scene
 
 DIFFERENT = 45.0  # RGB distance from the background that makes a pixel part of something
+STRICTER = (0.45, 0.6, 0.75)  # shares of a region's strength above which touching objects may come apart
 SMALLEST = 20  # pixels of a region that is an object; less is noise
 WINDOW = 32  # side of the templates
 SHIFTS = (-0.25, 0.25)  # sub-pixel positions of the templates
 EXTENTS = {size: tuple(extent + step for step in (-1.5, -0.75, 0, 0.75, 1.5)) for size, extent in SIZES.items()}
+SOFTNESS = (0, 2, 5, 8)  # passes of a small blur, which is what a tokenizer does to shapes finer than its codes
 WORST_FIT = 0.3  # share of a template's energy left unexplained above which a shape is unknown
 
 
@@ -71,16 +73,17 @@ def _background(pixels: np.ndarray) -> np.ndarray:
 
 
 def _regions(distance: np.ndarray) -> list[np.ndarray]:
-    """Masks [H, W] of connected regions; one too wide for an object is cut with a stricter threshold."""
-    found = []
+    """Masks [H, W] of connected regions; one too wide for an object is cut with stricter and stricter thresholds."""
     widest = max(EXTENTS["large"]) + 4
-    for mask in _components(distance > DIFFERENT):
+    waiting, found = [(mask, 0) for mask in _components(distance > DIFFERENT)], []
+    while waiting:
+        mask, cuts = waiting.pop()
         rows, columns = np.nonzero(mask)
-        if max(np.ptp(rows), np.ptp(columns)) + 1 <= widest:
+        if max(np.ptp(rows), np.ptp(columns)) + 1 <= widest or cuts == len(STRICTER):
             found.append(mask)
             continue
-        strict = distance > 0.6 * np.percentile(distance[mask], 90)
-        found += _components(mask & strict)
+        core = distance > STRICTER[cuts] * np.percentile(distance[mask], 90)
+        waiting += [(part, cuts + 1) for part in _components(mask & core)]
     return found
 
 
@@ -160,14 +163,18 @@ def _templates() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, float, fl
             drawn = np.zeros((WINDOW, WINDOW), np.float32)
             cover, top, left = coverage(shape, WINDOW / 2 + shift_x, WINDOW / 2 + shift_y, extent, WINDOW)
             drawn[top:top + cover.shape[0], left:left + cover.shape[1]] = cover
-            templates += [drawn.reshape(-1), _softened(_softened(drawn)).reshape(-1)]
-            labels += [(shape, size, extent, shift_x, shift_y)] * 2
+            for passes in SOFTNESS:
+                templates.append(_softened(drawn, passes).reshape(-1))
+                labels.append((shape, size, extent, shift_x, shift_y))
     stacked = np.stack(templates)
     return stacked, (stacked ** 2).sum(1), labels
 
 
-def _softened(picture: np.ndarray) -> np.ndarray:
-    """Blurred by (1, 2, 1)/4 along both axes."""
-    for axis in (0, 1):
-        picture = (np.roll(picture, 1, axis) + 2 * picture + np.roll(picture, -1, axis)) / 4
-    return picture
+def _softened(cover: np.ndarray, passes: int) -> np.ndarray:
+    """A coverage blurred by (1, 2, 1)/4 along both axes, again and again, and scaled as the reader scales what it sees:
+    by the strength of the core."""
+    for axis in (0, 1) * passes:
+        cover = (np.roll(cover, 1, axis) + 2 * cover + np.roll(cover, -1, axis)) / 4
+    inside = cover[cover > 0.2]
+    core = np.median(inside[inside >= np.percentile(inside, 60)])
+    return np.clip(cover / core, 0, 1).astype(np.float32)
