@@ -26,7 +26,8 @@ class ToyLoader:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         while True:
             first = (self.position * self.ranks + self.rank) * self.batch_size
-            x = np.stack([np.random.default_rng([self.seed, first + row]).normal(size=6) for row in range(self.batch_size)])
+            rows = range(first, first + self.batch_size)
+            x = np.stack([np.random.default_rng([self.seed, row]).normal(size=6) for row in rows])
             if self.position in self.poison:
                 x[0, 0] = np.nan
             self.position += 1

@@ -27,9 +27,9 @@ BLOCKS = "blocks"
 class DistributedConfig:
     """How a run is spread over ranks and devices.
 
-    ``level``: none (one process), dp (replicas), os (optimizer states sharded), os_g (gradients too), p_g_os (parameters
-    too). ``sharding_degree``: how many ranks share one model, 0 for all; the rest are data-parallel replicas of that
-    group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which blocks of every
+    ``level``: none (one process), dp (replicas), os (optimizer states sharded), os_g (gradients too), p_g_os
+    (parameters too). ``sharding_degree``: how many ranks share one model, 0 for all; the rest are data-parallel
+    replicas of that group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which blocks of every
     stack forget their activations and compute them again in backward: none, full, or every k-th. ``amp``: O1 casts
     operators, O2 also weights (float32 masters are kept); ``loss_scale`` is where float16's dynamic scale starts.
     ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
@@ -127,7 +127,8 @@ class Parallel:
         if level == "dp":
             self._share_from_first(module)
             parameters = list(phase.parameters.values())
-            return Worker(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None), self.rank == 0)
+            return Worker(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None), self.rank,
+                          self.ranks)
         return self._sharded_worker(phase, module, optimizer, names)
 
     def _sharded_worker(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
@@ -156,11 +157,6 @@ class Parallel:
         if self.ranks > 1:
             dist.all_reduce(values)
         return values
-
-    @property
-    def sharded(self) -> bool:
-        """Whether no rank holds everything."""
-        return self._group is not None
 
     @paddle.no_grad()
     def average(self, tensors: list[Tensor]) -> None:
@@ -193,10 +189,10 @@ class Parallel:
     def _groups(self) -> tuple[Any, Any]:
         """This rank's sharding group, and its group of replicas (None for one replica). Every rank makes all groups."""
         degree, ranks = self._degree, range(self.ranks)
-        sharding = [dist.new_group(list(ranks[first:first + degree])) for first in ranks[::degree]]
         if degree == self.ranks:
-            return sharding[0], None
-        replicas = [dist.new_group(list(ranks[place::degree])) for place in range(degree)]
+            return dist.get_group(0), None
+        sharding = [_new_group(ranks[first:first + degree]) for first in ranks[::degree]]
+        replicas = [_new_group(ranks[place::degree]) for place in range(degree)]
         return sharding[self.rank // degree], replicas[self.rank % degree]
 
     def _reduce_to(self, tensor: Tensor, owner: int) -> None:
@@ -213,6 +209,13 @@ class Parallel:
         if others:
             raise ConfigError(f"distributed.level: {self.config.level} shards whole modules, and phase {phase.name} "
                               f"trains only part of its own ({others[0]} and others are not trained); use level dp")
+
+
+def _new_group(ranks: range) -> Any:
+    """A group of ``ranks``. Gloo's groups meet under keys that do not name the group: only one may be made at a time."""
+    group = dist.new_group(list(ranks))
+    dist.barrier()
+    return group
 
 
 class _Concatenate(paddle.autograd.PyLayer):

@@ -66,8 +66,8 @@ class Guard:
                 save_weights(folder / f"step-{step:08d}-rank-{self.rank:05d}-{number}.safetensors", batch)
         log.warning("step %d: %s is not finite; skipped (%d in a row)", step, what, self.skipped_in_a_row)
         if self.skipped_in_a_row >= self.config.max_skips:
-            raise TrainingStopped(f"step {step}: {what} was not finite {self.skipped_in_a_row} times in a row; the "
-                                  f"batches are in {folder}; resume with a lower optim.lr or from an earlier checkpoint")
+            raise TrainingStopped(f"step {step}: {what} was not finite {self.skipped_in_a_row} times in a row; batches "
+                                  f"are in {folder}; resume with a lower optim.lr or from an earlier checkpoint")
 
     def accept(self, step: int, loss: float) -> None:
         """Take in the loss of a step that was taken; reports a spike."""

@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 
 from vilg.engine.pieces import Piece, whole
 from vilg.engine.task import Phase, StepOutput
-from vilg.engine.worker import Slot, Worker
+from vilg.engine.worker import Slot, Worker, sum_of_squares
 
 
 class StateShardedWorker(Worker):
@@ -68,7 +68,7 @@ class StateShardedWorker(Worker):
 
     def square_norm(self) -> Tensor:
         # Replicas of a sharding group hold the same gradients: one of them counts.
-        return super().square_norm() if self._replica == 0 else paddle.zeros([])
+        return sum_of_squares(self._gradients() if self._replica == 0 else [])
 
     def step(self, rate: float) -> None:
         self.optimizer.set_lr(rate)
@@ -84,7 +84,8 @@ class StateShardedWorker(Worker):
     def _gradients(self) -> list[Tensor]:
         if self.optimizer.offload:
             return [self.optimizer.offload_grads.buffer]
-        return [tensor.grad for tensor in self.phase.parameters.values() if self._mine(tensor) and tensor.grad is not None]
+        mine = [tensor for tensor in self.phase.parameters.values() if self._mine(tensor)]
+        return [tensor.grad for tensor in mine if tensor.grad is not None]
 
     def _slots(self) -> dict[str, Slot]:
         return {piece.name: Slot(tensor.name, tensor, piece)
@@ -115,10 +116,8 @@ class ParameterShardedWorker(Worker):
         self.optimizer.update_slice()
 
     def square_norm(self) -> Tensor:
-        counted = [tensor for name, tensor in self.phase.parameters.items() if self._piece(name, tensor).owned]
-        parts = [_holder(tensor).grad.astype("float32").square().sum() for tensor in counted
-                 if _holder(tensor).grad is not None]
-        return paddle.add_n(parts) if parts else paddle.zeros([])
+        return sum_of_squares([_holder(tensor).grad for name, tensor in self.phase.parameters.items()
+                               if self._piece(name, tensor).owned])
 
     def clear(self) -> None:
         self.optimizer.clear_grad()

@@ -46,7 +46,7 @@ class Supervisor:
     def run(self) -> int:
         """Run to the end. Returns the exit status; after a failure the reason is the last line on standard error."""
         if "PADDLE_TRAINER_ID" in os.environ:
-            raise ConfigError("--ranks and --restarts start ranks themselves: use them without paddle.distributed.launch")
+            raise ConfigError("--ranks and --restarts start ranks themselves; leave paddle.distributed.launch out")
         make_directory(self.logs)
         before = {name: signal.signal(name, self._pass_on) for name in (signal.SIGTERM, signal.SIGINT)}
         try:

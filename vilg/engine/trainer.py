@@ -70,8 +70,8 @@ class TrainConfig:
         distributed.check_ranks(ranks)
         self.micro_batch_size(ranks)
         if distributed.level == "p_g_os" and self.preview_every:
-            raise ConfigError(f"train.preview_every: is {self.preview_every}, but with distributed.level p_g_os no rank "
-                              "holds the whole model to draw with; set it to 0 and draw from an exported model")
+            raise ConfigError(f"train.preview_every: is {self.preview_every}, but with distributed.level p_g_os no "
+                              "rank holds the whole model to draw with; set it to 0 and draw from an exported model")
 
     def micro_batch_size(self, ranks: int) -> int:
         """Samples a rank and micro-batch. Raises ConfigError when batch_size does not divide."""
@@ -153,9 +153,9 @@ class Trainer:
     def export(self, directory: str | Path) -> None:
         """Write the released folder on rank 0: averaged weights where an average is kept, else the last ones.
 
-        Where ranks hold only parts, the weights come from the newest checkpoint.
+        Of several ranks none need hold all of them, so there the newest checkpoint is read.
         """
-        if self.parallel.sharded:
+        if self.parallel.ranks > 1:
             checkpoint = Checkpoint(store.checkpoints_in(self.saver.directory)[-1])
             kind = f"average/{MODEL}" if self.average is not None else MODEL
             weights = {name.removeprefix(kind): checkpoint.full(name) for name in checkpoint.names

@@ -15,14 +15,15 @@ class Worker:
     The trainer calls, in this order: :meth:`forward`, ``loss.backward()`` and :meth:`after_backward` for each
     micro-batch, :meth:`exchange`, :meth:`square_norm`, :meth:`scale_gradients`, :meth:`step` (unless the step is
     skipped) and :meth:`clear`.
-    ``reduce_gradients`` turns each rank's gradients into the mean over ranks, in place; None on one rank.
+    ``reduce_gradients`` turns each rank's gradients into the mean over ranks, in place; None on one rank. Of ``ranks``
+    replicas each looks after every ``ranks``-th parameter: counts it in norms, averages it, writes it to checkpoints.
     """
 
     def __init__(self, phase: Phase, optimizer: paddle.optimizer.Optimizer, names: dict[int, str],
-                 reduce_gradients: Callable[[], None] | None = None, owned: bool = True):
+                 reduce_gradients: Callable[[], None] | None = None, rank: int = 0, ranks: int = 1):
         self.phase, self.module, self.optimizer = phase, phase.module, optimizer
         self._inner = optimizer
-        self._reduce, self._owned = reduce_gradients, owned
+        self._reduce, self._rank, self._ranks = reduce_gradients, rank, ranks
         self.names = {name: names.get(id(tensor), f"{phase.name}.{name}") for name, tensor in phase.parameters.items()}
 
     def forward(self, batch: dict[str, Tensor], step: int, first: bool, last: bool) -> StepOutput:
@@ -44,8 +45,8 @@ class Worker:
 
     def square_norm(self) -> Tensor:
         """Σ g² over the gradients of the owned pieces, a float32 scalar; summed over ranks it is the global one."""
-        parts = [gradient.astype("float32").square().sum() for gradient in self._gradients()]
-        return paddle.add_n(parts) if parts and self._owned else paddle.zeros([])
+        return sum_of_squares([tensor.grad for piece, tensor in zip(self.pieces(), self.phase.parameters.values())
+                               if piece.owned])
 
     @paddle.no_grad()
     def scale_gradients(self, factor: float) -> None:
@@ -65,7 +66,8 @@ class Worker:
 
     def pieces(self) -> list[Piece]:
         """The parameters as this rank holds them, under their names in the task's state."""
-        return [whole(self.names[name], tensor, self._owned) for name, tensor in self.phase.parameters.items()]
+        return [whole(self.names[name], tensor, number % self._ranks == self._rank)
+                for number, (name, tensor) in enumerate(self.phase.parameters.items())]
 
     def optimizer_pieces(self) -> list[Piece]:
         """Every accumulator of the optimizer; creates those that do not exist before the first step."""
@@ -97,6 +99,12 @@ class Worker:
             # A counter that every slice of the parameter has a copy of; the first slice's is kept.
             return Piece(full, lambda: tensor, (1,), 0, 1, slot.piece.owned and slot.piece.start == 0)
         return slot.piece.renamed(full, lambda: tensor)
+
+
+def sum_of_squares(gradients: list[Tensor | None]) -> Tensor:
+    """Σ g² of all that are there, a float32 scalar."""
+    parts = [gradient.astype("float32").square().sum() for gradient in gradients if gradient is not None]
+    return paddle.add_n(parts) if parts else paddle.zeros([])
 
 
 class Slot:
