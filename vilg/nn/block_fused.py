@@ -18,7 +18,7 @@ from vilg.nn.block_layout import BlockLayout, block_layout, image_scores_mask, t
 from vilg.nn.masks import Pattern
 from vilg.nn.onednn.autograd import contiguous, refuse_double_backward, wants_gradient
 from vilg.nn.onednn.elementwise import softmax_primitives
-from vilg.nn.onednn.strided import View, multiply
+from vilg.nn.onednn.strided import View, agrees as strided_products_agree, multiply
 from vilg.nn.onednn.switch import active
 
 _BYTES = 4
@@ -26,7 +26,8 @@ _BYTES = 4
 
 def usable(qkv: Tensor) -> bool:
     """Can this tensor take the path: float32 on a CPU, with the fast operators on?"""
-    return qkv.dtype == paddle.float32 and qkv.place.is_cpu_place() and bool(qkv.size) and active()
+    return (qkv.dtype == paddle.float32 and qkv.place.is_cpu_place() and bool(qkv.size) and active()
+            and strided_products_agree())
 
 
 def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
