@@ -12,7 +12,7 @@ from typing import Literal
 
 from vilg.config import configclass
 from vilg.errors import VilgError
-from vilg.runtime import process
+from vilg.runtime import allocator, process
 
 logger = logging.getLogger("vilg.runtime")
 
@@ -45,7 +45,7 @@ def start() -> None:
     wanted = process.user_environment("OMP_NUM_THREADS", early)
     threads = process.default_threads(wanted)
     process.choose_blas()
-    process.keep_freed_memory(True)
+    allocator.keep_freed_memory(True)
     process.start_openmp(threads)
     with _quiet_import(), _kept_environment("OMP_NUM_THREADS", wanted):
         import paddle
@@ -60,7 +60,7 @@ def configure(config: RuntimeConfig) -> None:
     from vilg.nn.onednn import precision, switch  # they import Paddle, which start() must precede
 
     process.set_threads(config.threads or process.default_threads(process.user_environment("OMP_NUM_THREADS", True)))
-    process.keep_freed_memory(config.allocator)
+    allocator.keep_freed_memory(config.allocator)
     switch.allow(config.onednn)
     bf16 = config.cpu_math == "bf16"
     gains = switch.active() and precision.bf16_method() != "none"

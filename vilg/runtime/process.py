@@ -1,4 +1,4 @@
-"""What can be set on the running process: OpenMP threads, the C allocator, the BLAS code path."""
+"""What can be set on the running process: OpenMP threads and the BLAS code path."""
 import ctypes
 import functools
 import importlib.util
@@ -6,11 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 # How long an idle OpenMP thread spins before it sleeps. The default of 200 ms takes the cores from data loading and
 # from other processes; a step's own gaps are shorter than this.
 _SPIN_MILLISECONDS = "10"
-_DEFAULT_TRIM, _DEFAULT_MMAPS = 128 * 1024, 65536
 
 
 def user_environment(name: str, trusted: bool) -> str | None:
@@ -120,19 +118,6 @@ def threads() -> int:
     """Threads that an operator started here runs on; 1 when the wheel has no OpenMP runtime."""
     library = openmp()
     return library.omp_get_max_threads() if library is not None else 1
-
-
-def keep_freed_memory(on: bool) -> bool:
-    """Tell glibc to keep large freed blocks (no fresh, page-faulting mapping for every tensor) or not.
-
-    Returns whether the C library could be told.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    mallopt(_M_MMAP_MAX, 0 if on else _DEFAULT_MMAPS)
-    return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1 if on else _DEFAULT_TRIM))
 
 
 def choose_blas() -> None:

@@ -81,7 +81,8 @@ class Softmax(PyLayer):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         y = softmax(x)
-        ctx.save_for_backward(y)
+        # Not y itself: it will hold this node, which holds ctx, and such a ring is never freed.
+        ctx.save_for_backward(y.detach())
         return y
 
     @staticmethod
