@@ -1,6 +1,6 @@
 """Training an image tokenizer: VQVAE by pixels, VQGAN with a perceptual loss and a patch adversary,
 dVAE by likelihood."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Union
 
 import numpy as np
@@ -12,35 +12,11 @@ from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.engine.task import LogPicture, Phase, StepOutput
-from vilg.losses.adversarial import (AdversaryConfig, PatchDiscriminator, adaptive_weight, hinge_discriminator_loss,
-                                     hinge_generator_loss)
-from vilg.losses.perceptual import PerceptualConfig, PerceptualLoss
-from vilg.losses.reconstruction import logit_laplace_loss, pixel_loss, to_laplace
+from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, hinge_discriminator_loss
+from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
 from vilg.tokenizers.dvae import DVAEConfig
 from vilg.tokenizers.image import ImageTokenizer, build_image_tokenizer, save_image_tokenizer
 from vilg.tokenizers.vqgan import VQConfig
-
-
-@configclass
-class PixelLossConfig:
-    """The reconstruction loss of VQVAE and VQGAN: weights of |x̂ - x| and (x̂ - x)², and the perceptual distance, which
-    is either configured or said to be ``none``."""
-
-    kind: Literal["pixels"] = "pixels"
-    l1: float = 1.0
-    l2: float = 0.0
-    perceptual: Union[Literal["none"], PerceptualConfig]
-
-    def __post_init__(self):
-        if min(self.l1, self.l2) < 0 or self.l1 + self.l2 == 0:
-            raise ValueError("l1 and l2 cannot be negative, nor both zero")
-
-
-@configclass
-class LikelihoodConfig:
-    """The reconstruction loss of the dVAE: its logit-Laplace likelihood."""
-
-    kind: Literal["logit_laplace"] = "logit_laplace"
 
 
 @configclass
@@ -54,7 +30,7 @@ class ImageTokenizerTaskConfig:
     preview_pictures: int = 8
 
     def __post_init__(self):
-        fitting = "logit_laplace" if self.tokenizer.kind == "dvae" else "pixels"
+        fitting = fitting_loss(self.tokenizer.kind)
         if self.loss.kind != fitting:
             raise ValueError(f"a {self.tokenizer.kind} is trained with loss.kind {fitting}, not {self.loss.kind}")
         perceptual = self.loss.kind == "pixels" and self.loss.perceptual != "none"
@@ -71,71 +47,39 @@ class AutoencoderStep(nn.Layer):
                  discriminator: PatchDiscriminator | None):
         super().__init__()
         self.tokenizer = tokenizer
-        self.loss, self.adversary = config.loss, config.adversary
-        wants_perceptual = config.loss.kind == "pixels" and config.loss.perceptual != "none"
-        # In tuples, because what this phase does not train must not become part of its module.
-        self.perceptual = (PerceptualLoss(config.loss.perceptual),) if wants_perceptual else ()
-        self.discriminator = (discriminator,) if discriminator is not None else ()
+        self.loss = PictureLoss(config.loss)
+        self.pull = AdversarialPull(discriminator, config.adversary) if discriminator is not None else None
 
     def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
         images = batch["image"]
         result = self.tokenizer.reconstruct(images, step)
-        reconstruction, figures = self._reconstruction_loss(result.raw, images)
+        reconstruction, figures = self.loss(result.raw, images)
         figures["loss_latent"] = result.latent_loss.detach()
         loss = reconstruction + result.latent_loss
-        if self.discriminator and step >= self.adversary.start_step:
-            adversarial = hinge_generator_loss(_frozen(self.discriminator[0], result.raw))
-            reconstructor = self.tokenizer.reconstructor
-            weight = adaptive_weight(reconstruction, adversarial, result.raw, result.features, reconstructor.last,
-                                     reconstructor.last_parameters)
-            loss = loss + self.adversary.weight * weight * adversarial
-            figures |= {"loss_generator": adversarial.detach(), "adaptive_weight": weight}
+        if self.pull is not None and step >= self.pull.config.start_step:
+            adversarial, parts = self.pull(reconstruction, result.raw, result.features, self.tokenizer.reconstructor)
+            loss, figures = loss + adversarial, figures | parts
         return StepOutput(loss, figures)
-
-    def _reconstruction_loss(self, raw: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.loss.kind == "logit_laplace":
-            loss = logit_laplace_loss(raw, to_laplace(images))
-            return loss, {"loss_reconstruction": loss.detach()}
-        loss = pixel_loss(raw, images, self.loss.l1, self.loss.l2)
-        figures = {"loss_reconstruction": loss.detach()}
-        if self.perceptual:
-            distance = self.perceptual[0](raw, images)
-            figures["loss_perceptual"] = distance.detach()
-            loss = loss + distance
-        return loss, figures
 
 
 class AdversaryStep(nn.Layer):
-    """The phase that moves the discriminator: the hinge loss on pictures and on their reconstructions."""
+    """The phase that moves the discriminator: the hinge loss on pictures and on their reconstructions.
 
-    def __init__(self, discriminator: PatchDiscriminator, tokenizer: ImageTokenizer):
+    ``reconstruct(batch, step)`` gives the latter, [B, 3, H, W]; it is asked without gradients.
+    """
+
+    def __init__(self, discriminator: PatchDiscriminator, reconstruct: Callable[[dict[str, Tensor], int], Tensor]):
         super().__init__()
-        self.discriminator = discriminator
-        self.tokenizer = (tokenizer,)
+        self.discriminator, self.reconstruct = discriminator, reconstruct
 
     def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
-        images, tokenizer = batch["image"], self.tokenizer[0]
-        # In eval mode the quantizer takes no note of the vectors, which the other phase has already shown it.
-        tokenizer.eval()
         with paddle.no_grad():
-            fake = tokenizer.reconstruct(images, step).raw
-        tokenizer.train()
-        on_real, on_fake = self.discriminator(images), self.discriminator(fake)
+            fake = self.reconstruct(batch, step)
+        on_real, on_fake = self.discriminator(batch["image"]), self.discriminator(fake)
         loss = hinge_discriminator_loss(on_real, on_fake)
         figures = {"loss_adversary": loss.detach(), "logit_real": on_real.detach().mean(),
                    "logit_fake": on_fake.detach().mean()}
         return StepOutput(loss, figures)
-
-
-def _frozen(discriminator: PatchDiscriminator, images: Tensor) -> Tensor:
-    """The discriminator's logits with a gradient to ``images`` but none to its own weights."""
-    parameters = [parameter for parameter in discriminator.parameters() if not parameter.stop_gradient]
-    for parameter in parameters:
-        parameter.stop_gradient = True
-    logits = discriminator(images)
-    for parameter in parameters:
-        parameter.stop_gradient = False
-    return logits
 
 
 class ImageTokenizerTask:
@@ -151,8 +95,15 @@ class ImageTokenizerTask:
         self.phases = [Phase("autoencoder", step, dict(self.tokenizer.named_parameters()))]
         if self.discriminator is not None:
             parameters = {f"adversary.{name}": value for name, value in self.discriminator.named_parameters()}
-            self.phases.append(Phase("adversary", AdversaryStep(self.discriminator, self.tokenizer), parameters,
+            self.phases.append(Phase("adversary", AdversaryStep(self.discriminator, self._reconstructed), parameters,
                                      config.adversary.start_step))
+
+    def _reconstructed(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        # In eval mode the quantizer takes no note of the vectors, which the other phase has already shown it.
+        self.tokenizer.eval()
+        raw = self.tokenizer.reconstruct(batch["image"], step).raw
+        self.tokenizer.train()
+        return raw
 
     def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
         """Centre crops [B, 3, H, W] in [-1, 1]; nothing here is random."""
@@ -189,6 +140,3 @@ class ImageTokenizerTask:
         if self.discriminator is not None:
             state |= {f"adversary.{name}": value for name, value in self.discriminator.state_dict().items()}
         return state
-
-    def fingerprints(self) -> dict[str, str]:
-        return {}  # it trains on pictures alone

@@ -1,0 +1,134 @@
+"""The end-to-end path: hidden vectors of the image tokens become a picture without an id between (paper 1, "Text→image:
+two paths", path 2).
+
+Which hidden vector stands for a token is decided here for the whole house: the one that *predicts* it, slot p of the
+text→image stream after the final norm stands for token p. That is what
+:meth:`~vilg.models.bidirectional.BidirectionalTransformer.text_to_image_hidden` returns in training and what
+:func:`vilg.generation.autoregressive.generate_images` keeps while it draws, so a picture costs no second pass.
+"""
+from typing import Literal
+
+import paddle
+from paddle import Tensor, nn
+
+from vilg.config import configclass
+from vilg.errors import ShapeError
+from vilg.models.bidirectional import BidirectionalTransformer
+from vilg.nn import functional
+from vilg.nn.layers import LayerNorm, Linear
+from vilg.tokenizers.image import ImageTokenizer, Reconstructor, build_image_tokenizer
+
+
+@configclass
+class ReconstructorConfig:
+    """The map from hidden vectors to code vectors, and where the network behind it starts.
+
+    The map has ``map_layers`` hidden layers of ``map_ratio`` · D units. ``start``: the network that turns code vectors
+    into a picture has the weights of the image tokenizer's own at first ("tokenizer"), or random ones ("fresh").
+    """
+
+    map_layers: int = 2
+    map_ratio: int = 2
+    start: Literal["tokenizer", "fresh"] = "tokenizer"
+
+    def __post_init__(self) -> None:
+        if self.map_layers < 1:
+            raise ValueError(f"map_layers must be at least 1 (the map is not linear), not {self.map_layers}")
+        if self.map_ratio < 1:
+            raise ValueError(f"map_ratio must be at least 1, not {self.map_ratio}")
+
+
+class HiddenMap(nn.Layer):
+    """Hidden vectors [B, n, D] → code vectors [B, n, d]: GELU layers, a norm, a linear layer.
+
+    The output starts as noise with the mean and deviation that it is told (those of the tokenizer's code vectors), so
+    that a reconstructor which knows such vectors is not started on others.
+    """
+
+    def __init__(self, width: int, code_dim: int, layers: int, ratio: int):
+        super().__init__()
+        wide = width * ratio
+        self.layers = nn.LayerList(Linear(width if number == 0 else wide, wide, std=(width if number == 0 else wide)
+                                          ** -0.5) for number in range(layers))
+        self.norm = LayerNorm(wide)
+        self.out = Linear(wide, code_dim, std=wide ** -0.5)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for layer in self.layers:
+            hidden = functional.gelu(layer(hidden))
+        return self.out(self.norm(hidden))
+
+    @paddle.no_grad()
+    def start_like(self, vectors: Tensor) -> None:
+        """Give the output the mean and deviation of ``vectors`` [N, d], dimension by dimension."""
+        self.out.weight.set_value(self.out.weight * vectors.std(0))
+        self.out.bias.set_value(vectors.mean(0))
+
+
+class EndToEndReconstructor(nn.Layer):
+    """Hidden vectors [B, n, D] → map → z [B, d, rows, columns] → the raw output of the tokenizer's architecture.
+
+    ``width`` is D. The architecture, the grid and d are those of ``tokenizer``, which stays as it is;
+    ``tokenizer.picture_of`` turns the raw output into pictures.
+    """
+
+    def __init__(self, config: ReconstructorConfig, width: int, tokenizer: ImageTokenizer):
+        super().__init__()
+        self.config, self.width = config, width
+        self.grid, self.code_dim = tokenizer.grid, tokenizer.code_dim
+        self.map = HiddenMap(width, tokenizer.code_dim, config.map_layers, config.map_ratio)
+        self.network: Reconstructor = build_image_tokenizer(tokenizer.config).reconstructor
+        if config.start == "tokenizer":
+            self.network.set_state_dict(tokenizer.reconstructor.state_dict())
+            self.map.start_like(_code_vectors(tokenizer))
+
+    def embed(self, hidden: Tensor) -> Tensor:
+        """Hidden [B, n, D] → z [B, d, rows, columns]. Raises ShapeError for another grid or width."""
+        rows, columns = self.grid
+        if list(hidden.shape[1:]) != [rows * columns, self.width]:
+            raise ShapeError(f"the reconstructor takes hidden vectors [B, {rows * columns}, {self.width}] (a "
+                             f"{rows}×{columns} grid), got {list(hidden.shape)}; use the transformer it was trained "
+                             "with")
+        z = self.map(hidden)                                                                      # [B, n, d]
+        return z.transpose([0, 2, 1]).reshape([hidden.shape[0], self.code_dim, rows, columns])
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Hidden [B, n, D] → the input of the network's last layer."""
+        return self.network.features(self.embed(hidden))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.network.last(self.features(hidden))
+
+
+class EndToEndModel(nn.Layer):
+    """A generator and the reconstructor that its hidden vectors go to.
+
+    Raises ShapeError when the generator's width or grid is not what the reconstructor was made for.
+    """
+
+    def __init__(self, generator: BidirectionalTransformer, reconstructor: EndToEndReconstructor):
+        super().__init__()
+        layout = generator.layout
+        for name, ours, theirs in (("width", generator.config.width, reconstructor.width),
+                                   ("grid", (layout.rows, layout.columns), tuple(reconstructor.grid))):
+            if ours != theirs:
+                raise ShapeError(f"the transformer's {name} is {ours} and the reconstructor's {theirs}; use a "
+                                 "reconstructor that was trained with this transformer")
+        self.generator, self.reconstructor = generator, reconstructor
+
+    def forward(self, text: Tensor, length: Tensor, codes: Tensor) -> Tensor:
+        """Text ids [B, m], real tokens [B] and the codes [B, n] drawn for them → raw output [B, 3 or 6, H, W].
+
+        One pass over all tokens (teacher forcing); the same picture as from the hidden vectors kept while drawing.
+        """
+        return self.reconstructor(self.generator.text_to_image_hidden(text, length, codes))
+
+
+def _code_vectors(tokenizer: ImageTokenizer) -> Tensor:
+    """The vectors of all codes, [N, d], N ≥ K (the last picture is filled up with codes from the first on)."""
+    rows, columns = tokenizer.grid
+    pictures = -(-tokenizer.codebook_size // (rows * columns))
+    codes = paddle.arange(pictures * rows * columns) % tokenizer.codebook_size
+    with paddle.no_grad():
+        z = tokenizer.embed(codes.reshape([pictures, rows * columns]))
+    return z.transpose([0, 2, 3, 1]).reshape([-1, tokenizer.code_dim])
