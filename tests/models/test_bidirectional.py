@@ -1,3 +1,6 @@
+import math
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -142,3 +145,13 @@ def test_shapes_that_do_not_fit_are_refused_with_both_numbers(model, batch):
 def test_contradictions_in_the_config_are_refused(key, value, says):
     with pytest.raises(ConfigError, match=says):
         configs.from_dict(BidirectionalConfig, SMALL | {key: value})
+
+
+@pytest.mark.parametrize("name,least,most", [("10b", 9.6e9, 10.2e9), ("300m", 0.30e9, 0.36e9)])
+def test_the_papers_sizes_are_built_without_being_allocated(name, least, most):
+    path = Path(__file__).resolve().parents[2] / "configs" / "vilg" / f"{name}.yaml"
+    config = configs.from_dict(BidirectionalConfig, configs.read_yaml(path)["task"]["model"])
+    with paddle.LazyGuard():
+        model = BidirectionalTransformer(config)
+    assert least < sum(math.prod(parameter.shape) for parameter in model.parameters()) < most
+    assert [pattern.value for pattern in model.patterns[:3]] == ["row", "column", "row"]
