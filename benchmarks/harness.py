@@ -7,6 +7,7 @@ something on a busy machine.
 """
 import argparse
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -129,6 +130,20 @@ def alternate(contestants: Sequence[Contestant], case: str, rounds: int, repetit
                 time.sleep(PAUSE)
                 times.setdefault(contestant.name, []).extend(contestant.time(case, repetitions))
     return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def peak_growth(step: Callable[[], None]) -> float:
+    """Megabytes by which this process's peak memory rises above its present size while ``step`` runs (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    before = _status_kilobytes("VmRSS")
+    step()
+    return (_status_kilobytes("VmHWM") - before) / 1024
+
+
+def _status_kilobytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def machine() -> dict[str, Any]:

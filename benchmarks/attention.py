@@ -1,0 +1,150 @@
+"""One attention layer, forward and backward: block-wise row, column and convolutional layers against dense ones.
+
+    python benchmarks/attention.py --json attention.json --plot attention.png
+    python benchmarks/attention.py --quick
+
+Width 1024, 16 heads, 64 text tokens, one sample, and grids of 16², 32² and 64² image tokens. Every pattern runs in a
+process of its own and they take turns. ``<pattern>_time_ratio`` and ``<pattern>_memory_ratio`` compare with dense
+attention under the same pattern's mask at 32², the image being drawn (causal); ``_source_`` when it is looked at.
+Memory is the growth of the process's peak during a step, gradients included. ``scaling_exponent`` is the power of n
+with which the attention of a 12-layer sparse stack grows from 16² to 64². ``dense_in_place`` is dense attention on the
+machinery of the block-wise forms: one block that is the whole image.
+"""
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import numpy as np
+
+WIDTH, HEADS, TEXT = 1024, 16, 64
+SIDES = {256: 16, 1024: 32, 4096: 64}
+SPARSE = ("row", "column", "conv")
+FORMS = ("dense", "dense_in_place", *SPARSE)
+MEASURED = 1024
+LAYERS = 12
+
+
+def main() -> None:
+    """Time all forms in turns, measure their memory and report."""
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw time against n there (needs matplotlib)")
+    options = parser.parse_args()
+    figures = measure_times(options)
+    for role in ("target", "source"):
+        dense = peak_megabytes("dense", role, options)
+        for form in FORMS:
+            peak = dense if form == "dense" else peak_megabytes(form, role, options)
+            mark = "" if role == "target" else "_source"
+            figures[f"{form}{mark}_megabytes"] = peak
+            if form != "dense":
+                figures[f"{form}{mark}_memory_ratio"] = peak / dense
+    harness.report(options, figures, width=WIDTH, heads=HEADS, text=TEXT)
+    if options.plot:
+        plot(figures, options.plot)
+
+
+def measure_times(options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds a step of every form and size, the ratios to dense, and how the sparse stack's time grows."""
+    contestants = [harness.Contestant(form, setup, options, form) for form in FORMS]
+    for contestant in contestants:
+        contestant.wait()
+    figures: dict[str, float] = {}
+    for role in ("target", "source"):
+        mark = "" if role == "target" else "_source"
+        for n in SIDES:
+            if role == "source" and n != MEASURED:
+                continue
+            entrants = [each for each in contestants if n < 4096 or each.name in SPARSE]
+            medians = harness.alternate(entrants, f"{role}@{n}", *((2, 3) if options.quick else (5, 6)))
+            figures |= {f"{form}{mark}_{n}_ms": 1000 * seconds for form, seconds in medians.items()}
+            if n == MEASURED:
+                figures |= {f"{form}{mark}_time_ratio": medians[form] / medians["dense"] for form in FORMS[1:]}
+    for contestant in contestants:
+        contestant.close()
+    figures["scaling_exponent"] = math.log(stack_time(figures, 4096) / stack_time(figures, 256), 16)
+    return figures
+
+
+def stack_time(figures: dict[str, float], n: int) -> float:
+    """Milliseconds of all attention layers of a sparse stack."""
+    from vilg.nn.masks import layer_patterns
+
+    return sum(figures[f"{pattern.value}_{n}_ms"] for pattern in layer_patterns(LAYERS, sparse=True))
+
+
+def setup(threads: int, seed: int, form: str) -> dict[str, harness.Case]:
+    """A case for every size and role."""
+    paddle = harness.prepare_ours(threads, seed)
+    return {f"{role}@{n}": case(paddle, form, role, side, seed)
+            for role in ("target", "source") for n, side in SIDES.items()}
+
+
+def case(paddle, form: str, role: str, side: int, seed: int) -> Callable:
+    """One training step of a layer: a forward and a backward of packed queries, keys and values."""
+    from vilg.nn.attention import StreamContext, dense_attention
+    from vilg.nn.block_sparse import stream_attention
+    from vilg.nn.masks import Layout, Pattern, Role
+
+    layout = Layout(TEXT, side, side)
+    length = paddle.full([1], TEXT, "int64")
+    context = StreamContext(layout, Role(role), length, paddle.full([1], TEXT // 4, "int64"))
+    pattern = Pattern.DENSE if form.startswith("dense") else Pattern(form)
+
+    def prepare() -> Callable[[], None]:
+        numbers = np.random.default_rng(seed).standard_normal((1, layout.length, 3, HEADS, WIDTH // HEADS), "float32")
+        qkv = paddle.to_tensor(numbers, stop_gradient=False)
+        above = paddle.ones([1, layout.length, HEADS, WIDTH // HEADS])
+
+        def step() -> None:
+            if form == "dense":
+                out = dense_attention(*paddle.unbind(qkv, axis=2), context, pattern)
+            else:
+                out = stream_attention(qkv, [context], pattern)
+            out.backward(above)
+
+        return step
+
+    return prepare
+
+
+def peak_megabytes(form: str, role: str, options: argparse.Namespace) -> float:
+    """Growth of the peak memory of a fresh process during one step at 32², after a small step."""
+    contestant = harness.Contestant(f"{form} memory", memory_setup, options, form, role)
+    try:
+        contestant.wait()
+        return contestant.cases[0]
+    finally:
+        contestant.close()
+
+
+def memory_setup(threads: int, seed: int, form: str, role: str) -> dict[float, None]:
+    """The measured megabytes, as the name of the only case."""
+    paddle = harness.prepare_ours(threads, seed)
+    case(paddle, form, role, 4, seed)()()
+    step = case(paddle, form, role, SIDES[MEASURED], seed)()
+    return {harness.peak_growth(step): None}
+
+
+def plot(figures: dict[str, float], path: Path) -> None:
+    """Time against n, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for form in FORMS:
+        points = [(n, figures[f"{form}_{n}_ms"]) for n in SIDES if f"{form}_{n}_ms" in figures]
+        axes.loglog(*zip(*points), marker="o", label=form.replace("_", " "))
+    axes.set(xlabel="image tokens n", ylabel="ms, forward and backward")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    from vilg import cli
+
+    cli.run(main)
