@@ -19,7 +19,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["scenes", "emoji", "tokenizer"])
     parser.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
-    parser.add_argument("--count", type=int, default=500, help="scenes a split, or emoji at most (%(default)s)")
+    parser.add_argument("--count", type=int, help="scenes a split (500), or emoji at most (all)")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
     parser.add_argument("--best-of", type=int, default=8,
                         help="pictures a caption for the re-ranked figure (%(default)s)")
@@ -43,7 +43,7 @@ def main() -> int:
         print(f"{name:24s} {value:.4f}", flush=True)
     if arguments.json:
         write_json(arguments.json, figures, task=arguments.task, model=model.name, seed=arguments.seed,
-                   count=arguments.count, cpu_math=arguments.cpu_math or "default")
+                   count=arguments.count or "default", best_of=arguments.best_of, cpu_math=arguments.cpu_math or "default")
     return 0
 
 

@@ -14,6 +14,8 @@ from vilg.evaluation.retrieval import nearest_share
 from vilg.evaluation.scenes import Model, evaluate_scenes
 from vilg.pipeline import Pipeline
 
+SCENES = 500  # unless the caller says how many
+
 
 def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
     """The figures of :func:`vilg.evaluation.scenes.evaluate_scenes` for a pipeline; ``settings`` has count,
@@ -24,7 +26,7 @@ def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, flo
 
     model = Model(draw=draw, rank=lambda text, pictures: pipeline.rank(text, pictures)[0].tolist(),
                   describe=pipeline.image_to_text, answer=pipeline.answer)
-    yield from evaluate_scenes(model, settings.count, settings.seed, pipeline.image_tokenizer.image_size,
+    yield from evaluate_scenes(model, settings.count or SCENES, settings.seed, pipeline.image_tokenizer.image_size,
                                settings.best_of)
 
 
@@ -47,7 +49,7 @@ def tokenizer_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, 
     """PSNR and SSIM of reconstructions, mean over pictures, and the share of the codebook that both sets use."""
     size, used = pipeline.image_tokenizer.image_size, set()
     held_out = [scenes.render(scenes.sample_scene(settings.seed * 1_000_003 + index, "test"), size)
-                for index in range(settings.count)]
+                for index in range(settings.count or SCENES)]
     for name, pictures in (("scenes", held_out), ("emoji", list(_emoji(settings.data, size)[1]))):
         codes = pipeline.encode(pictures)
         used |= set(np.unique(codes.numpy()).tolist())
