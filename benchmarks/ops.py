@@ -101,7 +101,8 @@ def stock(threads: int, seed: int) -> dict:
     return _paddle_cases(paddle, {
         "linear": f.linear, "matmul": paddle.matmul, "layer_norm": lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b),
         "softmax": f.softmax, "gelu": f.gelu, "silu": f.silu,
-        "group_norm": lambda x, w, b: f.group_norm(x, 32, 1e-6, w, b), "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1),
+        "group_norm": lambda x, w, b: f.group_norm(x, 32, 1e-6, w, b),
+        "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1),
         "cross_entropy": lambda x: f.cross_entropy(x, labels, reduction="none"),
         "linear_cross_entropy": lambda x, w, b: f.cross_entropy(f.linear(x, w, b), labels, reduction="none")})
 
@@ -115,7 +116,8 @@ def torch(threads: int, seed: int, math: str) -> dict:
         "linear": lambda x, w, b: f.linear(x, w.T, b), "matmul": module.matmul,
         "layer_norm": lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b), "softmax": lambda x: f.softmax(x, -1),
         "gelu": f.gelu, "silu": f.silu, "group_norm": lambda x, w, b: f.group_norm(x, 32, w, b, 1e-6),
-        "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1), "cross_entropy": lambda x: f.cross_entropy(x, labels, reduction="none"),
+        "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1),
+        "cross_entropy": lambda x: f.cross_entropy(x, labels, reduction="none"),
         "linear_cross_entropy": lambda x, w, b: f.cross_entropy(f.linear(x, w.T, b), labels, reduction="none")}
 
     def autocast(function):

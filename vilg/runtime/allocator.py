@@ -1,7 +1,7 @@
 """The C allocator: freed tensors stay in the process.
 
-By default glibc maps every large tensor afresh, and the page faults cost more than most operators do: keeping freed memory
-makes a step of a small transformer 2.3 times faster and its peak about a third higher.
+By default glibc maps every large tensor afresh, and the page faults cost more than most operators do: keeping freed
+memory makes a step of a small transformer 2.3 times faster and its peak about a third higher.
 """
 import ctypes
 

@@ -1,0 +1,115 @@
+"""Threads, environment and settings of a process, seen from fresh processes."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vilg import runtime
+from vilg.errors import VilgError
+from vilg.nn.onednn import precision, switch
+from vilg.runtime import allocator, process, report
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOW = "from vilg.runtime import process; import os; print(process.threads(), os.environ.get('OMP_NUM_THREADS'))"
+
+
+def run(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints; anything on stderr fails."""
+    clean = {key: value for key, value in os.environ.items()
+             if not key.startswith(("OMP_", "KMP_", "PADDLE_", "MKL_")) and key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], env={**clean, "PYTHONPATH": str(ROOT), **environment},
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_all_cores_and_a_clean_environment():
+    assert run("import vilg;" + SHOW) == f"{process.physical_cores()} None"
+
+
+def test_the_users_choice_is_kept():
+    assert run("import vilg;" + SHOW, OMP_NUM_THREADS="3") == "3 3"
+    assert run("import vilg;" + SHOW, OMP_NUM_THREADS="1") == "1 1"
+
+
+def test_other_threads_run_parallel_too():
+    code = ("import vilg, threading; from vilg.runtime import process; out = [];"
+            "t = threading.Thread(target=lambda: out.append(process.threads())); t.start(); t.join(); print(out[0])")
+    assert run(code, OMP_NUM_THREADS="2") == "2"
+
+
+def test_ranks_share_the_cores(monkeypatch):
+    monkeypatch.setattr(process, "physical_cores", lambda: 6)
+    for ranks, threads in (("1", 6), ("2", 3), ("4", 1), ("12", 1)):
+        monkeypatch.setenv("PADDLE_LOCAL_SIZE", ranks)
+        assert process.default_threads(None) == threads
+    # The launcher has imported Paddle, which wrote the 1 that the rank inherits.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert process.user_environment("OMP_NUM_THREADS", True) is None
+
+
+def test_after_paddle_was_used():
+    code = ("import warnings; warnings.simplefilter('ignore'); import paddle;"
+            "x = paddle.ones([64, 64]) @ paddle.ones([64, 64]);"
+            "import vilg; from vilg.nn import functional; import numpy as np;"
+            "assert np.allclose(functional.linear(x, x).numpy(), (x @ x).numpy());" + SHOW)
+    assert run(code) == f"{process.physical_cores()} None"
+    assert run(code, OMP_NUM_THREADS="1") == "1 1"
+
+
+def test_importing_vilg_is_light():
+    code = ("import vilg, sys;"
+            "print([name for name in ('paddlenlp', 'torch', 'matplotlib', 'gradio') if name in sys.modules])")
+    assert run(code) == "[]"
+
+
+def test_configure_applies_every_field():
+    before = process.threads()
+    try:
+        runtime.configure(runtime.RuntimeConfig(threads=1, onednn=False, allocator=False))
+        assert (process.threads(), switch.active(), allocator.keeping()) == (1, False, False)
+        assert "runtime.onednn" in switch.reason()
+    finally:
+        runtime.configure(runtime.RuntimeConfig(threads=before))
+    assert allocator.keeping()
+
+
+def test_bf16_is_used_or_warned_about(caplog, monkeypatch):
+    try:
+        with caplog.at_level("WARNING", logger="vilg.runtime"):
+            runtime.configure(runtime.RuntimeConfig(cpu_math="bf16"))
+        gains = switch.active() and precision.bf16_method() != "none"
+        assert precision.gains() is gains and bool(caplog.records) is not gains
+        caplog.clear()
+        monkeypatch.setattr(precision, "bf16_method", lambda: "none")
+        runtime.configure(runtime.RuntimeConfig(cpu_math="bf16"))
+        assert not precision.gains()
+        assert "gains nothing on this machine" in caplog.text
+    finally:
+        monkeypatch.undo()
+        runtime.configure(runtime.RuntimeConfig())
+
+
+def test_negative_threads_are_refused():
+    with pytest.raises(ValueError, match="threads"):
+        runtime.RuntimeConfig(threads=-1)
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(VilgError, match="gpu:99"):
+        runtime.set_device("gpu:99")
+
+
+def test_the_report_says_what_is_on():
+    text = report.text(report.examine(measure=False))
+    assert f"{process.threads()} threads" in text
+    assert ("oneDNN" in text) and (switch.reason() in text)
+
+
+def test_the_report_is_a_command():
+    out = run("import runpy, sys; sys.argv = ['vilg.runtime', '--help'];"
+              "\ntry: runpy.run_module('vilg.runtime', run_name='__main__')\nexcept SystemExit: pass")
+    assert "GFLOP/s" in out
