@@ -6,6 +6,7 @@ those weights, and writes the gradients of queries, keys and values into one pac
 """
 import ctypes
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.attention import StreamContext, check_stream
-from vilg.nn.block_layout import BlockLayout, block_layout, image_scores_mask, text_scores_mask
+from vilg.nn.block_layout import BlockLayout, Piece, block_layout, image_scores_mask, text_scores_mask
 from vilg.nn.masks import Pattern
 from vilg.nn.onednn.autograd import contiguous, refuse_double_backward, wants_gradient
 from vilg.nn.onednn.elementwise import softmax_primitives
@@ -22,6 +23,7 @@ from vilg.nn.onednn.strided import View, agrees as strided_products_agree, multi
 from vilg.nn.onednn.switch import active
 
 _BYTES = 4
+_HEADS_AXIS = 1
 
 
 def usable(qkv: Tensor) -> bool:
@@ -61,11 +63,12 @@ class _Field:
         """The next ``count`` slots as the rows of matrices [B, N, count, width]."""
         return View(self.address, (self.batch, self.heads, count, self.width), (*self.steps, 1))
 
-    def groups(self, blocks: BlockLayout, first: int, last: int) -> View:
-        """Groups ``first`` up to ``last`` of the image, which starts here: [B, N, last - first, C, width]."""
+    def groups(self, blocks: BlockLayout, first: int, count: int, span: int = 1) -> View:
+        """For each of ``count`` groups of the image, which starts here, ``span`` groups from it on: [B, N, count, span·C,
+        width]."""
         batch, head, slot = self.steps
         return View(self.address + _BYTES * first * blocks.group_step * slot,
-                    (self.batch, self.heads, last - first, blocks.size, self.width),
+                    (self.batch, self.heads, count, span * blocks.size, self.width),
                     (batch, head, blocks.group_step * slot, blocks.slot_step * slot, 1))
 
 
@@ -133,10 +136,10 @@ class _Stream:
     def text_mask(self) -> np.ndarray:
         return self.context.once("text mask", lambda: text_scores_mask(self.blocks, self.context))
 
-    def pieces(self):
-        """Each shift's piece of the scores: (position of its first key, first and last group, shift)."""
-        for position, shift in enumerate(self.blocks.shifts):
-            yield self.m + position * self.blocks.size, *self.blocks.meeting(shift), shift
+    def products(self) -> Iterator["_Product"]:
+        """The blocks of image queries and image keys, as runs of groups."""
+        for piece in self.blocks.pieces():
+            yield _Product(self.blocks, piece)
 
     def image_weights(self, q: _Field, k: _Field, scale: float) -> Tensor:
         """Softmax of the image queries' scores: [B, N, n, M + S·C]."""
@@ -145,9 +148,8 @@ class _Stream:
         field, queries, keys = _scores_field(scores), q.after(m), k.after(m)
         if m:
             multiply(queries.rows(n), k.rows(m).transposed, field.part(0, m).rows(n), scale, add=True)
-        for start, first, last, shift in self.pieces():
-            multiply(queries.groups(blocks, first, last), keys.groups(blocks, first + shift, last + shift).transposed,
-                     field.part(start, blocks.size).groups(blocks, first, last), scale, add=True)
+        for each in self.products():
+            multiply(each.queries(queries), each.keys(keys).transposed, each.scores(field), scale, True, each.axis)
         _softmax(scores)
         return scores
 
@@ -165,10 +167,8 @@ class _Stream:
         field, values, target = _scores_field(weights), v.after(m), out.after(m)
         if m:
             multiply(field.part(0, m).rows(n), v.rows(m), target.rows(n))
-        for start, first, last, shift in self.pieces():
-            multiply(field.part(start, blocks.size).groups(blocks, first, last),
-                     values.groups(blocks, first + shift, last + shift),
-                     target.groups(blocks, first, last), add=bool(m or shift))
+        for each in self.products():
+            multiply(each.scores(field), each.keys(values), each.queries(target), 1, bool(m), each.axis)
 
     def text_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: _Field,
                       scale: float) -> None:
@@ -186,47 +186,64 @@ class _Stream:
         multiply(scores.rows(m).transposed, q.rows(m), dk.rows(keys), scale)
 
     def image_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: _Field,
-                       scale: float, started: bool) -> None:
-        """Gradients of the image queries' attention; keys and values of the image are added to when ``started``."""
-        (q, k, v), (dq, dk, dv), (m, n, blocks) = qkv, grads, (self.m, self.n, self.blocks)
+                       scale: float) -> None:
+        """Gradients of the image queries' attention, added to those of all keys and values."""
+        (q, k, v), (dq, dk, dv), (m, n) = qkv, grads, (self.m, self.n)
         used = weights if factors is None else weights * factors
         field, arriving = _scores_field(used), dout.after(m)
         gradient = paddle.empty(weights.shape, "float32")
         scores = _scores_field(gradient)
-        self._clear_beyond(gradient)
         if m:
             multiply(arriving.rows(n), v.rows(m).transposed, scores.part(0, m).rows(n))
-            multiply(field.part(0, m).rows(n).transposed, arriving.rows(n), dv.rows(m), add=True)
-        for start, first, last, shift in self.pieces():
-            met = (blocks, first + shift, last + shift)
-            here = arriving.groups(blocks, first, last)
-            multiply(here, v.after(m).groups(*met).transposed,
-                     scores.part(start, blocks.size).groups(blocks, first, last))
-            multiply(field.part(start, blocks.size).groups(blocks, first, last).transposed, here,
-                     dv.after(m).groups(*met), add=bool(started or shift))
+            multiply(field.part(0, m).rows(n).transposed, arriving.rows(n), dv.rows(m), 1, True)
+        for each in self.products():
+            each.clear_beyond(gradient)
+            above = each.queries(arriving)
+            multiply(above, each.keys(v.after(m)).transposed, each.scores(scores), axis=each.axis)
+            multiply(each.scores(field).transposed, above, each.keys(dv.after(m)), 1, True, each.axis)
         gradient = gradient if factors is None else gradient.multiply_(factors)
         _softmax_backward(weights, gradient)
         queries, to = q.after(m), dq.after(m)
         if m:
             multiply(scores.part(0, m).rows(n), k.rows(m), to.rows(n), scale)
-            multiply(scores.part(0, m).rows(n).transposed, queries.rows(n), dk.rows(m), scale, add=True)
-        for start, first, last, shift in self.pieces():
-            met = (blocks, first + shift, last + shift)
-            piece = scores.part(start, blocks.size).groups(blocks, first, last)
-            multiply(piece, k.after(m).groups(*met), to.groups(blocks, first, last), scale, add=bool(m or shift))
-            multiply(piece.transposed, queries.groups(blocks, first, last), dk.after(m).groups(*met), scale,
-                     add=bool(started or shift))
+            multiply(scores.part(0, m).rows(n).transposed, queries.rows(n), dk.rows(m), scale, True)
+        for each in self.products():
+            multiply(each.scores(scores), each.keys(k.after(m)), each.queries(to), scale, bool(m), each.axis)
+            multiply(each.scores(scores).transposed, each.queries(queries), each.keys(dk.after(m)), scale, True, each.axis)
 
-    def _clear_beyond(self, gradient: Tensor) -> None:
+
+class _Product:
+    """One run of groups and the groups that they meet, as operands of :func:`multiply`.
+
+    Where a group meets several, these lie one after another and overlap with those of the next group, so that the heads
+    become the library's batch axis and the groups are looped over.
+    """
+
+    def __init__(self, blocks: BlockLayout, piece: Piece):
+        self.blocks, self.piece = blocks, piece
+        self.count = piece.last - piece.first
+        self.start = blocks.layout.text + (piece.start - piece.first - blocks.shifts[0]) * blocks.size
+        self.axis = _HEADS_AXIS if piece.keys > 1 else None
+
+    def queries(self, image: _Field) -> View:
+        return image.groups(self.blocks, self.piece.first, self.count)
+
+    def keys(self, image: _Field) -> View:
+        return image.groups(self.blocks, self.piece.start, self.count, self.piece.keys)
+
+    def scores(self, image: _Field) -> View:
+        width = self.piece.keys * self.blocks.size
+        return image.part(self.start, width).groups(self.blocks, self.piece.first, self.count)
+
+    def clear_beyond(self, gradient: Tensor) -> None:
         """Zero what no product writes: the blocks beyond the edge of the grid, whose weights are zero."""
-        blocks = self.blocks
-        if len(blocks.shifts) == 1:
+        blocks, text, end = self.blocks, self.blocks.layout.text, self.start + self.piece.keys * self.blocks.size
+        if self.start == text and end == blocks.keys:
             return
-        batch, heads = gradient.shape[:2]
-        view = _array(gradient).reshape(batch, heads, blocks.groups, blocks.size, blocks.keys)
-        for start, first, last, _ in self.pieces():
-            for edge in (slice(0, first), slice(last, None)):
-                view[:, :, edge, :, start:start + blocks.size] = 0
+        slots = slice(self.piece.first * blocks.size, self.piece.last * blocks.size)
+        view = _array(gradient)[:, :, slots]
+        view[..., text:self.start] = 0
+        view[..., end:] = 0
 
 
 def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
@@ -282,6 +299,7 @@ class _StreamAttention(PyLayer):
                 text = next(kept), next(kept) if ctx.dropout else None
                 stream.text_backward(*text, values, gradients, arriving, scale)
                 reached = text[0].shape[-1]
-            stream.image_backward(*image, values, gradients, arriving, scale, started=reached > stream.m)
+            _array(dqkv)[at:at + batch, reached:, 1:] = 0
+            stream.image_backward(*image, values, gradients, arriving, scale)
             at += batch
         return dqkv

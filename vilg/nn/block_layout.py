@@ -5,7 +5,7 @@ keys of a few groups at fixed *shifts* from it: its own row and the previous one
 reach of the convolutional window. Inside such a block the rule of :mod:`vilg.nn.masks` decides, evaluated block by
 block: nothing here is n×n.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,11 +16,21 @@ from vilg.nn.masks import (
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Groups ``first`` … ``last - 1``, of which the first meets ``keys`` groups from ``start`` on, the next one further."""
+
+    first: int
+    last: int
+    start: int
+    keys: int
+
+
+@dataclass(frozen=True)
 class BlockLayout:
     """Groups of image slots and the shifts at which they meet (paper 1, "Sparse attention").
 
     ``across`` means that a group is a column of the grid (slots one row apart), otherwise it is a run of raster slots.
-    ``shifts`` are ascending but for 0, which comes first: every group has it.
+    ``shifts`` are consecutive and contain 0; only groups that are runs of raster slots have others.
     """
 
     pattern: Pattern
@@ -55,6 +65,18 @@ class BlockLayout:
         """First and last-plus-one group that has another group ``shift`` further."""
         return max(0, -shift), self.groups - max(0, shift)
 
+    def pieces(self) -> list["Piece"]:
+        """Runs of groups that meet equally many groups; those near the edge of the grid meet fewer."""
+        runs: list[Piece] = []
+        for group in range(self.groups):
+            start = max(0, group + self.shifts[0])
+            keys = min(self.groups, group + self.shifts[-1] + 1) - start
+            if runs and (keys, group - start) == (runs[-1].keys, runs[-1].first - runs[-1].start):
+                runs[-1] = replace(runs[-1], last=group + 1)
+            else:
+                runs.append(Piece(group, group + 1, start, keys))
+        return runs
+
     def visible(self) -> np.ndarray:
         """May slot c of group g see slot k of group g + shifts[s]? Booleans [G, C, S, C], False beyond the grid."""
         index = self.index()
@@ -79,9 +101,8 @@ def block_layout(pattern: Pattern, role: Role, layout: Layout, window: int = CON
     else:
         groups, size, reach = 1, layout.image, 0
     reach = min(reach, groups - 1)
-    before = tuple(range(-reach, 0))
-    after = tuple(range(1, reach + 1)) if role is Role.SOURCE else ()
-    return BlockLayout(pattern, role, layout, window, groups, size, across, (0, *before, *after))
+    shifts = tuple(range(-reach, reach + 1 if role is Role.SOURCE else 1))
+    return BlockLayout(pattern, role, layout, window, groups, size, across, shifts)
 
 
 def image_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:

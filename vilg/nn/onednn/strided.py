@@ -39,24 +39,28 @@ class View:
         return View(self.address, (*lead, columns, rows), (*steps, right, down))
 
 
-def multiply(a: View, b: View, out: View, scale: float = 1.0, add: bool = False) -> None:
-    """out = scale · a·b, or out += scale · a·b when ``add``; the batch axes are equal."""
+def multiply(a: View, b: View, out: View, scale: float = 1.0, add: bool = False, axis: int | None = None) -> None:
+    """out = scale · a·b, or out += scale · a·b when ``add``; the batch axes are equal.
+
+    ``axis`` is the batch axis given to the library, by default the longest. Along the others, matrices may overlap.
+    """
     if a.dims[-2] == 1 or a.dims[-1] == 1 or b.dims[-1] == 1:
-        _multiply_vectors(_array(a), _array(b), _array(out), scale, add)
+        for index in np.ndindex(a.dims[:-2]):
+            _multiply_vectors(_array(a)[index], _array(b)[index], _array(out)[index], scale, add)
         return
-    key = (a.dims, a.strides, b.strides, out.dims, out.strides, scale, add, precision.fpmath())
+    batch = max(range(len(a.dims) - 2), key=a.dims.__getitem__) if axis is None else axis
+    key = (a.dims, a.strides, b.strides, out.dims, out.strides, batch, scale, add, precision.fpmath())
     primitive, turns = _plans.get(key, _build)
     left, right, target = a.address, b.address, out.address
     for to_a, to_b, to_out in turns:
         primitive(left + to_a, right + to_b, target + to_out)
 
 
-def _build(a: tuple, a_strides: tuple, b_strides: tuple, out: tuple, out_strides: tuple, scale: float, add: bool,
-           fpmath: int) -> tuple[Primitive, list[tuple[int, int, int]]]:
-    """The primitive over one batch axis, and the byte offsets at which to run it."""
+def _build(a: tuple, a_strides: tuple, b_strides: tuple, out: tuple, out_strides: tuple, batch: int, scale: float,
+           add: bool, fpmath: int) -> tuple[Primitive, list[tuple[int, int, int]]]:
+    """The primitive over the ``batch`` axis, and the byte offsets at which to run it."""
     *lead, m, k = a
     n = out[-1]
-    batch = max(range(len(lead)), key=lead.__getitem__)
     strides = a_strides, b_strides, out_strides
     axes = [batch, -2, -1] if lead[batch] > 1 else [-2, -1]
     descriptors = [Descriptor([(*lead, *matrix)[axis] for axis in axes], [steps[axis] for axis in axes])
