@@ -23,6 +23,7 @@ from vilg.errors import ConfigError
 from vilg.generation.sampling import SamplingConfig
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
+from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tokenizers.image import load_image_tokenizer
 from vilg.weights import fingerprint
@@ -36,7 +37,8 @@ class RunConfig:
     name: str
     seed: int = 0
     output: str = "runs/{name}"
-    task: Annotated[Union[BidirectionalTaskConfig, ImageTokenizerTaskConfig], pydantic.Field(discriminator="kind")]
+    task: Annotated[Union[BidirectionalTaskConfig, EndToEndTaskConfig, ImageTokenizerTaskConfig],
+                    pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -60,6 +62,7 @@ def build_task(run: RunConfig) -> Task:
     runtime.configure(run.runtime)
     paddle.seed(run.seed)
     return {"bidirectional": lambda: BidirectionalTask(run.task, run.sampling),
+            "end_to_end": lambda: EndToEndTask(run.task, run.sampling),
             "image_tokenizer": lambda: ImageTokenizerTask(run.task)}[run.task.kind]()
 
 

@@ -28,6 +28,7 @@ from vilg.models.released import ReleasedModel, load_bidirectional
 Picture = str | Path | Image.Image | np.ndarray
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
 DECODE_ROWS = 64
+PATHS = ("two_stage", "end_to_end")
 
 
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
@@ -63,6 +64,7 @@ class Pipeline:
     def __init__(self, released: ReleasedModel):
         self.name = released.name
         self.model, self.image_tokenizer, self.words = released.model, released.image_tokenizer, released.words
+        self.reconstructor = released.reconstructor
         self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
 
     def text_to_image(self, texts: str | list[str], num_images: int = 1, seed: int = 0, best_of: int | None = None,
@@ -84,6 +86,7 @@ class Pipeline:
         if num_images < 1 or (best_of is not None and best_of < num_images):
             raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
                             f"{best_of}")
+        self._check_path(path)
         sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance)
         known = self._known(known_image, known_rows, known_mask)
         draws = best_of or num_images
@@ -150,13 +153,28 @@ class Pipeline:
             return [from_model(image) for start in range(0, codes.shape[0], DECODE_ROWS)
                     for image in self.image_tokenizer.decode(codes[start:start + DECODE_ROWS]).numpy()]
 
+    def decode_hidden(self, hidden: paddle.Tensor) -> list[np.ndarray]:
+        """Hidden vectors [B, n, D] that tokens were predicted from → pictures, uint8 [H, W, 3] each: the end-to-end
+        path. Raises VilgError for a model without a reconstructor."""
+        self._check_path("end_to_end")
+        with paddle.no_grad():
+            return [from_model(image) for start in range(0, hidden.shape[0], DECODE_ROWS)
+                    for image in self.image_tokenizer.picture_of(
+                        self.reconstructor(hidden[start:start + DECODE_ROWS])).numpy()]
+
+    def _check_path(self, path: str) -> None:
+        if path not in PATHS:
+            raise VilgError(f"path is one of {', '.join(PATHS)}, not {path!r}")
+        if path == "end_to_end" and self.reconstructor is None:
+            raise VilgError(f"{self.name} has no reconstructor, so it cannot draw with path='end_to_end'; "
+                            "use path='two_stage'")
+
     def _draw(self, ids, length, draws, seed, sampling, known, path, bar):
-        if path != "two_stage":
-            raise VilgError(f"{self.name} has no reconstructor, so path={path!r} cannot be drawn; use path='two_stage'")
         known_codes, known_mask = known
         drawn = generate_images(self.model, ids, length, num_images=draws, seeds=seed, sampling=sampling,
-                                known_codes=known_codes, known_mask=known_mask, progress=bar.update)
-        pictures = self.decode(drawn.codes)
+                                known_codes=known_codes, known_mask=known_mask, keep_hidden=path == "end_to_end",
+                                progress=bar.update)
+        pictures = self.decode_hidden(drawn.hidden) if path == "end_to_end" else self.decode(drawn.codes)
         grouped = [pictures[row * draws:(row + 1) * draws] for row in range(ids.shape[0])]
         return grouped, drawn.codes.reshape([ids.shape[0], draws, -1])
 

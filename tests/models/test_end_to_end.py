@@ -38,7 +38,8 @@ def make_model(tokenizer=None, **changes):
 def inputs(dtype="float32"):
     rng = np.random.default_rng(0)
     return (paddle.to_tensor(rng.integers(0, 20, (3, 4))), paddle.to_tensor([4, 3, 2]),
-            paddle.to_tensor(rng.integers(0, 6, (3, 4))), paddle.to_tensor(rng.uniform(-1, 1, (3, 3, 4, 4))).astype(dtype))
+            paddle.to_tensor(rng.integers(0, 6, (3, 4))),
+            paddle.to_tensor(rng.uniform(-1, 1, (3, 3, 4, 4))).astype(dtype))
 
 
 def test_the_picture_moves_all_of_the_generator_before_the_map_and_no_head():

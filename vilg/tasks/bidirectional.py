@@ -27,8 +27,9 @@ class BidirectionalTaskConfig:
 
     ``question_share``: how often a sample that carries questions trains image→text on one of them instead of a caption.
     ``caption_dropout``: how often text→image sees an empty caption, which guidance needs later.
-    ``written_captions``: image→text learns any of a sample's captions, or only its first (an exact name before key words);
-    text→image draws from any of them either way. ``init_from``: a released model folder to start from (fine-tuning); its tokenizers must be this run's.
+    ``written_captions``: image→text learns any of a sample's captions, or only its first (an exact name before key
+    words); text→image draws from any of them either way. ``init_from``: a released model folder to start from
+    (fine-tuning); its tokenizers must be this run's.
     """
 
     kind: Literal["bidirectional"] = "bidirectional"
@@ -60,8 +61,11 @@ class BidirectionalStep(nn.Layer):
         self.weights = (config.text_to_image_weight, config.image_to_text_weight)
 
     def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+        return self.generation(batch, *self.hidden(batch))
+
+    def generation(self, batch: dict[str, Tensor], drawn: Tensor | None, described: Tensor | None) -> StepOutput:
+        """The loss of what :meth:`hidden` gave for ``batch``."""
         figures, losses = {}, []
-        drawn, described = self._hidden(batch)
         if drawn is not None:
             loss = text_to_image_loss(self.model, drawn, batch["codes"])
             figures["loss_t2i"] = loss.detach()
@@ -72,7 +76,8 @@ class BidirectionalStep(nn.Layer):
             losses.append(loss * self.weights[1])
         return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
 
-    def _hidden(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    def hidden(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Hidden vectors of text→image [B, n, D] and image→text [B, M, D], None for a direction left out."""
         codes = batch["codes"]
         source = (batch["caption"], batch["caption_length"])
         target = (batch["text"], batch["text_length"], batch["text_prefix"])
@@ -132,7 +137,8 @@ class BidirectionalTask:
         if all(sample.codes is not None for sample in samples):
             return {"codes": np.stack([sample.codes for sample in samples]).astype("int64")}
         if any(sample.picture is None for sample in samples):
-            raise DataError("data.sources: some hold codes and some pictures; encode them all with tools/encode_images.py")
+            raise DataError("data.sources: some hold codes and some pictures; encode them all with "
+                            "tools/encode_images.py")
         size = self.image_tokenizer.image_size
         return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
 
@@ -183,8 +189,8 @@ class BidirectionalTask:
         return dict(self.model.state_dict())
 
     def fingerprints(self) -> dict[str, str]:
-        return {"image_tokenizer": fingerprint(self.image_tokenizer.state_dict()), "vocabulary": self.words.fingerprint()}
-
+        return {"image_tokenizer": fingerprint(self.image_tokenizer.state_dict()),
+                "vocabulary": self.words.fingerprint()}
 
 
 def _check_fit(model: BidirectionalConfig, image_tokenizer: ImageTokenizer, words: WordPieceTokenizer) -> None:

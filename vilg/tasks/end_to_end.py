@@ -1,0 +1,171 @@
+"""Training generator and reconstructor together: the picture's loss reaches the transformer (paper 1, "Text→image: two
+paths", path 2)."""
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Union
+
+import numpy as np
+import paddle
+import pydantic
+from paddle import Tensor
+
+from vilg.config import configclass
+from vilg.data.sample import Sample
+from vilg.data.transforms import centre_crop, from_model, to_model
+from vilg.engine.task import LogPicture, Phase, StepOutput
+from vilg.errors import ConfigError, DataError
+from vilg.generation.sampling import SamplingConfig
+from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator
+from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
+from vilg.models.bidirectional import BidirectionalTransformer
+from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
+from vilg.models.released import load_reconstructor, save_reconstructor
+from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig
+from vilg.tasks.image_tokenizer import AdversaryStep
+
+PREFIX = "reconstructor."
+
+
+@configclass
+class EndToEndTaskConfig(BidirectionalTaskConfig):
+    """What an end-to-end run trains: all of a bidirectional run, and a picture for every text→image stream.
+
+    ``loss`` is the image tokenizer's own reconstruction loss; it weighs ``reconstruction_weight`` (the paper's: as much
+    as generation), which rises to that along ``reconstruction_warmup_steps``. ``train_network`` false trains the map
+    alone and freezes the network behind it. ``reaches_generator`` false keeps the picture's gradient from the
+    transformer, to see what that gradient does. ``adversary``, for pixels, begins at its own ``start_step``.
+    ``init_from`` a folder with a reconstructor starts from that too.
+    """
+
+    kind: Literal["end_to_end"] = "end_to_end"
+    reconstructor: ReconstructorConfig = pydantic.Field(default_factory=ReconstructorConfig)
+    loss: Annotated[Union[PixelLossConfig, LikelihoodConfig], pydantic.Field(discriminator="kind")]
+    adversary: AdversaryConfig | None = None
+    reconstruction_weight: float = 1.0
+    reconstruction_warmup_steps: int = 0
+    train_network: bool = True
+    reaches_generator: bool = True
+
+    def __post_init__(self) -> None:
+        BidirectionalTaskConfig.__post_init__(self)
+        if self.directions == "image_to_text":
+            raise ValueError("directions: image_to_text draws no picture to reconstruct; use both or text_to_image")
+        if self.reconstruction_weight <= 0:
+            raise ValueError("reconstruction_weight must be above 0; a run without it has kind bidirectional")
+        if self.reconstruction_warmup_steps < 0:
+            raise ValueError("reconstruction_warmup_steps cannot be negative")
+        if self.adversary and (self.loss.kind != "pixels" or not self.train_network):
+            raise ValueError("adversary: judges pictures of a network that is trained; it needs loss.kind pixels and "
+                             "train_network true")
+
+
+class EndToEndStep(BidirectionalStep):
+    """The phase's module: a batch → L_generation + w·L_reconstruction, and w·λ·(-D(x̂)) once the adversary began."""
+
+    def __init__(self, model: BidirectionalTransformer, reconstructor: EndToEndReconstructor,
+                 config: EndToEndTaskConfig, discriminator: PatchDiscriminator | None):
+        super().__init__(model, config)
+        self.reconstructor = reconstructor
+        self.picture_loss = PictureLoss(config.loss)
+        self.pull = AdversarialPull(discriminator, config.adversary) if discriminator is not None else None
+        self.weight, self.warmup_steps = config.reconstruction_weight, config.reconstruction_warmup_steps
+        self.reaches_generator = config.reaches_generator
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+        drawn, described = self.hidden(batch)
+        generation = self.generation(batch, drawn, described)
+        picture, figures = self._picture(drawn if self.reaches_generator else drawn.detach(), batch["image"], step)
+        return StepOutput(generation.loss + self._weight_at(step) * picture, generation.figures | figures)
+
+    def _picture(self, hidden: Tensor, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        network = self.reconstructor.network
+        features = self.reconstructor.features(hidden)
+        raw = network.last(features)
+        loss, figures = self.picture_loss(raw, images)
+        if self.pull is not None and step >= self.pull.config.start_step:
+            adversarial, parts = self.pull(loss, raw, features, network)
+            loss, figures = loss + adversarial, figures | parts
+        return loss, figures
+
+    def _weight_at(self, step: int) -> float:
+        return self.weight * min(1.0, (step + 1) / self.warmup_steps if self.warmup_steps else 1.0)
+
+
+class EndToEndTask(BidirectionalTask):
+    """Training of :class:`vilg.models.end_to_end.EndToEndModel`, see :class:`vilg.engine.task.Task`.
+
+    From the same seed, its transformer starts with the same weights as a bidirectional run's. Raises ConfigError when
+    the loss is not one for the image tokenizer's pictures.
+    """
+
+    def __init__(self, config: EndToEndTaskConfig, sampling: SamplingConfig):
+        super().__init__(config, sampling)
+        fitting, kind = fitting_loss(self.image_tokenizer.config.kind), self.image_tokenizer.config.kind
+        if config.loss.kind != fitting:
+            raise ConfigError(f"task.loss.kind: is {config.loss.kind}, but {config.image_tokenizer} is a {kind}, whose "
+                              f"pictures are compared by {fitting}; set task.loss.kind={fitting}")
+        self.end_to_end = EndToEndModel(self.model, self._start())
+        self.reconstructor = self.end_to_end.reconstructor
+        for parameter in self.reconstructor.network.parameters():
+            parameter.stop_gradient = not config.train_network
+        self.discriminator = None
+        if config.adversary:
+            self.discriminator = PatchDiscriminator(config.adversary.layers, config.adversary.channels)
+        self.step = EndToEndStep(self.model, self.reconstructor, config, self.discriminator)
+        parameters = dict(self.model.named_parameters()) | {
+            PREFIX + name: value for name, value in self.reconstructor.named_parameters() if not value.stop_gradient}
+        self.phases = [Phase("model", self.step, parameters)]
+        if self.discriminator is not None:
+            judged = {f"adversary.{name}": value for name, value in self.discriminator.named_parameters()}
+            self.phases.append(Phase("adversary", AdversaryStep(self.discriminator, self._teacher_forced), judged,
+                                     config.adversary.start_step))
+
+    def _start(self) -> EndToEndReconstructor:
+        folder = Path(self.config.init_from or "") / "reconstructor"
+        if self.config.init_from and folder.is_dir():
+            return load_reconstructor(folder, self.model, self.image_tokenizer)
+        return EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
+
+    def _teacher_forced(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        return self.end_to_end(batch["caption"], batch["caption_length"], batch["codes"])
+
+    def _pictures(self, samples: list[Sample]) -> dict[str, np.ndarray]:
+        if any(sample.picture is None for sample in samples):
+            raise DataError("data.sources: an end-to-end run compares with pictures and some sources hold codes alone; "
+                            "name the sources that the codes were made from")
+        size = self.image_tokenizer.image_size
+        return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the codes that the frozen image tokenizer gives the pictures, which stay for the reconstruction loss."""
+        with paddle.no_grad():
+            return batch | {"codes": self.image_tokenizer.encode(batch["image"])}
+
+    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+        """A bidirectional run's, and pictures beside their two-stage and end-to-end reconstructions."""
+        yield from super().preview(batch)
+        count = min(self.config.preview_captions, batch["caption"].shape[0])
+        few = {name: value[:count] for name, value in batch.items()}
+        self.end_to_end.eval()
+        with paddle.no_grad():
+            pictures = self.image_tokenizer.picture_of(self._teacher_forced(few, 0))
+        self.end_to_end.train()
+        captions = few["caption"].numpy().tolist()
+        for row, parts in enumerate(zip(few["image"].numpy(), self._decode(few["codes"]), pictures.numpy())):
+            real, two_stage, end_to_end = parts
+            yield LogPicture(f"reconstructed_{row}", np.concatenate(
+                [from_model(real), two_stage, from_model(end_to_end)], axis=1), self.words.decode(captions[row]))
+
+    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
+        average = average or {}
+        weights = {name: average.get(PREFIX + name, value) for name, value in self.reconstructor.state_dict().items()}
+        generator = {name: average.get(name, value) for name, value in self.model.state_dict().items()}
+        save_reconstructor(Path(directory) / "reconstructor", self.reconstructor, weights, generator,
+                           self.image_tokenizer)
+        super().export(directory, average)
+
+    def state(self) -> dict[str, Tensor]:
+        state = super().state() | {PREFIX + name: value for name, value in self.reconstructor.state_dict().items()}
+        if self.discriminator is not None:
+            state |= {f"adversary.{name}": value for name, value in self.discriminator.state_dict().items()}
+        return state
