@@ -56,10 +56,10 @@ def test_dense_caches_are_read_grain_by_grain(monkeypatch):
 
 
 @pytest.mark.parametrize("rows,columns", [(4, 4), (5, 7)])
-def test_the_operators_of_an_accelerator_compute_the_same(monkeypatch, rows, columns):
-    monkeypatch.setattr(decoder, "keep", lambda x: x.transpose([0, 2, 1, 3]))
-    model = build(rows, columns)
-    assert isinstance(decoder.image_attention(model, decoder.prefill_text(model, *texts(5))).maths, DeviceMaths)
+def test_other_precisions_and_accelerators_decode_in_paddles_operators(rows, columns):
+    model = build(rows, columns).to(dtype="float64")
+    attention = decoder.image_attention(model, decoder.prefill_text(model, *texts(5)))
+    assert isinstance(attention.maths, DeviceMaths)
     assert_cached_equals_full(model, *texts(5, 2, 3), samples=3)
 
 

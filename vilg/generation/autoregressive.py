@@ -89,7 +89,7 @@ def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor
         for step in range(steps):
             slot = np.minimum(start + step, slots - 1)
             x = model.text_embedding(paddle.to_tensor(token)) + model.text_position(paddle.to_tensor(slot))
-            logits = model.text_logits(decode_step(model, attention, step, x)).numpy()
+            logits = _on_host(model.text_logits(decode_step(model, attention, step, x)))
             ended |= start + step + 1 >= slots
             token = written[:, step] = np.where(ended, filler, draw(logits, sampling, random[:, step]))
             ended |= (token == end_id) if end_id is not None else False
@@ -113,11 +113,15 @@ def _image_source(model: BidirectionalTransformer, text: Tensor, length: Tensor,
 
 def _image_logits(model: BidirectionalTransformer, hidden: Tensor, sampling: SamplingConfig) -> np.ndarray:
     """Hidden vectors, told rows and then free rows under guidance → logits of the told rows."""
-    logits = model.image_logits(hidden).numpy()
+    logits = _on_host(model.image_logits(hidden))
     if sampling.guidance == 1:
         return logits
     told, free = np.split(logits, 2)
     return free + np.float32(sampling.guidance) * (told - free)
+
+
+def _on_host(logits: Tensor) -> np.ndarray:
+    return (logits if logits.dtype == paddle.float32 else logits.astype("float32")).numpy()
 
 
 def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: int, steps: int) -> np.ndarray:

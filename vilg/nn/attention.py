@@ -75,9 +75,9 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pat
         visible = dense_mask(context.layout, context.role, pattern, context.length.numpy(), context.prefix.numpy(),
                              window)
         # Expanded over the heads: adding a broadcast mask is several times slower on a CPU.
-        return paddle.expand(additive(visible).unsqueeze(1), [-1, heads, -1, -1]).contiguous()
+        return paddle.expand(additive(visible).astype(q.dtype).unsqueeze(1), [-1, heads, -1, -1]).contiguous()
 
-    mask = context.once(("dense", pattern, window, heads), build)
+    mask = context.once(("dense", pattern, window, heads, q.dtype), build)
     q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))  # [B, N, L, H]
     scores = functional.matmul(q * (1 / math.sqrt(q.shape[-1])), k, transpose_y=True)  # [B, N, L, L]
     weights = functional.softmax(scores + mask)
