@@ -1,7 +1,7 @@
 """Run config → data, task, trainer: tables of names and nothing else."""
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated
 
 import numpy as np
 import paddle
@@ -37,7 +37,7 @@ class RunConfig:
     name: str
     seed: int = 0
     output: str = "runs/{name}"
-    task: Annotated[Union[BidirectionalTaskConfig, EndToEndTaskConfig, ImageTokenizerTaskConfig],
+    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig,
                     pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -253,7 +253,7 @@ def write_pictures(texts: list[str], pictures: list[list[Image.Image]], output: 
         taken = [int(path.stem) for path in output.glob("[0-9]*.png") if path.stem.isdigit()]
         number = max(taken, default=-1) + 1
         records = []
-        for text, row in zip(texts, pictures):
+        for row in pictures:
             for picture in row:
                 path = output / f"{number:05d}.png"
                 save_png(picture, path)

@@ -6,10 +6,8 @@ import pytest
 from toy_task import ToyLoader, ToyTask
 
 from vilg.engine.distributed import DistributedConfig
-from vilg.engine.guards import GuardConfig, TrainingStopped
 from vilg.engine.optim import OptimConfig
 from vilg.engine.trainer import TrainConfig, Trainer
-from vilg.errors import CheckpointError, ConfigError
 
 
 def trainer(output, steps=12, poison=range(0), width=16, fingerprints=None, **train):

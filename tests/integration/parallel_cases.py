@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-from toy_task import ToyLoader, ToyTask  # noqa: E402
+from toy_task import ToyLoader, ToyTask
 
-import cpu_sharding  # noqa: E402
-from vilg.engine.checkpoint import Checkpoint  # noqa: E402
-from vilg.engine.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch  # noqa: E402
-from vilg.engine.optim import OptimConfig  # noqa: E402
-from vilg.engine.trainer import TrainConfig, Trainer  # noqa: E402
-from vilg.errors import VilgError  # noqa: E402
+import cpu_sharding
+from vilg.engine.checkpoint import Checkpoint
+from vilg.engine.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
+from vilg.engine.optim import OptimConfig
+from vilg.engine.trainer import TrainConfig, Trainer
+from vilg.errors import VilgError
 
 
 def run(case: dict) -> dict:

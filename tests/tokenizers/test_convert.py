@@ -12,8 +12,8 @@ from vilg.tokenizers.convert import import_dvae, import_vqgan
 from vilg.tokenizers.image import load_image_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-import reference  # noqa: E402
-import torch_writer  # noqa: E402
+import reference
+import torch_writer
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, CODES = 32, 40

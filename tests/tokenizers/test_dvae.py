@@ -14,7 +14,7 @@ from vilg.tokenizers.dvae import DVAE, DVAEConfig
 from vilg.tokenizers.image import load_image_tokenizer, save_image_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-import reference  # noqa: E402
+import reference
 
 SMALL = {"image_size": 16, "channels": 16, "multipliers": [1, 2, 2], "blocks": 1, "codebook_size": 24,
          "decoder_channels": 8, "temperature_steps": 40, "kl_steps": 20, "kl_weight": 0.1}

@@ -14,7 +14,7 @@ from vilg.tokenizers.foreign import read_foreign_weights
 from vilg.tokenizers.torch_checkpoint import read_torch_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
-import torch_writer  # noqa: E402
+import torch_writer
 
 ARRAYS = {"a.weight": np.arange(12, dtype="float32").reshape(3, 4), "b": np.array([7, 8], "int64"),
           "half": np.array([0.5, 2.0], "float16")}

@@ -15,7 +15,7 @@ from vilg.tokenizers.vqgan import VQGAN, VQVAE, VQConfig
 from vilg.weights import fingerprint, read_weights, save_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
-import reference  # noqa: E402
+import reference
 
 PAPER = {"channels": 128, "multipliers": [1, 1, 2, 4], "blocks": 2, "attention": {3}, "z": 256, "d": 256, "codes": 8192}
 

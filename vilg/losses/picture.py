@@ -1,6 +1,6 @@
 """What a reconstructed picture is trained by, wherever it comes from: the configured distance to the picture it should
 be, and the pull of a patch adversary."""
-from typing import Literal, Union
+from typing import Literal
 
 from paddle import Tensor
 
@@ -19,7 +19,7 @@ class PixelLossConfig:
     kind: Literal["pixels"] = "pixels"
     l1: float = 1.0
     l2: float = 0.0
-    perceptual: Union[Literal["none"], PerceptualConfig]
+    perceptual: Literal["none"] | PerceptualConfig
 
     def __post_init__(self):
         if min(self.l1, self.l2) < 0 or self.l1 + self.l2 == 0:

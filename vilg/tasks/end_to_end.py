@@ -2,7 +2,7 @@
 paths", path 2)."""
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal
 
 import numpy as np
 import paddle
@@ -39,7 +39,7 @@ class EndToEndTaskConfig(BidirectionalTaskConfig):
 
     kind: Literal["end_to_end"] = "end_to_end"
     reconstructor: ReconstructorConfig = pydantic.Field(default_factory=ReconstructorConfig)
-    loss: Annotated[Union[PixelLossConfig, LikelihoodConfig], pydantic.Field(discriminator="kind")]
+    loss: Annotated[PixelLossConfig | LikelihoodConfig, pydantic.Field(discriminator="kind")]
     adversary: AdversaryConfig | None = None
     reconstruction_weight: float = 1.0
     reconstruction_warmup_steps: int = 0

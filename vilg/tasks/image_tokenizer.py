@@ -1,7 +1,7 @@
 """Training an image tokenizer: VQVAE by pixels, VQGAN with a perceptual loss and a patch adversary,
 dVAE by likelihood."""
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
@@ -24,8 +24,8 @@ class ImageTokenizerTaskConfig:
     """What an image-tokenizer run trains, and by which losses. ``adversary`` is for a vqgan alone."""
 
     kind: Literal["image_tokenizer"] = "image_tokenizer"
-    tokenizer: Annotated[Union[VQConfig, DVAEConfig], pydantic.Field(discriminator="kind")]
-    loss: Annotated[Union[PixelLossConfig, LikelihoodConfig], pydantic.Field(discriminator="kind")]
+    tokenizer: Annotated[VQConfig | DVAEConfig, pydantic.Field(discriminator="kind")]
+    loss: Annotated[PixelLossConfig | LikelihoodConfig, pydantic.Field(discriminator="kind")]
     adversary: AdversaryConfig | None = None
     preview_pictures: int = 8
 
