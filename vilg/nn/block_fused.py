@@ -143,7 +143,7 @@ class _Stream:
 
     def image_weights(self, q: _Field, k: _Field, scale: float) -> Tensor:
         """Softmax of the image queries' scores: [B, N, n, M + S·C]."""
-        m, n, blocks = self.m, self.n, self.blocks
+        m, n = self.m, self.n
         scores = _masked_scores(self.image_mask(), q.heads)
         field, queries, keys = _scores_field(scores), q.after(m), k.after(m)
         if m:
@@ -163,7 +163,7 @@ class _Stream:
 
     def image_output(self, weights: Tensor, v: _Field, out: _Field) -> None:
         """Weights · values into the image slots of ``out``."""
-        m, n, blocks = self.m, self.n, self.blocks
+        m, n = self.m, self.n
         field, values, target = _scores_field(weights), v.after(m), out.after(m)
         if m:
             multiply(field.part(0, m).rows(n), v.rows(m), target.rows(n))
