@@ -25,6 +25,7 @@ from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
+from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
 from vilg.tokenizers.image import load_image_tokenizer
 from vilg.weights import fingerprint
 
@@ -37,7 +38,7 @@ class RunConfig:
     name: str
     seed: int = 0
     output: str = "runs/{name}"
-    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig,
+    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | SceneFeaturesTaskConfig,
                     pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -63,7 +64,8 @@ def build_task(run: RunConfig) -> Task:
     paddle.seed(run.seed)
     return {"bidirectional": lambda: BidirectionalTask(run.task, run.sampling),
             "end_to_end": lambda: EndToEndTask(run.task, run.sampling),
-            "image_tokenizer": lambda: ImageTokenizerTask(run.task)}[run.task.kind]()
+            "image_tokenizer": lambda: ImageTokenizerTask(run.task),
+            "scene_features": lambda: SceneFeaturesTask(run.task)}[run.task.kind]()
 
 
 def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
