@@ -1,4 +1,4 @@
-"""Drawing 1024 tokens, one at a time: our sparse model, our dense one with its cache, and a torch stack with a key–value cache.
+"""Drawing 1024 tokens one at a time: our sparse model, our dense one, and a torch stack, all with key–value caches.
 
     python benchmarks/decode.py --json decode.json --plot decode.png
     python benchmarks/decode.py --quick
@@ -7,7 +7,7 @@ Every contestant has 12 layers of width 512, 64 text tokens, a 32×32 grid, 8192
 They take turns at windows of steps spread over the picture; tokens/s is what a whole picture would reach at that pace.
 Caches are empty at the start of a window but read at their full size, which takes the same time.
 ``late_over_early_step_time`` compares the last 100 tokens with tokens 100–200, ``cache_memory_ratio`` the caches of a
-whole picture, sparse over dense, ``source_memory_60_over_1`` the prefilled text of 60 samples of a prompt with that of one.
+whole picture, sparse over dense, ``source_memory_60_over_1`` the prefilled text of 60 samples of a prompt with one's.
 """
 import statistics
 from argparse import Namespace
@@ -30,7 +30,7 @@ def main() -> None:
     """Time all contestants and report."""
     parser = harness.arguments(__doc__)
     parser.add_argument("--math", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the products")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw tokens/s and time by position there (matplotlib)")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the figures there (needs matplotlib)")
     options = parser.parse_args()
     contestants = [harness.Contestant(name, setup, options, options.quick, options.math)
                    for name, setup in (("sparse", sparse), ("dense", dense), ("torch", torch_stack)) if available(name)]
@@ -195,7 +195,7 @@ def cases_of(begin: Callable[[int], Step], quick: bool) -> dict[str, harness.Cas
 
 
 def memory_figures() -> dict[str, float]:
-    """Bytes held after a whole picture, which no timing disturbs: measured at a small width, where ratios are the same."""
+    """Ratios of bytes held after a whole picture, measured at a small width, where they are the same."""
     import paddle
 
     from vilg.generation.decoder import decode_step, image_attention, prefill_text

@@ -93,7 +93,7 @@ def test_a_cache_past_its_end_is_refused_with_both_numbers(pattern):
     model.patterns = [pattern] * 4
     attention = decoder.image_attention(model, decoder.prefill_text(model, *texts(5)))
     attention.step = 20
-    with pytest.raises(ShapeError, match="holds 20 tokens, but token number 21"):
+    with pytest.raises(ShapeError, match="holds 20 tokens, but token number 21 came"):
         attention(0, paddle.zeros([8, 1, 3, 2, 8]))
 
 

@@ -1,4 +1,4 @@
-"""Attention of a decoding step: one new token a row over its prompt's source and over what its layer's cache still holds."""
+"""Attention of a decoding step: one new token a row, over its prompt's source and what its layer's cache holds."""
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from vilg.nn import functional
 from vilg.nn.attention import MASKED
 from vilg.nn.masks import Pattern, Role, image_rule
 
-# Matrix products give a row the same bits whatever rows stand beside it only from this many rows on, in whole multiples.
+# Matrix products give a row the same bits whatever rows stand beside it only in whole multiples of this many rows.
 ROW_BLOCK = 8
 
 
@@ -88,7 +88,7 @@ class CachedAttention:
     """What a stack calls for the attention of one new token a row.
 
     Rows stand prompt by prompt, ``samples`` rows each, filled up with unused rows to a multiple of :data:`ROW_BLOCK`.
-    ``step`` is set before each pass through the stack. Raises ShapeError when a step does not fit the rows or the cache.
+    ``step`` is set before each pass through the stack. Raises ShapeError when a step does not fit rows or cache.
     """
 
     def __init__(self, source: Source, layers: list[LayerCache], samples: int = 1):
@@ -106,7 +106,7 @@ class CachedAttention:
             raise ShapeError(f"the cache decodes 1 token of {self.padded_rows} rows, but got {tokens} of {rows}")
         cache = self.layers[layer]
         if self.step >= cache.slots.steps:
-            raise ShapeError(f"the cache holds {cache.slots.steps} tokens, but token number {self.step + 1} was written")
+            raise ShapeError(f"the cache holds {cache.slots.steps} tokens, but token number {self.step + 1} came")
         built, mask = self._masks.get(cache.pattern, (-1, None))
         if built != self.step:  # the first layer of its pattern in this step
             mask = self.maths.mask(cache.seen(self.step))
