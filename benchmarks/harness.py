@@ -134,11 +134,17 @@ def alternate(contestants: Sequence[Contestant], case: str, rounds: int, repetit
 
 def peak_growth(step: Callable[[], None]) -> float:
     """Megabytes by which this process's peak memory rises above its present size while ``step`` runs (Linux)."""
-    gc.collect()
+    before = resident_megabytes()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
-    before = _status_kilobytes("VmRSS")
     step()
-    return (_status_kilobytes("VmHWM") - before) / 1024
+    return _status_kilobytes("VmHWM") / 1024 - before
+
+
+def resident_megabytes() -> float:
+    """Memory that this process holds, after everything freed was given back to the system (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status_kilobytes("VmRSS") / 1024
 
 
 def _status_kilobytes(field: str) -> int:
