@@ -3,7 +3,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-import paddle
 from paddle import Tensor, nn
 
 from vilg.config import configclass
