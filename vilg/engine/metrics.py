@@ -1,7 +1,10 @@
 """What a run shows: a progress bar, scalars and pictures in VisualDL, JSON lines, preview PNGs."""
+import contextlib
 import json
+import logging
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +14,25 @@ from visualdl import LogWriter
 
 from vilg.engine.task import LogPicture
 
+log = logging.getLogger("vilg.metrics")
+
 
 class MetricsLog:
     """Writes under ``directory``: ``metrics.jsonl`` (one line a logged step), ``visualdl/`` and ``previews/``.
 
-    On resuming at ``step`` the lines after it are dropped, so the file always tells one undisturbed story.
+    On resuming at ``step`` the lines after it are dropped, so the file always tells one undisturbed story. A disk that
+    is full or gone costs log entries and a warning, never the run.
     """
 
     def __init__(self, directory: Path, step: int, steps: int, name: str):
         self.directory = directory
         self.path = directory / "metrics.jsonl"
+        self._warned = False
         kept = [line for line in self._lines() if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = open(self.path, "a", encoding="utf-8")
+        with self._tolerant():
+            whole = self.path.with_name(f".{self.path.name}.tmp")
+            whole.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(whole, self.path)
         self._visual = LogWriter(str(directory / "visualdl"), display_name=name)
         self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True, smoothing=0.1)
         self._mark, self._worked, self._tokens, self._waited = time.perf_counter(), time.process_time(), 0, 0.0
@@ -47,31 +56,42 @@ class MetricsLog:
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
         """Log ``figures`` at ``step`` (steps finished); losses and throughput also go beside the progress bar."""
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
-        for name, value in figures.items():
-            self._visual.add_scalar(tag=name, value=value, step=step)
+        with self._tolerant(), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        with self._tolerant():
+            for name, value in figures.items():
+                self._visual.add_scalar(tag=name, value=value, step=step)
         shown = {name: f"{value:.4g}" for name, value in figures.items() if name.startswith("loss")}
         self.bar.set_postfix(shown | {"tokens/s": f"{figures['tokens_per_second']:.0f}"})
 
     def pictures(self, step: int, pictures: Iterable[LogPicture]) -> None:
         """Write preview pictures as PNG with their captions beside them, and show both in VisualDL."""
-        folder = self.directory / "previews" / f"step-{step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        captions = {}
+        folder, captions = self.directory / "previews" / f"step-{step:08d}", {}
         for item in pictures:
-            Image.fromarray(np.ascontiguousarray(item.picture)).save(folder / f"{item.name}.png")
             captions[f"{item.name}.png"] = item.caption
-            self._visual.add_image(tag=item.name, img=item.picture, step=step)
-            if item.caption:
-                self._visual.add_text(tag=f"{item.name}_caption", text_string=item.caption, step=step)
-        (folder / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
+            with self._tolerant():
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.ascontiguousarray(item.picture)).save(folder / f"{item.name}.png")
+                self._visual.add_image(tag=item.name, img=item.picture, step=step)
+                if item.caption:
+                    self._visual.add_text(tag=f"{item.name}_caption", text_string=item.caption, step=step)
+        with self._tolerant():
+            (folder / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def close(self) -> None:
         """Flush and close everything."""
         self.bar.close()
-        self._file.close()
-        self._visual.close()
+        with self._tolerant():
+            self._visual.close()
+
+    @contextlib.contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._warned:
+                log.warning("the log under %s is incomplete: %s", self.directory, error.strerror)
+            self._warned = True
 
     def _lines(self) -> list[dict]:
         if not self.path.is_file():

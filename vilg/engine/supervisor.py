@@ -1,4 +1,5 @@
 """Starts the ranks of one machine, ends them all when one dies, says why, and starts them again."""
+import contextlib
 import logging
 import os
 import signal
@@ -102,16 +103,16 @@ class Supervisor:
         return code, last if code == EXIT_REFUSED else f"rank {rank} ended with status {code}: {last}"
 
     def _read(self, rank: int, stream: TextIO) -> None:
-        with open(self.logs / f"rank-{rank:05d}.log", "a", encoding="utf-8") as file:
-            for line in stream:
-                # Carriage returns redraw the progress bar; only its last state is a line.
-                text = line.rsplit("\r", 1)[-1].rstrip("\n")
+        for line in stream:
+            # Carriage returns redraw the progress bar; only its last state is a line.
+            text = line.rsplit("\r", 1)[-1].rstrip("\n")
+            self._tails[rank].append(text)
+            # A full disk must not stop the reading, or the rank would block on its next word.
+            with contextlib.suppress(OSError), open(self.logs / f"rank-{rank:05d}.log", "a", encoding="utf-8") as file:
                 file.write(text + "\n")
-                file.flush()
-                self._tails[rank].append(text)
-                # A rank's own last words come again as the supervisor's.
-                if rank == 0 and not text.startswith("error: "):
-                    print(text, file=sys.stderr, flush=True)
+            # A rank's own last words come again as the supervisor's.
+            if rank == 0 and not text.startswith("error: "):
+                print(text, file=sys.stderr, flush=True)
 
     def _pass_on(self, number: int, _: object) -> None:
         self._stopping = True

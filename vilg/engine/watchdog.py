@@ -28,6 +28,7 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         self.directory.mkdir(parents=True, exist_ok=True)
         self.at(*self._place)
+        self._tell()
         self._thread.start()
         return self
 
@@ -53,7 +54,7 @@ class Watchdog:
         temporary = self._file(self.rank).with_suffix(".tmp")
         try:
             temporary.write_text(json.dumps({"step": step, "doing": doing, "seconds": time.monotonic() - self._since,
-                                             "beat": time.time()}), encoding="utf-8")
+                                             "beat": time.time(), "process": os.getpid()}), encoding="utf-8")
             os.replace(temporary, self._file(self.rank))
         except OSError:
             return  # A full disk must not end a run; the others then see this rank's last beat.
