@@ -1,8 +1,8 @@
 """Fault drill: a 2-rank run is hit again and again, and must end with the weights of an undisturbed run, bit for bit.
 
 Faults: ``kill -9`` of either rank or of the launcher, the newest checkpoint truncated or with a flipped bit (in either
-rank's file or the manifest), and a full disk (a small tmpfs, where the drill may mount one). After each the run must come back by itself
-(``--restarts``) or by ``--resume auto``, and get further than it was. Prints survived/total.
+rank's file or the manifest), and a full disk (a small tmpfs, where the drill may mount one). After each the run must
+come back by itself (``--restarts``) or by ``--resume auto``, and get further than it was. Prints survived/total.
 """
 import json
 import os

@@ -29,9 +29,10 @@ class DistributedConfig:
 
     ``level``: none (one process), dp (replicas), os (optimizer states sharded), os_g (gradients too), p_g_os
     (parameters too). ``sharding_degree``: how many ranks share one model, 0 for all; the rest are data-parallel
-    replicas of that group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which blocks of every
-    stack forget their activations and compute them again in backward: none, full, or every k-th. ``amp``: O1 casts
-    operators, O2 also weights (float32 masters are kept); ``loss_scale`` is where float16's dynamic scale starts.
+    replicas of that group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which
+    blocks of every stack forget their activations and compute them again in backward: none, full, or every k-th.
+    ``amp``: O1 casts operators, O2 also weights (float32 masters are kept); ``loss_scale`` is where float16's dynamic
+    scale starts.
     ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
     os_g, elements of gradients exchanged at once.
     """
@@ -212,7 +213,7 @@ class Parallel:
 
 
 def _new_group(ranks: range) -> Any:
-    """A group of ``ranks``. Gloo's groups meet under keys that do not name the group: only one may be made at a time."""
+    """A group of ``ranks``. Gloo's groups meet under keys that do not name the group: only one is made at a time."""
     group = dist.new_group(list(ranks))
     dist.barrier()
     return group
