@@ -51,6 +51,8 @@ class PictureLoss:
 
     def __call__(self, raw: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar, and its parts, detached."""
+        if raw.dtype != images.dtype:  # mixed precision: logarithms and squares want all their digits
+            raw = raw.astype(images.dtype)
         if self.config.kind == "logit_laplace":
             loss = logit_laplace_loss(raw, to_laplace(images))
             return loss, {"loss_reconstruction": loss.detach()}
