@@ -258,5 +258,5 @@ def _recomputed(forward: Any) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not paddle.is_grad_enabled():
             return forward(*args, **kwargs)
-        return recompute(forward, *args, use_reentrant=False, **kwargs)
+        return recompute(forward, *args, use_reentrant=True, **kwargs)
     return run
