@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PROMPTS = ("一个红色的圆形", "左边是蓝色的方形，右边是黄色的星形", "三个绿色的三角形", "上面是紫色的心形，下面是橙色的圆环", "苹果", "猫脸",
-           "火箭", "西瓜")
+PROMPTS = ("一个红色的圆形", "左边是蓝色的方块，右边是黄色的星星", "三个绿色的三角形", "紫色的心形在青色的圆环上面", "红苹果", "猫脸", "火箭", "西瓜")
 SHEET_BACKGROUND, INK = (250, 250, 248), (40, 40, 40)
 
 
@@ -34,6 +33,8 @@ def table(rows: list[tuple[str, list[Image.Image]]], scale: int = 2, text_width:
 def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]:
     """Draw :data:`PROMPTS`, describe the drawings, answer questions about held-out scenes; write ``demo.png``.
 
+    A model with a reconstructor draws each prompt by both paths, the same samples one below the other.
+
     Returns a record for every picture, caption and answer.
     """
     from vilg.data import scenes
@@ -44,6 +45,11 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
     records = write_pictures(list(PROMPTS), drawn, output)
     captions = model.image_to_text([np.asarray(row[0]) for row in drawn])
     rows = [(f"画：{prompt}\n看图说话：{caption}", row) for prompt, row, caption in zip(PROMPTS, drawn, captions)]
+    if model.reconstructor is not None:
+        again = model.text_to_image(list(PROMPTS), num_images=4, best_of=8, seed=seed, path="end_to_end", progress=True)
+        records += write_pictures(list(PROMPTS), again, output)
+        rows = [row for prompt, above, below in zip(PROMPTS, rows, again)
+                for row in (above, (f"画（端到端）：{prompt}", below))]
     size = drawn[0][0].height
     rng = np.random.default_rng(seed)
     for index in range(4):
