@@ -27,6 +27,11 @@ CASES = {
     "silu": (functional.silu, F.silu, [(2, 3, 5, 7)]),
     "group_norm": (lambda x, w, b: functional.group_norm(x, 3, w, b), lambda x, w, b: F.group_norm(x, 3, 1e-6, w, b),
                    [(2, 9, 5, 3), (9,), (9,)]),
+    "group_norm_silu": (lambda x, w, b: functional.group_norm(x, 3, w, b, silu=True),
+                        lambda x, w, b: F.silu(F.group_norm(x, 3, 1e-6, w, b)), [(3, 9, 5, 3), (9,), (9,)]),
+    "group_norm_in_chunks": (lambda x, w, b: functional.group_norm(x * 3 + 5, 2, w, b, silu=True),
+                             lambda x, w, b: F.silu(F.group_norm(x * 3 + 5, 2, 1e-6, w, b)),
+                             [(2, 4, 200, 190), (4,), (4,)]),
     "conv2d": (lambda x, w, b: functional.conv2d(x, w, b, 1, 1), lambda x, w, b: F.conv2d(x, w, b, 1, 1),
                [(2, 5, 7, 6), (9, 5, 3, 3), (9,)]),
     "conv2d_strided": (lambda x, w: functional.conv2d(x, w, None, 2, PAD),
@@ -130,7 +135,7 @@ def test_operands_that_are_views():
 def test_large_vocabulary_in_several_chunks():
     x, w, b = tensors([(150, 8), (8, 40000), (40000,)])
     labels = paddle.randint(0, 40000, [150])
-    stock = lambda x, w, b: F.cross_entropy(F.linear(x, w, b), labels, reduction="none")  # noqa: E731
+    stock = lambda x, w, b: F.cross_entropy(F.linear(x, w, b), labels, reduction="none")
     assert_equal(lambda x, w, b: functional.linear_cross_entropy(x, w, b, labels), stock, [x, w, b], 2e-5)
     logits = (F.linear(x, w, b) * 2).detach()
     logits.stop_gradient = False

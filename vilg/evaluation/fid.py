@@ -15,7 +15,6 @@ from vilg import config as configs
 from vilg.config import configclass
 from vilg.data.transforms import to_model
 from vilg.errors import CheckpointError, DataError
-from vilg.nn import functional
 from vilg.nn.layers import Conv2D, GroupNorm, Linear
 from vilg.weights import load_weights, read_weights, save_weights
 
@@ -94,7 +93,7 @@ class SceneFeatures(nn.Layer):
                             "train one for this size")
         x, texture = images, None
         for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
-            x = functional.silu(norm(convolution(x)))
+            x = norm(convolution(x), silu=True)
             texture = x.mean([2, 3]) if number == 1 else texture
         return paddle.concat([self.embedding(x.flatten(1)), texture], axis=1)
 

@@ -18,8 +18,8 @@ class ResidualBlock(nn.Layer):
         self.shortcut = Conv2D(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(functional.silu(self.norm1(x)))
-        h = self.conv2(functional.silu(self.norm2(h)))
+        h = self.conv1(self.norm1(x, silu=True))
+        h = self.conv2(self.norm2(h, silu=True))
         return (x if self.shortcut is None else self.shortcut(x)) + h
 
 

@@ -84,13 +84,18 @@ def _mapped(x: Tensor, algorithm: int) -> Tensor:
     return elementwise.Map.apply(x, algorithm) if wants_gradient(x) else elementwise.mapped(x, algorithm)
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """Normalise x [B, C, H, W] over each of ``groups`` runs of channels; weight and bias are [C]."""
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float = 1e-6,
+               silu: bool = False) -> Tensor:
+    """Normalise x [B, C, H, W] over each of ``groups`` runs of channels, then apply SiLU if asked.
+
+    weight and bias are [C]. With ``silu`` the fast path does both at once and keeps only x for the backward.
+    """
     if not _fast(x, weight, bias) or x.shape[1] % groups:
-        return F.group_norm(x, groups, epsilon, weight, bias)
+        y = F.group_norm(x, groups, epsilon, weight, bias)
+        return F.silu(y) if silu else y
     if wants_gradient(x, weight, bias):
-        return group_norms.GroupNorm.apply(x, groups, weight, bias, epsilon)
-    return group_norms.group_norm(x, groups, weight, bias, epsilon)
+        return group_norms.GroupNorm.apply(x, groups, weight, bias, epsilon, silu)
+    return group_norms.group_norm(x, groups, weight, bias, epsilon, silu)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,

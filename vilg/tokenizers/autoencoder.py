@@ -1,7 +1,6 @@
 """The convolutional encoder and decoder of VQVAE and VQGAN."""
 from paddle import Tensor, nn
 
-from vilg.nn import functional
 from vilg.nn.conv import AttentionBlock, Downsample, ResidualBlock, Upsample, fold_patches, unfold_patches
 from vilg.nn.layers import Conv2D, GroupNorm
 
@@ -57,7 +56,7 @@ class Encoder(nn.Layer):
         x = self.conv_in(fold_patches(x, self.patch))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(functional.silu(self.norm_out(self.middle(x))))
+        return self.conv_out(self.norm_out(self.middle(x), silu=True))
 
 
 class Decoder(nn.Layer):
@@ -84,7 +83,7 @@ class Decoder(nn.Layer):
         x = self.middle(self.conv_in(z))
         for level in self.levels:
             x = level(x)
-        return functional.silu(self.norm_out(x))
+        return self.norm_out(x, silu=True)
 
     def last(self, features: Tensor) -> Tensor:
         """The last convolution: features → pictures [B, 3, H, W]."""

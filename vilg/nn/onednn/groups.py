@@ -1,123 +1,195 @@
-"""Group normalisation, put together from primitives that are fast where the library's own is not.
+"""Group normalisation, with SiLU after it if asked, put together from primitives where the library's own is slow.
 
-Statistics are those of a layer normalisation over the B · groups runs; scaling and the sums over channels are those of
-a batch normalisation with given statistics over B · C channels.
+The statistics are those of a layer normalisation over the B · groups runs; the gradient's sums are products with ones.
+All steps go over a few runs at a time, so that only the first and the last touch memory beyond the cache.
 """
 import ctypes
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
 from vilg.nn.onednn.library import (
-    BACKWARD, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, DIFF_SRC, DST, FORWARD_INFERENCE, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES,
-    SCALE, SHIFT, SRC, SRC_1, VARIANCE, Cache, Primitive, operation, plain,
+    DST, FORWARD_INFERENCE, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, NOTHING, SRC, SRC_1, VARIANCE, WEIGHTS, Cache,
+    Primitive, operation, plain,
 )
-from vilg.nn.onednn.precision import BINARY_ADD, BINARY_MUL, post_operand, then_binary
+from vilg.nn.onednn.precision import BINARY_ADD, BINARY_MUL, Step, chain, linear_step, post_operand, swish_step
 
-_GIVEN_STATISTICS, _SCALE, _SHIFT = 1, 2, 4
+_LOGISTIC = 0x29
+_CHUNK = 1 << 17
+"""Elements of the runs that are gone over together: half a megabyte."""
+_FLOAT = 4
 
 
 @dataclass
 class _Plan:
-    """Primitives of one shape; ``rows`` = B · groups runs of ``run`` elements."""
+    """Primitives over ``runs`` runs of ``run`` elements, ``lanes`` channels in all."""
 
+    runs: int
+    run: int
+    lanes: int
     standardise: Primitive
-    scale: Primitive
-    gradient: Primitive
+    affine: Primitive
+    affine_silu: Primitive
+    logistic: Primitive
+    silu_gradient: Primitive
+    multiply: Primitive
+    sums: Primitive
+    line: Primitive
     combine: Primitive
 
 
 def _build(images: int, channels: int, pixels: int, groups: int, epsilon: float) -> _Plan:
-    rows, run, lanes = images * groups, channels // groups * pixels, images * channels
-    eps = ctypes.c_float(epsilon)
-    flat, statistics = plain([rows, run]), plain([rows])
-    standardise = operation("layer_normalization_forward", FORWARD_TRAINING, flat, flat, statistics, eps, 0,
-                            NO_ATTRIBUTES)
-    image, lane = plain([1, lanes, pixels]), plain([lanes])
-    given = _GIVEN_STATISTICS | _SCALE | _SHIFT
-    scale = operation("batch_normalization_forward", FORWARD_INFERENCE, image, image, eps, given, NO_ATTRIBUTES)
-    hint = operation("batch_normalization_forward", FORWARD_TRAINING, image, image, eps, given, NO_ATTRIBUTES)
-    gradient = operation("batch_normalization_backward", BACKWARD, image, image, image, eps, given, hint,
-                         NO_ATTRIBUTES)
-    # Shaped so that what is spread over a run is "per channel": the library has no fast code for other broadcasts.
-    spread, column = plain([1, rows, run]), plain([1, rows, 1])
-    combine = operation("binary", BINARY_MUL, spread, column, spread,
-                        then_binary((BINARY_ADD, spread), (BINARY_ADD, column)))
-    moments = [(SRC, image), (MEAN, lane), (VARIANCE, lane), (SCALE, lane)]
+    run = channels // groups * pixels
+    runs = max(count for count in range(1, images * groups + 1)
+               if images * groups % count == 0 and (count == 1 or count * run <= _CHUNK))
+    lanes = runs * channels // groups
+    size, rows, statistics = runs * run, plain([runs, run]), plain([runs])
+    standardise = operation("layer_normalization_forward", FORWARD_TRAINING, rows, rows, statistics,
+                            ctypes.c_float(epsilon), 0, NO_ATTRIBUTES)
+    flat, image, ones, column = plain([size]), plain([lanes, pixels]), plain([pixels, 1]), plain([lanes, 1])
+    multiply = operation("binary", BINARY_MUL, flat, flat, flat, NO_ATTRIBUTES)
+    sums = operation("matmul", image, ones, NOTHING, column, NO_ATTRIBUTES)
     return _Plan(
-        Primitive(standardise, [(SRC, flat), (MEAN, statistics), (VARIANCE, statistics), (DST, flat)]),
-        Primitive(scale, [*moments, (SHIFT, lane), (DST, image)]),
-        Primitive(gradient, [*moments, (DIFF_DST, image), (DIFF_SRC, image), (DIFF_SCALE, lane), (DIFF_SHIFT, lane)]),
-        Primitive(combine, [(SRC, spread), (SRC_1, column), (post_operand(0), spread), (post_operand(1), column),
-                            (DST, spread)]))
+        runs, run, lanes,
+        Primitive(standardise, [(SRC, rows), (MEAN, statistics), (VARIANCE, statistics), (DST, rows)]),
+        _affine(lanes, pixels), _affine(lanes, pixels, swish_step()), _logistic(size), _silu_gradient(size),
+        Primitive(multiply, [(SRC, flat), (SRC_1, flat), (DST, flat)]),
+        Primitive(sums, [(SRC, image), (WEIGHTS, ones), (DST, column)]),
+        _affine(runs, run), _combination(lanes, pixels))
+
+
+def _affine(lanes: int, width: int, *then: Step) -> Primitive:
+    """x [lanes, width] times a factor a lane plus an offset a lane, and ``then``: (x, factor, offset, dst)."""
+    # Shaped so that a lane is a "channel": the library has no fast code for other broadcasts.
+    spread, column = plain([1, lanes, width]), plain([1, lanes, 1])
+    return Primitive(operation("binary", BINARY_MUL, spread, column, spread, chain((BINARY_ADD, column), *then)),
+                     [(SRC, spread), (SRC_1, column), (post_operand(0), column), (DST, spread)])
+
+
+def _combination(lanes: int, width: int) -> Primitive:
+    """x [lanes, width] times a factor a lane plus what is there: (x, factor, there, dst)."""
+    spread, column = plain([1, lanes, width]), plain([1, lanes, 1])
+    return Primitive(operation("binary", BINARY_MUL, spread, column, spread, chain((BINARY_ADD, spread))),
+                     [(SRC, spread), (SRC_1, column), (post_operand(0), spread), (DST, spread)])
+
+
+def _logistic(size: int) -> Primitive:
+    flat, none = plain([size]), ctypes.c_float(0.0)
+    descriptor = operation("eltwise_forward", FORWARD_INFERENCE, _LOGISTIC, flat, flat, none, none, NO_ATTRIBUTES)
+    return Primitive(descriptor, [(SRC, flat), (DST, flat)])
+
+
+def _silu_gradient(size: int) -> Primitive:
+    """(h·σ → 1 − h·σ → + h) · σ · dy, which is dy times the derivative of h·σ(h): (h, σ, h, σ, dy, dst)."""
+    flat = plain([size])
+    steps = chain(linear_step(-1.0, 1.0), (BINARY_ADD, flat), (BINARY_MUL, flat), (BINARY_MUL, flat))
+    return Primitive(operation("binary", BINARY_MUL, flat, flat, flat, steps),
+                     [(SRC, flat), (SRC_1, flat), *((post_operand(step), flat) for step in (1, 2, 3)), (DST, flat)])
 
 
 _plans = Cache(512)
 
 
 def _plan(x: Tensor, groups: int, epsilon: float) -> _Plan:
-    images, channels = x.shape[:2]
-    return _plans.get((images, channels, x.size // (images * channels), groups, epsilon), _build)
+    images, channels, *sides = x.shape
+    return _plans.get((images, channels, math.prod(sides), groups, epsilon), _build)
 
 
-def _by_channel(statistics: Tensor, groups: int, channels: int) -> Tensor:
-    """[B · groups] → [B · C]."""
-    return statistics.reshape([-1, 1]).expand([-1, channels // groups]).reshape([-1])
+class _Vectors:
+    """NumPy vectors by name, and their addresses at a chunk's beginning."""
+
+    def __init__(self, **arrays: np.ndarray):
+        self._arrays = {name: np.ascontiguousarray(array, "float32").reshape(-1) for name, array in arrays.items()}
+        self._base = {name: array.ctypes.data for name, array in self._arrays.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def at(self, start: int, *names: str) -> list[int]:
+        """Addresses of element ``start`` of each named vector."""
+        return [self._base[name] + start * _FLOAT for name in names]
 
 
-def _normalise(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+def _normalise(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float,
+               silu: bool) -> tuple[Tensor, _Vectors]:
     images, channels = x.shape[:2]
     plan = _plan(x, groups, epsilon)
     y = paddle.empty(x.shape, "float32")
-    mean, variance = paddle.empty([images * groups], "float32"), paddle.empty([images * groups], "float32")
-    plan.standardise(x.data_ptr(), mean.data_ptr(), variance.data_ptr(), y.data_ptr())
-    lanes = [_by_channel(mean, groups, channels), _by_channel(variance, groups, channels),
-             weight.tile([images]), bias.tile([images])]
-    plan.scale(x.data_ptr(), *(lane.data_ptr() for lane in lanes), y.data_ptr())
-    return y, mean, variance
+    vectors = _Vectors(mean=np.zeros(images * groups), variance=np.zeros(images * groups),
+                       weight=np.tile(weight.numpy(), images), bias=np.tile(bias.numpy(), images))
+    affine = plan.affine_silu if silu else plan.affine
+    source, target = x.data_ptr(), y.data_ptr()
+    for index in range(images * groups // plan.runs):
+        place = index * plan.runs * plan.run * _FLOAT
+        mean, variance = vectors.at(index * plan.runs, "mean", "variance")
+        plan.standardise(source + place, mean, variance, target + place)
+        affine(target + place, *vectors.at(index * plan.lanes, "weight", "bias"), target + place)
+    return y, vectors
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float, silu: bool) -> Tensor:
     """x [B, C, ...] normalised over each of ``groups`` runs of channels, not recorded."""
-    return _normalise(contiguous(x), groups, weight, bias, epsilon)[0]
+    return _normalise(contiguous(x), groups, weight, bias, epsilon, silu)[0]
 
 
 class GroupNorm(PyLayer):
-    """x [B, C, ...] normalised over each of ``groups`` runs of channels; weight and bias are [C]."""
+    """x [B, C, ...] normalised over each of ``groups`` runs of channels, then SiLU if asked; weight and bias [C]."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    def forward(ctx, x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float, silu: bool) -> Tensor:
         ctx.needs = [not tensor.stop_gradient for tensor in (x, weight, bias)]
+        ctx.groups, ctx.epsilon, ctx.silu = groups, epsilon, silu
         x = contiguous(x)
-        y, mean, variance = _normalise(x, groups, weight, bias, epsilon)
-        ctx.save_for_backward(x, weight, mean, variance)
-        ctx.groups, ctx.epsilon = groups, epsilon
+        y, ctx.vectors = _normalise(x, groups, weight, bias, epsilon, silu)
+        ctx.save_for_backward(x)
         return y
 
     @staticmethod
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
-        x, weight, mean, variance = ctx.saved_tensor()
-        groups, (images, channels) = ctx.groups, x.shape[:2]
-        plan, dy = _plan(x, groups, ctx.epsilon), contiguous(dy)
-        dx, lanes = paddle.empty(x.shape, "float32"), images * channels
-        by_scale, by_shift = paddle.empty([lanes], "float32"), paddle.empty([lanes], "float32")
-        given = [_by_channel(mean, groups, channels), _by_channel(variance, groups, channels), weight.tile([images])]
-        plan.gradient(x.data_ptr(), *(lane.data_ptr() for lane in given), dy.data_ptr(), dx.data_ptr(),
-                      by_scale.data_ptr(), by_shift.data_ptr())
-        if ctx.needs[0]:
-            # dx = w·r·dy − r·⟨w·dy⟩ − r·x̂·⟨w·dy·x̂⟩ with r = 1/σ, ⟨⟩ the mean over a run; the first term is there
-            # already.
-            run = x.size // mean.size
-            r = (variance + ctx.epsilon).rsqrt()
-            shifted = (by_shift * given[2]).reshape([mean.size, -1]).sum(1) / run
-            scaled = (by_scale * given[2]).reshape([mean.size, -1]).sum(1) / run
-            slope = -r * r * scaled
-            offset = -r * shifted - slope * mean
-            plan.combine(x.data_ptr(), slope.data_ptr(), dx.data_ptr(), offset.data_ptr(), dx.data_ptr())
-        dw = by_scale.reshape([images, channels]).sum(0) if ctx.needs[1] else None
-        db = by_shift.reshape([images, channels]).sum(0) if ctx.needs[2] else None
-        return (dx if ctx.needs[0] else None), dw, db
+        x, = ctx.saved_tensor()
+        images, channels = x.shape[:2]
+        dx, sums = _gradient(x, contiguous(dy), ctx.vectors, ctx.groups, ctx.epsilon, ctx.silu)
+        dw, db = (paddle.to_tensor(sums[name].reshape(images, channels).sum(0)) for name in ("scale", "shift"))
+        return tuple(value if needed else None for value, needed in zip((dx, dw, db), ctx.needs))
+
+
+def _gradient(x: Tensor, dy: Tensor, saved: _Vectors, groups: int, epsilon: float,
+              silu: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
+    """dx, and ("scale", "shift") the gradients of weight and bias before their sum over pictures."""
+    plan, each = _plan(x, groups, epsilon), x.shape[1] // groups
+    r = 1.0 / np.sqrt(saved["variance"] + np.float32(epsilon))
+    mean, weight = np.repeat(saved["mean"], each), saved["weight"]
+    factor = weight * np.repeat(r, each)
+    lane = _Vectors(factor=factor, offset=saved["bias"] - mean * factor, dy=np.zeros(mean.size),
+                    x_dy=np.zeros(mean.size), ones=np.ones(plan.runs * plan.run // plan.lanes))
+    rows = _Vectors(slope=np.zeros(r.size), offset=np.zeros(r.size))
+    dx = paddle.empty(x.shape, "float32")
+    scratch = np.empty((2, plan.runs * plan.run), "float32")
+    products, inner = (part.ctypes.data for part in scratch)
+    for index in range(r.size // plan.runs):
+        place, first = index * plan.runs * plan.run * _FLOAT, index * plan.lanes
+        source, incoming, target = x.data_ptr() + place, dy.data_ptr() + place, dx.data_ptr() + place
+        if silu:
+            plan.affine(source, *lane.at(first, "factor", "offset"), target)
+            plan.logistic(target, products)
+            plan.silu_gradient(target, products, target, products, incoming, inner)
+            incoming = inner
+        ones, = lane.at(0, "ones")
+        plan.sums(incoming, ones, *lane.at(first, "dy"))
+        plan.multiply(source, incoming, products)
+        plan.sums(products, ones, *lane.at(first, "x_dy"))
+        # dx = w·r·dy − r·⟨w·dy⟩ − r·x̂·⟨w·dy·x̂⟩ with r = 1/σ and ⟨⟩ the mean over a run: a line in x, and w·r·dy.
+        here, lanes = slice(index * plan.runs, (index + 1) * plan.runs), slice(first, first + plan.lanes)
+        by_dy, by_x_dy = ((lane[name][lanes] * weight[lanes]).reshape(plan.runs, -1).sum(1) / plan.run
+                          for name in ("dy", "x_dy"))
+        rows["slope"][here] = -r[here] ** 3 * (by_x_dy - saved["mean"][here] * by_dy)
+        rows["offset"][here] = -r[here] * by_dy - rows["slope"][here] * saved["mean"][here]
+        plan.line(source, *rows.at(index * plan.runs, "slope", "offset"), target)
+        plan.combine(incoming, *lane.at(first, "factor"), target, target)
+    return dx, {"scale": np.repeat(r, each) * (lane["x_dy"] - mean * lane["dy"]), "shift": lane["dy"]}

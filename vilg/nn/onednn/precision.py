@@ -8,6 +8,7 @@ _AMX, _AVX512_BF16 = 0xC00, 0x80
 _STRICT, _BF16 = 0, 1
 BINARY_ADD, BINARY_MUL = 0x1FFF0, 0x1FFF1
 """dnnl_alg_kind_t of the binary operations."""
+_LINEAR, _SWISH = 0x26, 0x2C
 
 
 class _State:
@@ -61,24 +62,42 @@ def attributes(mode: int, accumulate: bool = False) -> Handle:
     result = Handle("primitive_attr", api.dnnl_primitive_attr_create)
     Library.check(api.dnnl_primitive_attr_set_fpmath_mode(result.value, mode), "fpmath mode")
     if accumulate:
-        chain = Handle("post_ops", api.dnnl_post_ops_create)
-        Library.check(api.dnnl_post_ops_append_sum(chain.value, ctypes.c_float(1.0), ctypes.c_int32(0), 0), "sum")
-        Library.check(api.dnnl_primitive_attr_set_post_ops(result.value, chain.value), "post-ops")
+        sums = Handle("post_ops", api.dnnl_post_ops_create)
+        Library.check(api.dnnl_post_ops_append_sum(sums.value, ctypes.c_float(1.0), ctypes.c_int32(0), 0), "sum")
+        Library.check(api.dnnl_primitive_attr_set_post_ops(result.value, sums.value), "post-ops")
     return result
 
 
-def then_binary(*steps: tuple[int, Handle]) -> Handle:
-    """Attributes that apply binary operations (algorithm, descriptor of the other operand) to the result, in order."""
+Step = tuple[int, Handle] | tuple[int, float, float]
+"""What a chain does to the result: a binary operation with the operand of a descriptor, or a map with (α, β)."""
+
+
+def linear_step(alpha: float, beta: float) -> Step:
+    """α · result + β."""
+    return _LINEAR, alpha, beta
+
+
+def swish_step() -> Step:
+    """result · sigmoid(result)."""
+    return _SWISH, 1.0, 0.0
+
+
+def chain(*steps: Step) -> Handle:
+    """Attributes that apply ``steps`` to the result of a primitive, in order."""
     library = load()
     api = library.api
     result = Handle("primitive_attr", api.dnnl_primitive_attr_create)
-    chain = Handle("post_ops", api.dnnl_post_ops_create)
-    for algorithm, operand in steps:
-        Library.check(api.dnnl_post_ops_append_binary(chain.value, algorithm, operand.value), "binary post-op")
-    Library.check(api.dnnl_primitive_attr_set_post_ops(result.value, chain.value), "post-ops")
+    operations = Handle("post_ops", api.dnnl_post_ops_create)
+    for algorithm, *details in steps:
+        if isinstance(details[0], Handle):
+            status = api.dnnl_post_ops_append_binary(operations.value, algorithm, details[0].value)
+        else:
+            status = api.dnnl_post_ops_append_eltwise(operations.value, algorithm, *map(ctypes.c_float, details))
+        Library.check(status, "post-op")
+    Library.check(api.dnnl_primitive_attr_set_post_ops(result.value, operations.value), "post-ops")
     return result
 
 
 def post_operand(position: int) -> int:
-    """The argument name of the other operand of the post-op at ``position``."""
+    """The argument name of the other operand of the step at ``position``."""
     return 32768 * (position + 1) | 2
