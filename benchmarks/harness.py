@@ -171,7 +171,8 @@ def report(options: argparse.Namespace, figures: dict[str, float], **config: Any
     for name, value in figures.items():
         print(f"{name:48s} {value:10.3f}" if isinstance(value, float) else f"{name:48s} {value}")
     if options.json:
-        settings = {"threads": options.threads or physical_cores(), "clock": options.clock, "quick": options.quick, **config}
+        settings = {"threads": options.threads or physical_cores(), "clock": options.clock, "quick": options.quick,
+                    **config}
         everything = {**figures, **{f"config_{key}": value for key, value in settings.items()}, "seed": options.seed,
                       **machine()}
         options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -198,6 +199,7 @@ def prepare_stock(threads: int, seed: int) -> Any:
     libraries = Path(paddle.__file__).parent / "libs"
     ctypes.CDLL(str(libraries / "libiomp5.so")).omp_set_num_threads(threads)
     paddle.seed(seed)
+    paddle.ones([8, 8]) @ paddle.ones([8, 8])  # MKL chooses its code path now, not when vilg is imported after this
     return paddle
 
 
