@@ -1,0 +1,192 @@
+"""Before a big run: what it takes of memory, traffic and time, on a given fleet, or the smallest fleet that holds it."""
+from dataclasses import dataclass, field
+from typing import Any
+
+from vilg.engine.distributed import DistributedConfig
+from vilg.engine.memory import (Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes,
+                                parameter_count)
+from vilg.engine.trainer import TrainConfig
+from vilg.errors import ConfigError
+from vilg.nn.masks import Role, layer_patterns
+
+GB = 1e9
+# CUDA context, communication library and cuBLAS workspaces of one process: a usual figure, not measured here.
+CONTEXT_BYTES = 1.5 * GB
+# Part of a device that fragmentation makes useless.
+FRAGMENTED = 0.05
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The fleet: ``count`` devices of ``memory`` GB, ``peak`` TFLOP/s used at ``efficiency``, ``bandwidth`` GB/s of
+    collectives a device, ``host_bandwidth`` GB/s between a device and its host."""
+
+    count: int
+    memory: float
+    peak: float = 312.0
+    efficiency: float = 0.4
+    bandwidth: float = 100.0
+    host_bandwidth: float = 20.0
+
+
+@dataclass
+class Plan:
+    """What a run takes on a fleet. Bytes are of one device unless the name says otherwise."""
+
+    devices: Devices
+    parameters: int
+    micro_batch: int
+    memory: dict[str, float]
+    host_bytes: float
+    flops_per_token: float
+    tokens_per_step: int
+    exchanged_bytes: float
+    host_traffic_bytes: float
+    step_seconds: float
+    days: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total_bytes(self) -> float:
+        """Memory of one device."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device holds it, fragmentation allowed for."""
+        return self.total_bytes <= self.devices.memory * GB * (1 - FRAGMENTED)
+
+    def figures(self) -> dict[str, float]:
+        """Everything as one flat dict, sizes in GB."""
+        parts = {f"memory_gb_{name.replace(' ', '_')}": value / GB for name, value in self.memory.items()}
+        return {"parameters": self.parameters, "micro_batch": self.micro_batch, "memory_gb": self.total_bytes / GB,
+                "fits": int(self.fits), **parts, "host_gb": self.host_bytes / GB,
+                "flops_per_token": self.flops_per_token, "exchanged_gb_a_step": self.exchanged_bytes / GB,
+                "host_traffic_gb_a_step": self.host_traffic_bytes / GB, "step_seconds": self.step_seconds,
+                "days": self.days}
+
+
+def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float) -> Plan:
+    """The plan of a run of ``pairs`` picture–text pairs. Raises ConfigError where the fleet and the config disagree."""
+    train.check_parallel(distributed, devices.count)
+    half, level = distributed.amp != "none", distributed.level
+    shard = 1 if level in ("none", "dp") else distributed.sharding_degree or devices.count
+    every = {"none": 0, "full": 1}.get(distributed.recompute, distributed.recompute)
+    micro = train.micro_batch_size(devices.count)
+    step = StepPlan(micro, half=half, flash=half, recompute_every=every)
+    parameters, weight = parameter_count(shape), 2 if distributed.amp == "O2" else 4
+    memory, host = _standing(parameters, weight, distributed, shard, devices.count, bool(train.ema_decay))
+    kept = kept_bytes(shape, step)
+    memory |= {f"activations: {name}": float(value) for name, value in kept.items()}
+    whole = level in ("none", "dp", "os")
+    in_flight = backward_peak(shape, step, weight, whole) - sum(kept.values())
+    memory["backward: workspace and gradients" if whole else "backward: workspace"] = float(max(in_flight, 0))
+    memory |= _buffers(shape, weight, distributed)
+    flops, tokens = flops_per_token(shape, every), 2 * train.batch_size * shape.layout.length
+    exchanged, host_traffic = _traffic(parameters, weight, distributed, shard, devices.count, train.accumulate_steps,
+                                       bool(every))
+    seconds = (flops * tokens / (devices.count * devices.peak * 1e12 * devices.efficiency)
+               + exchanged / (devices.bandwidth * GB) + host_traffic / (devices.host_bandwidth * GB))
+    return Plan(devices, parameters, micro, memory, host, flops, tokens, exchanged, host_traffic, seconds,
+                pairs / train.batch_size * seconds / 86400, _notes(distributed))
+
+
+def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float,
+                   limit: int = 4096) -> Plan:
+    """The plan on the fewest devices (1, 2, 4 …) whose memory holds it, accumulating as much as the batch allows.
+
+    Raises ConfigError when even ``limit`` devices do not do.
+    """
+    count = 2 if distributed.level != "none" else 1
+    while count <= limit and train.batch_size % count == 0:
+        fewer = train_with(train, accumulate_steps=train.batch_size // count)
+        if not distributed.sharding_degree or count % distributed.sharding_degree == 0:
+            fleet = Devices(count, devices.memory, devices.peak, devices.efficiency, devices.bandwidth,
+                            devices.host_bandwidth)
+            plan = make_plan(shape, fewer, distributed, fleet, pairs)
+            if plan.fits:
+                return plan
+        count *= 2
+    raise ConfigError(f"distributed.level: {distributed.level} on devices of {devices.memory:.0f} GB fits on no fleet of up "
+                      f"to {min(count // 2, limit)}; use level p_g_os, recompute: full, amp: O2 or offload: true")
+
+
+def train_with(train: TrainConfig, **changes: Any) -> TrainConfig:
+    """``train`` with some fields changed."""
+    return TrainConfig(**{**{name: getattr(train, name) for name in TrainConfig.__dataclass_fields__}, **changes})
+
+
+def flops_per_token(shape: Shape, recompute_every: int = 0) -> float:
+    """FLOPs of training on one slot of a stream: 2 a parameter and 4·D a visible key forward, twice that backward.
+
+    Averaged over both directions; recomputed blocks run forward once more. Embedding look-ups cost nothing.
+    """
+    layout, roles = shape.layout, (Role.TARGET, Role.SOURCE)
+    forward = backward = 0.0
+    for number, pattern in enumerate(layer_patterns(shape.layers, shape.sparse)):
+        keys = 0.0
+        for role in roles:
+            image, text = attention_keys(shape, pattern, role)
+            keys += (layout.image * image + layout.text * text) / layout.length / len(roles)
+        block = 2 * block_parameters(shape) + 4 * shape.width * keys
+        forward += block * (2 if recompute_every and number % recompute_every == 0 else 1)
+        backward += 2 * block
+    heads = 2 * shape.width * (layout.image * shape.codebook_size + layout.text * shape.vocab_size) / layout.length / 2
+    return forward + backward + 3 * heads
+
+
+def _standing(parameters: int, weight: int, config: DistributedConfig, shard: int, count: int,
+              average: bool) -> tuple[dict[str, float], float]:
+    """What is there throughout a run on a device, by part, and on its host (bytes)."""
+    level, sharded = config.level, shard > 1
+    parts = {"weights": parameters * weight / (shard if level == "p_g_os" else 1),
+             "optimizer moments": 8 * parameters / shard}
+    if level in ("os_g", "p_g_os"):
+        parts["gradients"] = parameters * weight / shard
+    if config.amp == "O2":
+        parts["master weights"] = 4 * parameters / shard
+    if average:
+        parts["moving average"] = 4 * parameters / (shard if sharded else count)
+    host = 0.0
+    if config.offload:
+        moved = ("optimizer moments", "master weights") + (("weights", "gradients") if level == "p_g_os" else ())
+        host = sum(parts.pop(name, 0.0) for name in moved)
+    return parts | {"context of the process": CONTEXT_BYTES}, host
+
+
+def _buffers(shape: Shape, weight: int, config: DistributedConfig) -> dict[str, float]:
+    """Whole weights and gradients that sharding has on a device for a moment."""
+    widest = max(shape.mlp_ratio * shape.width, shape.codebook_size, shape.vocab_size) * shape.width
+    if config.level == "p_g_os":
+        # The layer at hand and the one that is fetched ahead, and the gradient of the first.
+        return {"gathered layers": 3.0 * widest * weight}
+    return {"gradient buckets": float(config.buffer_size * weight)} if config.level in ("os", "os_g") else {}
+
+
+def _traffic(parameters: int, weight: int, config: DistributedConfig, shard: int, count: int, accumulate: int,
+             recompute: bool) -> tuple[float, float]:
+    """Bytes that a device exchanges with others, and with its host, in an optimizer step."""
+    whole, level = parameters * weight, config.level
+    if level == "none":
+        return 0.0, 0.0
+    if level == "dp":
+        return 2.0 * whole * (count - 1) / count, 0.0
+    part = (shard - 1) / shard
+    if level == "p_g_os":
+        # Weights are gathered for forward, for backward and for recomputing; gradients are all-reduced whole.
+        gathers = 3 if recompute else 2
+        exchanged = accumulate * (gathers + 2) * whole * part
+        moved = accumulate * (gathers + 1) * whole / shard if config.offload else 0.0
+        return exchanged, moved
+    reductions = 1 if level == "os" else accumulate
+    replicas = 2.0 * whole / shard if count > shard else 0.0
+    return (reductions + 1) * whole * part + replicas, (2.0 * whole / shard if config.offload else 0.0)
+
+
+def _notes(config: DistributedConfig) -> list[str]:
+    notes = ["communication is counted on top of computing: the gradient exchange does not overlap with it"]
+    if config.amp == "none":
+        notes.append("amp: none computes in float32; peak should be the float32 one")
+    if config.level == "p_g_os":
+        notes.append("parameters below segment_size stay whole on every device; they are a small part and not counted")
+    return notes
