@@ -21,6 +21,7 @@ from vilg.engine.task import Task
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import ConfigError
 from vilg.generation.sampling import SamplingConfig
+from vilg.models.bidirectional import BidirectionalConfig
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
@@ -87,6 +88,13 @@ def build_trainer(run: RunConfig) -> Trainer:
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
     return Trainer(task, loader, run.train, run.optim, run.distributed, run.output_directory, run.seed, run.name,
                    identity)
+
+
+def planned_shape(run: RunConfig) -> BidirectionalConfig:
+    """The model's shape, for planning. Raises ConfigError for a task that plans do not know."""
+    if run.task.kind != "bidirectional":
+        raise ConfigError(f"task.kind: plans are made for bidirectional runs, got {run.task.kind}")
+    return run.task.model
 
 
 def encode_images(run: RunConfig, output: str | Path, batch_size: int) -> str:

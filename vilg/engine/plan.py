@@ -107,8 +107,8 @@ def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedCon
             if plan.fits:
                 return plan
         count *= 2
-    raise ConfigError(f"distributed.level: {distributed.level} on devices of {devices.memory:.0f} GB fits on no fleet of up "
-                      f"to {min(count // 2, limit)}; use level p_g_os, recompute: full, amp: O2 or offload: true")
+    raise ConfigError(f"distributed.level: {distributed.level} on devices of {devices.memory:.0f} GB fits on no fleet "
+                      f"of up to {min(count // 2, limit)}; use level p_g_os, recompute: full, amp: O2 or offload: true")
 
 
 def train_with(train: TrainConfig, **changes: Any) -> TrainConfig:

@@ -1,0 +1,64 @@
+"""What a run would take: memory a device by part, traffic, time; or the smallest fleet that holds it. Allocates nothing."""
+import argparse
+import json
+from pathlib import Path
+
+from vilg import build, cli
+from vilg.engine.plan import Devices, make_plan, smallest_fleet
+from vilg.engine.plan_report import picture, table
+
+EPILOG = """examples:
+  python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --devices 64
+  python tools/plan.py configs/vilg/10b.yaml --device-memory 141 --smallest --set distributed.offload=false
+  python tools/plan.py configs/vilg/300m.yaml --device-memory 24 --devices 8 --picture plan.png --json plan.json
+
+Peak, efficiency and bandwidths are your statement about your machines: the defaults are an A100's bfloat16 peak, a usual
+efficiency, and 100 GB/s of collectives a device.
+"""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="run config of the bidirectional model")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the config")
+    parser.add_argument("--device-memory", type=float, required=True, metavar="GB", help="memory of one device")
+    fleet = parser.add_mutually_exclusive_group(required=True)
+    fleet.add_argument("--devices", type=int, metavar="N", help="how many devices there are")
+    fleet.add_argument("--smallest", action="store_true", help="find the fewest devices (1, 2, 4 …) that hold the run")
+    parser.add_argument("--peak", type=float, default=312.0, metavar="TFLOPS", help="peak of one device (default 312)")
+    parser.add_argument("--efficiency", type=float, default=0.4, help="share of the peak that is reached (default 0.4)")
+    parser.add_argument("--bandwidth", type=float, default=100.0, metavar="GB/S",
+                        help="collectives, a device (default 100)")
+    parser.add_argument("--host-bandwidth", type=float, default=20.0, metavar="GB/S",
+                        help="between a device and its host (default 20)")
+    parser.add_argument("--pairs", type=float, default=145e6, help="picture–text pairs to train on (default 145e6)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the memory as a bar")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    args = parser.parse_args()
+    if args.device_memory <= 0 or (args.devices is not None and args.devices < 1):
+        parser.error("--device-memory must be above 0 and --devices at least 1")
+    return args
+
+
+def main() -> int:
+    """Run the tool."""
+    args = arguments()
+    run = build.load_run(args.config, args.set)
+    shape = build.planned_shape(run)
+    devices = Devices(args.devices or 1, args.device_memory, args.peak, args.efficiency, args.bandwidth,
+                      args.host_bandwidth)
+    planner = smallest_fleet if args.smallest else make_plan
+    plan = planner(shape, run.train, run.distributed, devices, args.pairs)
+    print(table(plan))
+    if args.picture:
+        picture(plan).save(args.picture)
+    if args.json:
+        figures = plan.figures() | {"devices": plan.devices.count, "config": str(args.config), "set": args.set}
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
