@@ -1,11 +1,11 @@
-"""A whole training step: our sparse model, our dense one, stock Paddle, and a plain torch stack with its fused attention.
+"""A whole training step: our sparse model, our dense one, stock Paddle, and a torch stack with its fused attention.
 
     python benchmarks/train_step.py --json train_step.json
     python benchmarks/train_step.py --size 24x1024 --batch 1
     python benchmarks/train_step.py --quick                    3 layers, one sample
     python benchmarks/train_step.py --threads 1 --clock cpu    on a busy machine
 
-12 layers of width 512, 64 text and 32×32 image tokens, 8192 codes, batch 2: text→image, forward, backward and AdamW.
+12 layers of width 512, 64 text and 32×32 image tokens, 8192 codes, batch 2: text→image, forward, backward, AdamW.
 Every contestant has a process of its own and they take turns; torch is left out where it is not installed.
 
 ``sparse_over_dense_time`` and ``_memory``: ours, sparse against dense; memory is the growth of the process's peak during
@@ -93,7 +93,8 @@ def measure_memory(options: argparse.Namespace) -> dict[str, float]:
     """Megabytes of a step of the sparse and the dense model, each in a fresh process."""
     grown, whole = {}, {}
     for kind in ("sparse", "dense"):
-        contestant = harness.Contestant(f"{kind} memory", memory_setup, options, *SIZES[options.size], options.batch, kind)
+        contestant = harness.Contestant(f"{kind} memory", memory_setup, options, *SIZES[options.size], options.batch,
+                                        kind)
         try:
             grown[kind], whole[kind] = (float(value) for value in contestant.wait().cases)
         finally:
@@ -128,7 +129,8 @@ def ours(threads: int, seed: int, layers: int, width: int, heads: int, batch: in
             "gemm": lambda: lambda: functional.linear(square, square)}
 
 
-def stock(threads: int, seed: int, layers: int, width: int, heads: int, batch: int, kind: str) -> dict[str, harness.Case]:
+def stock(threads: int, seed: int, layers: int, width: int, heads: int, batch: int,
+          kind: str) -> dict[str, harness.Case]:
     """Our model on Paddle's own operators, allocator and flags."""
     paddle = harness.prepare_stock(threads, seed)
     flags = paddle.get_flags("FLAGS_use_stride_kernel")

@@ -204,5 +204,5 @@ def test_a_stream_that_does_not_fit_is_refused_with_both_numbers(form):
 @pytest.mark.parametrize("form", [by_blocks, in_place])
 def test_an_unknown_pattern_is_refused_with_the_choices(form):
     context = make_context(Layout(2, 4, 4), Role.TARGET, [2])
-    with pytest.raises(ValueError, match="unknown attention pattern 'diagonal'; the patterns are dense, row, column, conv"):
+    with pytest.raises(ValueError, match="pattern 'diagonal'; the patterns are dense, row, column, conv"):
         form(context, "diagonal")(paddle.to_tensor(random_qkv(1, Layout(2, 4, 4))))

@@ -4,10 +4,7 @@ Scores of the image queries live in one buffer [B, N, n, M + S·C] (text first, 
 the mask, receives each block's product where it belongs, and becomes the attention weights in place. The backward keeps
 those weights, and writes the gradients of queries, keys and values into one packed tensor.
 """
-import ctypes
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import paddle
@@ -15,16 +12,13 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.attention import StreamContext, check_stream
-from vilg.nn.block_layout import BlockLayout, Piece, block_layout, image_scores_mask, text_scores_mask
+from vilg.nn.block_fields import Field, Product, array, fields, scores_field
+from vilg.nn.block_layout import block_layout, image_scores_mask, text_scores_mask
 from vilg.nn.masks import Pattern
 from vilg.nn.onednn.autograd import contiguous, refuse_double_backward, wants_gradient
 from vilg.nn.onednn.elementwise import softmax_primitives
-from vilg.nn.onednn.strided import View, agrees as strided_products_agree, multiply
+from vilg.nn.onednn.strided import agrees as strided_products_agree, multiply
 from vilg.nn.onednn.switch import active
-
-_BYTES = 4
-_HEADS_AXIS = 1
-
 
 def usable(qkv: Tensor) -> bool:
     """Can this tensor take the path: float32 on a CPU, with the fast operators on?"""
@@ -39,58 +33,6 @@ def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Patter
     if wants_gradient(qkv):
         return _StreamAttention.apply(qkv, contexts, pattern, window, dropout)
     return _forward(contiguous(qkv), contexts, pattern, window, dropout)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """Where the values of every slot lie: [batch, heads, slots, width] at ``address`` with ``steps`` (in elements)."""
-
-    address: int
-    batch: int
-    heads: int
-    steps: tuple[int, int, int]
-    width: int
-
-    def after(self, slots: int) -> "_Field":
-        """The field from a later slot on."""
-        return _Field(self.address + _BYTES * slots * self.steps[2], self.batch, self.heads, self.steps, self.width)
-
-    def part(self, start: int, width: int) -> "_Field":
-        """A piece of every slot's values."""
-        return _Field(self.address + _BYTES * start, self.batch, self.heads, self.steps, width)
-
-    def rows(self, count: int) -> View:
-        """The next ``count`` slots as the rows of matrices [B, N, count, width]."""
-        return View(self.address, (self.batch, self.heads, count, self.width), (*self.steps, 1))
-
-    def groups(self, blocks: BlockLayout, first: int, count: int, span: int = 1) -> View:
-        """For each of ``count`` groups of the image, which starts here, ``span`` groups from it on: [B, N, count, span·C,
-        width]."""
-        batch, head, slot = self.steps
-        return View(self.address + _BYTES * first * blocks.group_step * slot,
-                    (self.batch, self.heads, count, span * blocks.size, self.width),
-                    (batch, head, blocks.group_step * slot, blocks.slot_step * slot, 1))
-
-
-def _fields(packed: Tensor, first: int, batch: int) -> tuple[_Field, ...]:
-    """Samples ``first`` … ``first + batch - 1`` of [B, L, P, N, H] (or [B, L, N, H]) as P fields."""
-    *_, heads, head = packed.shape
-    parts = packed.shape[2] if packed.ndim == 5 else 1
-    slots, slot = packed.shape[1], parts * heads * head
-    start = packed.data_ptr() + _BYTES * first * slots * slot
-    steps = (slots * slot, head, slot)
-    return tuple(_Field(start + _BYTES * part * heads * head, batch, heads, steps, head) for part in range(parts))
-
-
-def _scores_field(scores: Tensor) -> _Field:
-    """A contiguous [B, N, queries, keys] as a field."""
-    batch, heads, queries, keys = scores.shape
-    return _Field(scores.data_ptr(), batch, heads, (heads * queries * keys, queries * keys, keys), keys)
-
-
-def _array(x: Tensor) -> np.ndarray:
-    """The memory of a contiguous float32 tensor as a numpy array that may be written to."""
-    return np.ctypeslib.as_array((ctypes.c_float * x.size).from_address(x.data_ptr())).reshape(x.shape)
 
 
 def _softmax(scores: Tensor) -> None:
@@ -117,7 +59,7 @@ def _masked_scores(mask: np.ndarray, heads: int) -> Tensor:
     """A fresh [B, N, queries, keys] that holds the mask [B, queries, keys]."""
     batch, queries, keys = mask.shape
     scores = paddle.empty([batch, heads, queries, keys], "float32")
-    np.copyto(_array(scores), mask[:, None])
+    np.copyto(array(scores), mask[:, None])
     return scores
 
 
@@ -128,6 +70,8 @@ class _Stream:
         self.context = context
         self.blocks = context.once(
             ("block layout", pattern, window), lambda: block_layout(pattern, context.role, context.layout, window))
+        self.products = context.once(("block products", pattern, window),
+                                     lambda: [Product(self.blocks, piece) for piece in self.blocks.pieces()])
         self.m, self.n = context.layout.text, context.layout.image
 
     def image_mask(self) -> np.ndarray:
@@ -136,48 +80,43 @@ class _Stream:
     def text_mask(self) -> np.ndarray:
         return self.context.once("text mask", lambda: text_scores_mask(self.blocks, self.context))
 
-    def products(self) -> Iterator["_Product"]:
-        """The blocks of image queries and image keys, as runs of groups."""
-        for piece in self.blocks.pieces():
-            yield _Product(self.blocks, piece)
-
-    def image_weights(self, q: _Field, k: _Field, scale: float) -> Tensor:
+    def image_weights(self, q: Field, k: Field, scale: float) -> Tensor:
         """Softmax of the image queries' scores: [B, N, n, M + S·C]."""
         m, n = self.m, self.n
         scores = _masked_scores(self.image_mask(), q.heads)
-        field, queries, keys = _scores_field(scores), q.after(m), k.after(m)
+        field, queries, keys = scores_field(scores), q.after(m), k.after(m)
         if m:
             multiply(queries.rows(n), k.rows(m).transposed, field.part(0, m).rows(n), scale, add=True)
-        for each in self.products():
+        for each in self.products:
             multiply(each.queries(queries), each.keys(keys).transposed, each.scores(field), scale, True, each.axis)
         _softmax(scores)
         return scores
 
-    def text_weights(self, q: _Field, k: _Field, scale: float) -> Tensor:
+    def text_weights(self, q: Field, k: Field, scale: float) -> Tensor:
         """Softmax of the text queries' scores: [B, N, M, Y]."""
         scores = _masked_scores(self.text_mask(), q.heads)
-        field = _scores_field(scores)
+        field = scores_field(scores)
         multiply(q.rows(self.m), k.rows(field.width).transposed, field.rows(self.m), scale, add=True)
         _softmax(scores)
         return scores
 
-    def image_output(self, weights: Tensor, v: _Field, out: _Field) -> None:
+    def image_output(self, weights: Tensor, v: Field, out: Field) -> None:
         """Weights · values into the image slots of ``out``."""
         m, n = self.m, self.n
-        field, values, target = _scores_field(weights), v.after(m), out.after(m)
+        field, values, target = scores_field(weights), v.after(m), out.after(m)
         if m:
             multiply(field.part(0, m).rows(n), v.rows(m), target.rows(n))
-        for each in self.products():
+        for each in self.products:
             multiply(each.scores(field), each.keys(values), each.queries(target), 1, bool(m), each.axis)
 
-    def text_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: _Field,
+    def text_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: Field,
                       scale: float) -> None:
         """Gradients of the text queries' attention, written to the first Y slots."""
         (q, k, v), (dq, dk, dv), m = qkv, grads, self.m
         used = weights if factors is None else weights * factors
-        field = _scores_field(used)
+        field = scores_field(used)
         gradient = paddle.empty(weights.shape, "float32")
-        scores, keys = _scores_field(gradient), field.width
+        scores, keys = scores_field(gradient), field.width
         multiply(field.rows(m).transposed, dout.rows(m), dv.rows(keys))
         multiply(dout.rows(m), v.rows(keys).transposed, scores.rows(m))
         gradient = gradient if factors is None else gradient.multiply_(factors)
@@ -185,18 +124,18 @@ class _Stream:
         multiply(scores.rows(m), k.rows(keys), dq.rows(m), scale)
         multiply(scores.rows(m).transposed, q.rows(m), dk.rows(keys), scale)
 
-    def image_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: _Field,
+    def image_backward(self, weights: Tensor, factors: Tensor | None, qkv: tuple, grads: tuple, dout: Field,
                        scale: float) -> None:
         """Gradients of the image queries' attention, added to those of all keys and values."""
         (q, k, v), (dq, dk, dv), (m, n) = qkv, grads, (self.m, self.n)
         used = weights if factors is None else weights * factors
-        field, arriving = _scores_field(used), dout.after(m)
+        field, arriving = scores_field(used), dout.after(m)
         gradient = paddle.empty(weights.shape, "float32")
-        scores = _scores_field(gradient)
+        scores = scores_field(gradient)
         if m:
             multiply(arriving.rows(n), v.rows(m).transposed, scores.part(0, m).rows(n))
             multiply(field.part(0, m).rows(n).transposed, arriving.rows(n), dv.rows(m), 1, True)
-        for each in self.products():
+        for each in self.products:
             each.clear_beyond(gradient)
             above = each.queries(arriving)
             multiply(above, each.keys(v.after(m)).transposed, each.scores(scores), axis=each.axis)
@@ -207,43 +146,10 @@ class _Stream:
         if m:
             multiply(scores.part(0, m).rows(n), k.rows(m), to.rows(n), scale)
             multiply(scores.part(0, m).rows(n).transposed, queries.rows(n), dk.rows(m), scale, True)
-        for each in self.products():
+        for each in self.products:
             multiply(each.scores(scores), each.keys(k.after(m)), each.queries(to), scale, bool(m), each.axis)
-            multiply(each.scores(scores).transposed, each.queries(queries), each.keys(dk.after(m)), scale, True, each.axis)
-
-
-class _Product:
-    """One run of groups and the groups that they meet, as operands of :func:`multiply`.
-
-    Where a group meets several, these lie one after another and overlap with those of the next group, so that the heads
-    become the library's batch axis and the groups are looped over.
-    """
-
-    def __init__(self, blocks: BlockLayout, piece: Piece):
-        self.blocks, self.piece = blocks, piece
-        self.count = piece.last - piece.first
-        self.start = blocks.layout.text + (piece.start - piece.first - blocks.shifts[0]) * blocks.size
-        self.axis = _HEADS_AXIS if piece.keys > 1 else None
-
-    def queries(self, image: _Field) -> View:
-        return image.groups(self.blocks, self.piece.first, self.count)
-
-    def keys(self, image: _Field) -> View:
-        return image.groups(self.blocks, self.piece.start, self.count, self.piece.keys)
-
-    def scores(self, image: _Field) -> View:
-        width = self.piece.keys * self.blocks.size
-        return image.part(self.start, width).groups(self.blocks, self.piece.first, self.count)
-
-    def clear_beyond(self, gradient: Tensor) -> None:
-        """Zero what no product writes: the blocks beyond the edge of the grid, whose weights are zero."""
-        blocks, text, end = self.blocks, self.blocks.layout.text, self.start + self.piece.keys * self.blocks.size
-        if self.start == text and end == blocks.keys:
-            return
-        slots = slice(self.piece.first * blocks.size, self.piece.last * blocks.size)
-        view = _array(gradient)[:, :, slots]
-        view[..., text:self.start] = 0
-        view[..., end:] = 0
+            multiply(each.scores(scores).transposed, each.queries(queries), each.keys(dk.after(m)), scale, True,
+                     each.axis)
 
 
 def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
@@ -254,8 +160,8 @@ def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, windo
     scale, at, kept = 1 / math.sqrt(head), 0, []
     for context in contexts:
         stream = _Stream(context, pattern, window)
-        q, k, v = _fields(qkv, at, context.batch)
-        target, = _fields(out, at, context.batch)
+        q, k, v = fields(qkv, at, context.batch)
+        target, = fields(out, at, context.batch)
         weights = stream.image_weights(q, k, scale)
         used, factors = _dropped(weights, dropout)
         stream.image_output(used, v, target)
@@ -263,7 +169,7 @@ def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, windo
         if stream.m:
             weights = stream.text_weights(q, k, scale)
             used, factors = _dropped(weights, dropout)
-            field = _scores_field(used)
+            field = scores_field(used)
             multiply(field.rows(stream.m), v.rows(field.width), target.rows(stream.m))
             kept[-1] += [weights, factors]
         at += context.batch
@@ -291,15 +197,15 @@ class _StreamAttention(PyLayer):
         scale, at = 1 / math.sqrt(qkv.shape[-1]), 0
         for stream in ctx.streams:
             batch = stream.context.batch
-            values, gradients = _fields(qkv, at, batch), _fields(dqkv, at, batch)
-            arriving, = _fields(dout, at, batch)
+            values, gradients = fields(qkv, at, batch), fields(dqkv, at, batch)
+            arriving, = fields(dout, at, batch)
             image = next(kept), next(kept) if ctx.dropout else None
             reached = 0
             if stream.m:
                 text = next(kept), next(kept) if ctx.dropout else None
                 stream.text_backward(*text, values, gradients, arriving, scale)
                 reached = text[0].shape[-1]
-            _array(dqkv)[at:at + batch, reached:, 1:] = 0
+            array(dqkv)[at:at + batch, reached:, 1:] = 0
             stream.image_backward(*image, values, gradients, arriving, scale)
             at += batch
         return dqkv

@@ -17,7 +17,7 @@ from vilg.nn.masks import (
 
 @dataclass(frozen=True)
 class Piece:
-    """Groups ``first`` … ``last - 1``, of which the first meets ``keys`` groups from ``start`` on, the next one further."""
+    """Groups ``first`` … ``last - 1``: the first meets ``keys`` groups from ``start`` on, each next one those after."""
 
     first: int
     last: int
