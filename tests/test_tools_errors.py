@@ -11,6 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from vilg import runtime
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -28,7 +30,8 @@ def tool(monkeypatch, capsys, tmp_path):
         assert "Traceback" not in error
         return left.value.code, output, (error.strip().splitlines() or [""])[-1]
 
-    return run
+    yield run
+    runtime.configure(runtime.RuntimeConfig())  # a tool sets the process up as its config says
 
 
 @pytest.fixture
