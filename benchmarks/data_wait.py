@@ -3,8 +3,8 @@
     python benchmarks/data_wait.py                   about a minute
     python benchmarks/data_wait.py --workers 2 --step 0.05
 
-A consumer that computes for --step seconds a batch of 32 stands in for training; on a busy machine the share grows, as it
-would there. Keys of --json: <kind>_samples_per_second with nothing to compute, <kind>_wait_share with; the kinds are
+A consumer that computes for --step seconds a batch of 32 stands in for training; on a busy machine the share grows, as
+it would there. Keys of --json: <kind>_samples_per_second with nothing to compute, <kind>_wait_share with; the kinds are
 scenes (drawn as they are asked for), shards (256-pixel JPEG in tar files, cropped) and codes (of scenes).
 """
 import tempfile

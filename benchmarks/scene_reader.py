@@ -1,4 +1,5 @@
-"""How often the scene reader recovers a rendered scene exactly: clean, and after the damage a tokenizer or a file may do.
+"""How often the scene reader recovers a rendered scene exactly: clean,
+and after the damage a tokenizer or a file may do.
 
     python benchmarks/scene_reader.py               3000 scenes a row, all three splits; about a minute and a half
     python benchmarks/scene_reader.py --count 20000

@@ -4,9 +4,10 @@
     python benchmarks/tokenizer.py --math bf16       bf16 products against torch's bf16 autocast
     python benchmarks/tokenizer.py --threads 1 --clock cpu on a busy machine
 
-A training step is forward, backward and AdamW of the autoencoder with its codebook, for reconstruction and commitment (no
-perceptual loss and no adversary, which would be other networks). Keys of --json: train_over_torch, roundtrip_over_torch,
-train_over_stock, roundtrip_over_stock (ours / theirs: below 1 is faster), and train_ms and roundtrip_ms of ours.
+A training step is forward, backward and AdamW of the autoencoder with its codebook, for reconstruction and commitment
+(no perceptual loss and no adversary, which would be other networks). Keys of --json: train_over_torch,
+roundtrip_over_torch, train_over_stock, roundtrip_over_stock (ours / theirs: below 1 is faster), and train_ms and
+roundtrip_ms of ours.
 """
 import contextlib
 

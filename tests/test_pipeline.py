@@ -40,7 +40,8 @@ def test_best_of_keeps_the_pictures_that_rank_highest(model):
     assert scores.shape == (1, 6)
     best = model.text_to_image(PROMPTS[0], num_images=2, best_of=6, seed=1)[0]
     order = np.argsort(-scores[0], kind="stable")
-    # Different codes may decode to the same picture's codes again, so the score of the drawn codes decides, not of pixels.
+    # Different codes may decode to the same picture's codes again, so the score of the drawn codes decides, not of
+    # pixels.
     assert [picture.info["log_p_text"] for picture in best] == sorted(
         (picture.info["log_p_text"] for picture in best), reverse=True)
     assert len(order) == 6 and all(any(np.array_equal(np.asarray(p), d) for d in drawn) for p in best)

@@ -1,4 +1,5 @@
-"""What a run would take: memory a device by part, traffic, time; or the smallest fleet that holds it. Allocates nothing."""
+"""What a run would take: memory a device by part, traffic, time; or the smallest fleet that holds it.
+Allocates nothing."""
 import argparse
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Before a big run: what it takes of memory, traffic and time, on a given fleet, or the smallest fleet that holds it."""
+"""Before a big run: what it takes of memory, traffic and time, on a given fleet,
+or the smallest fleet that holds it."""
 from dataclasses import dataclass, field
 from typing import Any
 
