@@ -3,13 +3,14 @@ import pytest
 
 from vilg import config as configs
 from vilg.errors import ConfigError
-from vilg.generation.sampling import SamplingConfig, draw, filtered_probabilities, uniforms
+from vilg.generation.sampling import SamplingConfig, candidates, draw, uniforms
 
 LOGITS = np.log(np.array([[0.4, 0.1, 0.3, 0.15, 0.05]]))
 
 
 def kept(**settings) -> list[int]:
-    return np.flatnonzero(filtered_probabilities(LOGITS, SamplingConfig(**settings))[0]).tolist()
+    tokens, weights = candidates(LOGITS, SamplingConfig(**settings))
+    return tokens[0, weights[0] > 0].tolist()
 
 
 def test_filters_keep_what_they_say():
@@ -19,6 +20,11 @@ def test_filters_keep_what_they_say():
     assert kept(top_p=0.5) == [0, 2]  # 0.4 alone is too little
     assert kept(top_p=0.39) == [0]
     assert kept(top_p=1e-9) == [0], "the likeliest token always stays"
+
+
+def test_top_k_is_a_number_of_tokens_even_when_all_are_alike():
+    tokens, weights = candidates(np.zeros((2, 50)), SamplingConfig(top_k=7))
+    assert tokens.shape == (2, 7) and (weights == 1).all()
 
 
 def test_filters_apply_together_and_in_order():

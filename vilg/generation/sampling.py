@@ -35,32 +35,34 @@ def uniforms(seed: int, sample: int, steps: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).random(steps)
 
 
-def filtered_probabilities(logits: np.ndarray, config: SamplingConfig) -> np.ndarray:
-    """Logits [R, V] → probabilities [R, V], zero for tokens that the filters exclude; rows need not sum to one.
+def candidates(logits: np.ndarray, config: SamplingConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [R, V] → tokens that may be drawn, ascending, and their weights, [R, C] each; weight 0 excludes a token.
 
-    Tokens that tie with the last one kept are kept as well. ``config.temperature`` must be above 0.
+    Weights of a row need not sum to one. ``config.temperature`` must be above 0.
     """
-    scaled = logits.astype(np.float32) / np.float32(config.temperature)
-    vocabulary = scaled.shape[-1]
+    vocabulary = logits.shape[-1]
+    tokens = np.broadcast_to(np.arange(vocabulary), logits.shape)
     if 0 < config.top_k < vocabulary:
-        least = np.partition(scaled, vocabulary - config.top_k, axis=-1)[:, vocabulary - config.top_k, None]
-        scaled[scaled < least] = -np.inf
+        best = np.argpartition(logits, vocabulary - config.top_k, axis=-1)[:, vocabulary - config.top_k:]
+        tokens = np.sort(best, axis=-1)
+        logits = np.take_along_axis(logits, tokens, axis=-1)
+    scaled = logits.astype(np.float32) / np.float32(config.temperature)
     weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     if config.top_p < 1:
         ordered = np.sort(weights, axis=-1)[:, ::-1].astype(np.float64)
         before = np.cumsum(ordered, axis=-1) - ordered
         kept = (before < config.top_p * ordered.sum(axis=-1, keepdims=True)).sum(axis=-1, keepdims=True)
-        least = np.take_along_axis(ordered, kept - 1, axis=-1)
-        weights[weights < least] = 0
-    return weights
+        weights[weights < np.take_along_axis(ordered, kept - 1, axis=-1)] = 0
+    return tokens, weights
 
 
 def draw(logits: np.ndarray, config: SamplingConfig, uniform: np.ndarray) -> np.ndarray:
     """One token a row: logits [R, V] and uniform numbers [R] → int64 [R], by inverting the cumulative distribution."""
     if config.temperature == 0:
         return logits.argmax(axis=-1).astype(np.int64)
-    cumulative = np.cumsum(filtered_probabilities(logits, config), axis=-1, dtype=np.float64)
+    tokens, weights = candidates(logits, config)
+    cumulative = np.cumsum(weights, axis=-1, dtype=np.float64)
     total = cumulative[:, -1]
-    # Below the total, so that a token that may be drawn is found.
-    point = np.minimum(uniform * total, np.nextafter(total, 0))
-    return (cumulative <= point[:, None]).sum(axis=-1).astype(np.int64)
+    point = np.minimum(uniform * total, np.nextafter(total, 0))  # below the total, so that some token exceeds it
+    index = (cumulative <= point[:, None]).sum(axis=-1, keepdims=True)
+    return np.take_along_axis(tokens, index, axis=-1)[:, 0].astype(np.int64)
