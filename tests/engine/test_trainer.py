@@ -1,26 +1,36 @@
-"""The training loop: determinism, exact resume, logs, guards, refusals."""
+"""The training loop: determinism, exact resume, logs, guards, signals, refusals."""
 import json
+import os
+import signal
 
 import numpy as np
+import paddle
 import pytest
 from toy_task import ToyLoader, ToyTask
 
 from vilg.engine.distributed import DistributedConfig
+from vilg.engine.guards import GuardConfig, TrainingStopped
 from vilg.engine.optim import OptimConfig
+from vilg.engine.task import Phase
 from vilg.engine.trainer import TrainConfig, Trainer
+from vilg.errors import CheckpointError, ConfigError
 
 
-def trainer(output, steps=12, poison=range(0), width=16, fingerprints=None, **train):
+def trainer(output, steps=12, poison=range(0), width=16, fingerprints=None, task=None, optim=None, parallel=None,
+            **train):
     train = {"batch_size": 8, "log_every": 1, "preview_every": 0, "checkpoint_every": 5} | train
     config = TrainConfig(steps=steps, **train)
     loader = ToyLoader(config.micro_batch_size(1), poison=poison)
-    return Trainer(ToyTask(width=width), loader, config, OptimConfig(lr=1e-2, warmup_steps=3), DistributedConfig(),
-                   output, identity={"fingerprints": fingerprints or {}})
+    return Trainer(task or ToyTask(width=width), loader, config, optim or OptimConfig(lr=1e-2, warmup_steps=3),
+                   DistributedConfig(**(parallel or {})), output, identity={"fingerprints": fingerprints or {}})
+
+
+def lines(output):
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(output):
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines]
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines(output)]
 
 
 def weights(run):
@@ -29,6 +39,23 @@ def weights(run):
 
 def averages(run):
     return {piece.name: piece.read() for piece in run.average.pieces()}
+
+
+def interrupt(run, step, action):
+    """Let ``run`` do ``action`` right after ``step``."""
+    original = run._between_steps
+
+    def between(*arguments):
+        original(*arguments)
+        if run.step == step:
+            action()
+
+    run._between_steps = between
+    return run
+
+
+def fail():
+    raise KeyboardInterrupt
 
 
 def test_two_runs_with_one_seed_are_identical(tmp_path):
@@ -41,8 +68,7 @@ def test_two_runs_with_one_seed_are_identical(tmp_path):
 def test_resuming_continues_bit_for_bit(tmp_path):
     whole = trainer(tmp_path / "whole", accumulate_steps=2)
     whole.fit()
-    broken = trainer(tmp_path / "broken", accumulate_steps=2)
-    original, broken._between_steps = broken._between_steps, lambda *_: original(*_) or stop_at(broken, 8)
+    broken = interrupt(trainer(tmp_path / "broken", accumulate_steps=2), 8, fail)
     with pytest.raises(KeyboardInterrupt):
         broken.fit()
     broken.saver.settle()
@@ -56,6 +82,144 @@ def test_resuming_continues_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(value, averages(resumed)[name])
 
 
-def stop_at(run, step):
-    if run.step == step:
-        raise KeyboardInterrupt
+def test_accumulation_equals_one_large_batch(tmp_path):
+    for name, parts in (("one", 1), ("four", 4)):
+        trainer(tmp_path / name, task=ToyTask(dropout=0.0), accumulate_steps=parts).fit()
+    np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "four"), rtol=1e-5)
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    one_step = dict(steps=1, checkpoint_every=0, ema_decay=0.0)
+    moved = {}
+    for clip in (1e-9, 0.0):
+        task = ToyTask()
+        before = {name: value.numpy() for name, value in task.state().items() if name != "seen"}
+        # An epsilon far above the clipped gradients makes AdamW's step follow their size.
+        trainer(tmp_path / str(clip), task=task, optim=OptimConfig(lr=0.1, clip_norm=clip, epsilon=1e-3, weight_decay=0.0),
+                **one_step).fit()
+        moved[clip] = max(np.abs(value.numpy() - before[name]).max() for name, value in task.state().items()
+                          if name != "seen")
+    assert moved[1e-9] < 1e-5 < 1e-2 < moved[0.0]
+
+
+def test_logs_previews_and_export(tmp_path):
+    run = trainer(tmp_path, steps=4, preview_every=2)
+    summary = run.fit()
+    assert summary.step == 4 and not summary.stopped and np.isfinite(summary.loss)
+    last = lines(tmp_path)[-1]
+    assert {"loss", "loss_mse", "grad_norm", "lr", "tokens_per_second", "data_wait_share", "busy_cores", "seen",
+            "peak_memory_mb", "epoch"} <= last.keys()
+    assert last["seen"] == 4.0
+    folder = tmp_path / "previews" / "step-00000004"
+    assert json.loads((folder / "captions.json").read_text()) == {"grey.png": "a grey square"}
+    assert (folder / "grey.png").stat().st_size > 0
+    assert list((tmp_path / "visualdl").iterdir())
+    assert run.task.exported.keys() == dict(run.task.model.named_parameters()).keys()
+    name = "leave.weight"
+    np.testing.assert_array_equal(run.task.exported[name].reshape(-1), averages(run)[f"model/{name}"])
+    assert not np.array_equal(run.task.exported[name], weights(run)[name])
+
+
+def test_steps_that_are_not_finite_are_skipped_and_the_batch_is_kept(tmp_path):
+    run = trainer(tmp_path, poison=range(3, 5))
+    summary = run.fit()
+    assert summary.skipped == 2 and summary.step == 12
+    assert all(np.isfinite(value).all() for value in weights(run).values())
+    assert [path.name for path in (tmp_path / "post_mortem").iterdir()] == ["step-00000004-rank-00000-0.safetensors"]
+    calm = trainer(tmp_path / "calm", poison=range(3, 4))
+    before = {}
+    interrupt(calm, 3, lambda: before.update(weights(calm)))
+    interrupt(calm, 4, fail)
+    with pytest.raises(KeyboardInterrupt):
+        calm.fit()
+    for name, value in before.items():
+        np.testing.assert_array_equal(value, weights(calm)[name], err_msg=f"{name} moved in a skipped step")
+
+
+def test_too_many_skips_in_a_row_end_the_run(tmp_path):
+    run = trainer(tmp_path, poison=range(4, 12), guards=GuardConfig(max_skips=3))
+    with pytest.raises(TrainingStopped, match=r"step 7: .* 3 times in a row; batches are in .*post_mortem"):
+        run.fit()
+
+
+def test_spikes_are_reported(tmp_path, caplog):
+    run = trainer(tmp_path, steps=6, guards=GuardConfig(spike_window=4, spike_ratio=5.0))
+    for step, loss in enumerate([1.0, 1.1, 0.9, 6.0, 1.0]):
+        run.guard.accept(step, loss)
+    assert run.guard.spikes == 1 and "loss 6 is 6.0 times the recent median 1" in caplog.text
+
+
+def test_sigterm_saves_and_ends_well(tmp_path):
+    run = interrupt(trainer(tmp_path, checkpoint_every=0), 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    summary = run.fit()
+    assert summary.stopped and summary.step == 4
+    assert trainer(tmp_path, resume="auto").step == 4
+    assert run.task.exported is None
+
+
+def test_loss_scale_changes_nothing_and_survives(tmp_path):
+    scaled = {"amp": "O1", "amp_dtype": "float16", "loss_scale": 1024.0}
+    trainer(tmp_path / "plain").fit()
+    run = trainer(tmp_path / "scaled", parallel=scaled, poison=range(0))
+    run.fit()
+    assert losses(tmp_path / "plain") == losses(tmp_path / "scaled")
+    run.scale.update(finite=False)
+    assert run.scale.value == 512.0
+    run.scale.calm = run.scale.CALM_STEPS - 1
+    run.scale.update(finite=True)
+    assert run.scale.value == 1024.0
+    assert trainer(tmp_path / "scaled", steps=13, parallel=scaled, resume="auto").scale.value == 1024.0
+
+
+def test_phases_have_their_own_optimizers_and_starts(tmp_path):
+    task, other = ToyTask(), ToyTask(seed=1)
+    task.phases.append(Phase("second", other.model, dict(other.model.named_parameters()), start_step=3))
+    first_state, before = task.state, {name: value.numpy() for name, value in other.model.named_parameters()}
+    task.state = lambda: first_state() | {f"second.{name}": value for name, value in other.model.state_dict().items()}
+    run = interrupt(trainer(tmp_path, task=task), 3, lambda: unmoved(other, before))
+    run.fit()
+    assert not np.array_equal(before["enter.weight"], other.model.enter.weight.numpy())
+    assert "loss_second" not in lines(tmp_path)[2] and "loss_second" in lines(tmp_path)[3]
+    assert lines(tmp_path)[-1]["loss"] == lines(tmp_path)[-1]["loss_model"]
+
+
+def unmoved(task, before):
+    for name, value in task.model.named_parameters():
+        np.testing.assert_array_equal(before[name], value.numpy())
+
+
+def test_a_run_in_the_way_is_refused(tmp_path):
+    trainer(tmp_path).fit()
+    with pytest.raises(CheckpointError, match="already holds a run .* --resume auto"):
+        trainer(tmp_path)
+
+
+def test_checkpoints_of_other_models_are_refused(tmp_path):
+    trainer(tmp_path, fingerprints={"vocabulary": "aaaa"}).fit()
+    with pytest.raises(CheckpointError, match=r"other model size or vocabulary: model/.* is \[.*16.*\].*\[.*24"):
+        trainer(tmp_path, width=24, resume="auto")
+    with pytest.raises(CheckpointError, match=r"another vocabulary \(aaaa, now bbbb\)"):
+        trainer(tmp_path, fingerprints={"vocabulary": "bbbb"}, resume="auto")
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"train": {"batch_size": 10, "accumulate_steps": 4}}, "train.batch_size: 10 does not divide .* multiple of 4"),
+    ({"parallel": {"level": "os"}}, "distributed.level: os needs at least 2 ranks"),
+])
+def test_wrong_combinations_are_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        trainer(tmp_path, **changes.pop("train", {}), **changes)
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="output: .*file/run cannot be written"):
+        trainer(tmp_path / "file" / "run")
+
+
+def test_paddle_seed_does_not_leak_between_steps(tmp_path):
+    run = trainer(tmp_path)
+    run._seed_step()
+    first = paddle.rand([4]).numpy()
+    run._seed_step()
+    np.testing.assert_array_equal(first, paddle.rand([4]).numpy())
