@@ -37,7 +37,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, stream in streams(Path(folder)).items():
             config = LoaderConfig(workers=options.workers)
-            figures[f"{kind}_samples_per_second"] = BATCH * batches / consume(stream, config, batches, 0.0, options.seed)[0]
+            seconds = consume(stream, config, batches, 0.0, options.seed)[0]
+            figures[f"{kind}_samples_per_second"] = BATCH * batches / seconds
             seconds, waited = consume(stream, config, batches, options.step, options.seed)
             figures[f"{kind}_wait_share"] = waited / seconds
     harness.report(options, figures, workers=options.workers, step=options.step, batch=BATCH)

@@ -56,7 +56,8 @@ def test_the_arms_are_twins(values, tmp_path):
         batches.append(next(iter(loader)))
         loader.close()
     assert all(np.array_equal(batches[0][name], batches[1][name]) for name in batches[0])
-    assert twins["two_stage"].train == twins["end_to_end"].train and twins["two_stage"].optim == twins["end_to_end"].optim
+    assert twins["two_stage"].train == twins["end_to_end"].train
+    assert twins["two_stage"].optim == twins["end_to_end"].optim
     with pytest.raises(ConfigError, match="end_to_end"):
         table7.arm(twins["two_stage"], "two_stage", 0, tmp_path)
 

@@ -43,7 +43,8 @@ def main() -> int:
         print(f"{name:24s} {value:.4f}", flush=True)
     if arguments.json:
         write_json(arguments.json, figures, task=arguments.task, model=model.name, seed=arguments.seed,
-                   count=arguments.count or "default", best_of=arguments.best_of, cpu_math=arguments.cpu_math or "default")
+                   count=arguments.count or "default", best_of=arguments.best_of,
+                   cpu_math=arguments.cpu_math or "default")
     return 0
 
 

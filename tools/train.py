@@ -22,7 +22,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", required=True, type=Path, help="YAML file that describes the run")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change one key of the config, as train.steps=200; may be repeated")
-    parser.add_argument("--print-config", action="store_true", help="print the whole config with its defaults, and stop")
+    parser.add_argument("--print-config", action="store_true",
+                        help="print the whole config with its defaults, and stop")
     parser.add_argument("--resume", metavar="none|auto|PATH",
                         help="short for --set train.resume=…: auto continues from the newest checkpoint that verifies")
     parser.add_argument("--ranks", type=int, default=1, metavar="N",

@@ -58,5 +58,6 @@ def test_other_scenes_score_low():
     knowing = Knowing("test")
     knowing.pictures.reverse()
     knowing.scenes.reverse()
-    found = figures(Model(knowing.draw, knowing.rank, knowing.describe, lambda pictures, questions: ["不知道"] * COUNT), "test")
+    ignorant = Model(knowing.draw, knowing.rank, knowing.describe, lambda pictures, questions: ["不知道"] * COUNT)
+    found = figures(ignorant, "test")
     assert found["t2i_single"] < 0.5 and found["i2t"] < 0.5 and found["vqa"] == 0

@@ -33,7 +33,8 @@ def test_weights_of_another_size_name_the_first_that_differ(folder):
 
 def test_another_image_tokenizer_is_refused(folder):
     description = (folder / "model.yaml").read_text(encoding="utf-8").splitlines()
-    changed = ["image_tokenizer: 0123456789abcdef" if line.startswith("image_tokenizer:") else line for line in description]
+    changed = ["image_tokenizer: 0123456789abcdef" if line.startswith("image_tokenizer:") else line
+               for line in description]
     (folder / "model.yaml").write_text("\n".join(changed), encoding="utf-8")
     with pytest.raises(CheckpointError, match="image tokenizer 0123456789abcdef"):
         load_bidirectional(folder)

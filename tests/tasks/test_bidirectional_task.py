@@ -11,8 +11,8 @@ from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 
 
 def shape(vocab_size, **changes):
-    return BidirectionalConfig(**{**dict(layers=2, width=16, heads=2, vocab_size=vocab_size, codebook_size=32, text_length=16,
-                                         rows=4, columns=4), **changes})
+    small = dict(layers=2, width=16, heads=2, codebook_size=32, text_length=16, rows=4, columns=4)
+    return BidirectionalConfig(vocab_size=vocab_size, **{**small, **changes})
 
 
 @pytest.fixture
@@ -110,7 +110,8 @@ def test_export_loads_with_the_averaged_weights(make, tmp_path):
 
 def test_fine_tuning_starts_from_a_released_folder(make, released_model, tmp_path):
     task = make(init_from=str(released_model))
-    assert np.allclose(task.model.text_head.weight.numpy(), load_bidirectional(released_model).model.text_head.weight.numpy())
+    released = load_bidirectional(released_model).model
+    assert np.allclose(task.model.text_head.weight.numpy(), released.text_head.weight.numpy())
     with pytest.raises(CheckpointError, match="does not fit"):
         make(model=dict(width=32), init_from=str(released_model))
 
