@@ -12,7 +12,7 @@ from vilg.engine.saver import Saver
 from vilg.errors import CheckpointError
 
 
-def saver(folder, token="t", keep_last=3, keep_best=False, rank=0, ranks=1):
+def saver(folder, token="0a1b2c3d", keep_last=3, keep_best=False, rank=0, ranks=1):
     return Saver(folder, rank, ranks, token, keep_last, keep_best)
 
 

@@ -95,8 +95,8 @@ def test_clipping_bounds_the_step(tmp_path):
         task = ToyTask()
         before = {name: value.numpy() for name, value in task.state().items() if name != "seen"}
         # An epsilon far above the clipped gradients makes AdamW's step follow their size.
-        trainer(tmp_path / str(clip), task=task, optim=OptimConfig(lr=0.1, clip_norm=clip, epsilon=1e-3, weight_decay=0.0),
-                **one_step).fit()
+        optim = OptimConfig(lr=0.1, clip_norm=clip, epsilon=1e-3, weight_decay=0.0)
+        trainer(tmp_path / str(clip), task=task, optim=optim, **one_step).fit()
         moved[clip] = max(np.abs(value.numpy() - before[name]).max() for name, value in task.state().items()
                           if name != "seen")
     assert moved[1e-9] < 1e-5 < 1e-2 < moved[0.0]

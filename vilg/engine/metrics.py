@@ -13,6 +13,7 @@ from tqdm import tqdm
 from visualdl import LogWriter
 
 from vilg.engine.task import LogPicture
+from vilg.engine.worker import Worker
 
 log = logging.getLogger("vilg.metrics")
 
@@ -103,3 +104,15 @@ class MetricsLog:
             except json.JSONDecodeError:
                 break  # The line that a kill cut short.
         return lines
+
+
+def named_by_phase(workers: list[Worker], worker: Worker, report: dict[str, float]) -> dict[str, float]:
+    """One phase's figures as the log shows them: of several phases, loss and norm carry the phase's name.
+
+    The first phase's loss is also the run's.
+    """
+    if len(workers) == 1:
+        return report
+    named = {f"{key}_{worker.phase.name}": report[key] for key in ("loss", "grad_norm")}
+    others = {key: value for key, value in report.items() if key not in ("loss", "grad_norm")}
+    return others | named | ({"loss": report["loss"]} if worker is workers[0] else {})

@@ -18,7 +18,7 @@ from vilg.engine.checkpoint import Checkpoint
 from vilg.engine.distributed import DistributedConfig, Parallel, ranks_of_launch
 from vilg.engine.files import make_directory
 from vilg.engine.guards import Guard, GuardConfig, StopSignal
-from vilg.engine.metrics import MetricsLog
+from vilg.engine.metrics import MetricsLog, named_by_phase
 from vilg.engine.optim import OptimConfig, learning_rate
 from vilg.engine.pieces import Piece, whole
 from vilg.engine.precision import LossScale
@@ -185,7 +185,7 @@ class Trainer:
                 worker.clear()
                 break
             self._descend_by(worker, norm, rate)
-            figures |= self._named(worker, report | {"grad_norm": norm})
+            figures |= named_by_phase(self.workers, worker, report | {"grad_norm": norm})
         self.scale.update(finite=not bad)
         figures["lr"] = rate
         self._end_step(bad, figures, arrays)
@@ -250,14 +250,6 @@ class Trainer:
         if self._due(self.train.checkpoint_every):
             watchdog.at(self.step, "copies a checkpoint")
             self._save()
-
-    def _named(self, worker: Worker, report: dict[str, float]) -> dict[str, float]:
-        """One phase's figures as the log shows them: of several phases, loss and norm carry the phase's name too."""
-        if len(self.workers) == 1:
-            return report
-        shared = {f"{key}_{worker.phase.name}": report.pop(key) for key in ("loss", "grad_norm")}
-        first = {"loss": shared[f"loss_{worker.phase.name}"]} if worker is self.workers[0] else {}
-        return report | shared | first
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
