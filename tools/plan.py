@@ -13,8 +13,8 @@ EPILOG = """examples:
   python tools/plan.py configs/vilg/10b.yaml --device-memory 141 --smallest --set distributed.offload=false
   python tools/plan.py configs/vilg/300m.yaml --device-memory 24 --devices 8 --picture plan.png --json plan.json
 
-The model is not made, so this takes seconds on a laptop. Peak, efficiency and bandwidths are your statement about your machines: the defaults are an A100's bfloat16 peak, a
-usual efficiency, and 100 GB/s of collectives a device.
+The model is not made, so this takes seconds on a laptop. Peak, efficiency and bandwidths are your statement about your
+machines: the defaults are an A100's bfloat16 peak, a usual efficiency, and 100 GB/s of collectives a device.
 """
 
 
