@@ -127,7 +127,8 @@ def test_another_image_tokenizer_or_vocabulary_is_refused(released_model, tmp_pa
 
 def test_the_tool_writes_pictures_that_say_how_they_were_made(released_model, tmp_path):
     command = [sys.executable, "tools/infer.py", "text2image", *PROMPTS, "--model", str(released_model),
-               "--num-images", "2", "--seed", "4", "--output", str(tmp_path / "out"), "--json", str(tmp_path / "lines.jsonl")]
+               "--num-images", "2", "--seed", "4", "--output", str(tmp_path / "out"),
+               "--json", str(tmp_path / "lines.jsonl")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text(encoding="utf-8").splitlines()]
