@@ -9,7 +9,7 @@
 Every contestant has a process of its own and they take turns; torch is left out where it is not installed.
 
 ``sparse_over_dense_time`` and ``_memory``: ours, sparse against dense; memory is the growth of the process's peak
-during a step over weights, gradients and optimizer state (``_whole_`` keys: with them). ``fp32_over_torch_sdpa`` and
+during a step over weights and optimizer state (``_whole_`` keys: with them). ``fp32_over_torch_sdpa`` and
 ``bf16_over_torch_bf16``: ours sparse against torch at equal precision. ``fp32_over_stock``: against the dense model on
 stock operators and settings; ``fp32_over_stock_sparse``: against our sparse model on them. ``gemm_utilisation``: the
 step's model FLOPs over what a 2048³ product reaches in the same process. ``shared_over_separate_time``: both directions
