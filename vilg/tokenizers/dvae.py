@@ -156,7 +156,8 @@ class DVAE(ImageTokenizer):
         side = config.image_size // config.factor
         super().__init__(config, config.image_size, (side, side), config.codebook_size, config.decoder_channels)
         self.encoder = DVAEEncoder(config)
-        self.code_in = _convolution(config.codebook_size, config.decoder_channels, 1)
+        # Over one-hot codes, 1/fan-in would make the vectors tiny and the first hundreds of steps blind to the picture.
+        self.code_in = Conv2D(config.codebook_size, config.decoder_channels, 1, std=1.0)
         self.reconstructor = DVAEDecoder(config)
         self._seen: list[Tensor] = []
 
