@@ -6,9 +6,9 @@
 
 The transformer and the dVAE of configs/end_to_end/table7.yaml (4 layers of 256, 8×8 tokens, 64×64 pixels), batch 32:
 both streams, forward, backward and AdamW. The contestants have a process each and take turns.
-``end_to_end_over_generator_time`` and ``_memory``: ratios; memory is the growth of the process's peak during a step over
-what it holds between steps. ``frozen_over_generator_time``: with the reconstructor's network frozen, so that only the
-map learns beside the generator.
+``end_to_end_over_generator_time`` and ``_memory``: ratios; memory is the growth of the process's peak during a step
+over what it holds between steps. ``frozen_over_generator_time``: with the reconstructor's network frozen, so that only
+the map learns beside the generator.
 """
 import argparse
 from collections.abc import Callable

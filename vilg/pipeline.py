@@ -53,7 +53,8 @@ def find_model(name_or_directory: str | Path) -> Path:
     for candidate in (given, *(zoo / given for zoo in zoos)):
         if (candidate / "model.yaml").is_file():
             return candidate
-    names = sorted({folder.parent.name for zoo in zoos for folder in zoo.glob("*/model.yaml")})
+    names = sorted({path.parent.name for zoo in zoos for path in zoo.glob("*/model.yaml")
+                    if configs.read_yaml(path).get("kind") == "bidirectional"})
     raise CheckpointError(f"{name_or_directory}: no such model; give a folder that holds a model.yaml"
                           + (f", or one of {', '.join(names)}" if names else ""))
 
