@@ -119,7 +119,7 @@ def test_the_cache_of_primitives_is_bounded():
 
 
 def test_a_wrong_library_is_found_out(monkeypatch):
-    monkeypatch.setattr(matmul, "product_into", lambda out, *_, **__: None)
+    monkeypatch.setattr(matmul, "_multiply", lambda out, *_, **__: None)
     with pytest.raises(library.Unavailable, match="linear differs from stock Paddle"):
         selftest.run()
 

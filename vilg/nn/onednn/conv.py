@@ -1,10 +1,9 @@
 """Two-dimensional convolution; the library picks its own layouts and the plan reorders into them and back."""
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     BF16, BIAS, DIFF_BIAS, DIFF_DST, DIFF_SRC, DIFF_WEIGHTS, DST, F32, FORWARD_TRAINING, NOTHING, SRC, WEIGHTS, Cache,
     Descriptor, Dims, Handle, Primitive, load, operation, plain, query, reorder,
@@ -39,11 +38,11 @@ class _Reordered:
         outside = [tensor.data_ptr() for tensor in tensors]
         inside, buffers = list(outside), []
         for position, size, copy in self._before:
-            buffers.append(paddle.empty([size], "float32"))
+            buffers.append(new([size]))
             inside[position] = buffers[-1].data_ptr()
             copy(outside[position], inside[position])
         for position, size, _ in self._after:
-            buffers.append(paddle.empty([size], "float32"))
+            buffers.append(new([size]))
             inside[position] = buffers[-1].data_ptr()
         self._primitive(*inside)
         for position, _, copy in self._after:
@@ -85,7 +84,7 @@ def _plan(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: 
 
 
 def _forward(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = paddle.empty(plan.shape, "float32")
+    y = new(plan.shape)
     plan.forward(x, weight, y, *(() if bias is None else (bias,)))
     return y
 
@@ -113,12 +112,12 @@ class Conv2D(PyLayer):
         dy = contiguous(dy)
         gradients = [None] * len(ctx.needs)
         if ctx.needs[0]:
-            gradients[0] = paddle.empty(x.shape, "float32")
+            gradients[0] = new(x.shape)
             ctx.plan.data(dy, weight, gradients[0])
         if any(ctx.needs[1:]):
-            sums = [paddle.empty(weight.shape, "float32")]
+            sums = [new(weight.shape)]
             if len(ctx.needs) == 3:
-                sums.append(paddle.empty([weight.shape[0]], "float32"))
+                sums.append(new([weight.shape[0]]))
             ctx.plan.weights(x, dy, *sums)
             gradients[1:] = [value if needed else None for value, needed in zip(sums, ctx.needs[1:])]
         return tuple(gradients)

@@ -2,11 +2,10 @@
 import ctypes
 import math
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     DIFF_DST, DIFF_SRC, DST, FORWARD_TRAINING, NO_ATTRIBUTES, SRC, Cache, Primitive, operation, plain,
 )
@@ -28,7 +27,7 @@ def _build_map(size: int, algorithm: int) -> tuple[Primitive, Primitive]:
 def mapped(x: Tensor, algorithm: int) -> Tensor:
     """``algorithm`` of every element, not recorded."""
     x = contiguous(x)
-    y = paddle.empty(x.shape, "float32")
+    y = new(x.shape)
     _maps.get((math.prod(x.shape), algorithm), _build_map)[0](x.data_ptr(), y.data_ptr())
     return y
 
@@ -47,8 +46,8 @@ class Map(PyLayer):
     def backward(ctx, dy: Tensor) -> Tensor:
         refuse_double_backward()
         x, = ctx.saved_tensor()
-        dx = paddle.empty(x.shape, "float32")
-        run = _maps.get((x.size, ctx.algorithm), _build_map)[1]
+        dx = new(x.shape)
+        run = _maps.get((math.prod(x.shape), ctx.algorithm), _build_map)[1]
         run(x.data_ptr(), contiguous(dy).data_ptr(), dx.data_ptr())
         return dx
 
@@ -69,7 +68,7 @@ def softmax_primitives(rows: int, columns: int) -> tuple[Primitive, Primitive]:
 def softmax(x: Tensor) -> Tensor:
     """Softmax over the last axis, not recorded."""
     x = contiguous(x)
-    y = paddle.empty(x.shape, "float32")
+    y = new(x.shape)
     columns = x.shape[-1]
     _softmaxes.get((math.prod(x.shape[:-1]), columns), _build_softmax)[0](x.data_ptr(), y.data_ptr())
     return y
@@ -90,7 +89,7 @@ class Softmax(PyLayer):
         refuse_double_backward()
         y, = ctx.saved_tensor()
         columns = y.shape[-1]
-        dx = paddle.empty(y.shape, "float32")
-        run = _softmaxes.get((y.size // columns, columns), _build_softmax)[1]
+        dx = new(y.shape)
+        run = _softmaxes.get((math.prod(y.shape[:-1]), columns), _build_softmax)[1]
         run(y.data_ptr(), contiguous(dy).data_ptr(), dx.data_ptr())
         return dx

@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     DST, FORWARD_INFERENCE, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, NOTHING, SRC, SRC_1, VARIANCE, WEIGHTS, Cache,
     Primitive, operation, plain,
@@ -119,7 +119,7 @@ def _normalise(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: fl
                silu: bool) -> tuple[Tensor, _Vectors]:
     images, channels = x.shape[:2]
     plan = _plan(x, groups, epsilon)
-    y = paddle.empty(x.shape, "float32")
+    y = new(x.shape)
     vectors = _Vectors(mean=np.zeros(images * groups), variance=np.zeros(images * groups),
                        weight=np.tile(weight.numpy(), images), bias=np.tile(bias.numpy(), images))
     affine = plan.affine_silu if silu else plan.affine
@@ -169,7 +169,7 @@ def _gradient(x: Tensor, dy: Tensor, saved: _Vectors, groups: int, epsilon: floa
     lane = _Vectors(factor=factor, offset=saved["bias"] - mean * factor, dy=np.zeros(mean.size),
                     x_dy=np.zeros(mean.size), ones=np.ones(plan.runs * plan.run // plan.lanes))
     rows = _Vectors(slope=np.zeros(r.size), offset=np.zeros(r.size))
-    dx = paddle.empty(x.shape, "float32")
+    dx = new(x.shape)
     scratch = np.empty((2, plan.runs * plan.run), "float32")
     products, inner = (part.ctypes.data for part in scratch)
     for index in range(r.size // plan.runs):

@@ -11,7 +11,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.autograd import BFLOAT16, contiguous, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     DST, FORWARD_INFERENCE, NO_ATTRIBUTES, SRC, SRC_1, Cache, Primitive, operation, plain,
 )
@@ -69,7 +69,7 @@ def _pick_losses(out: np.ndarray, logits: int, labels: np.ndarray, columns: int)
 
 
 def _losses(logits: Tensor, labels: np.ndarray, columns: int) -> Tensor:
-    losses = paddle.empty([len(labels)], "float32")
+    losses = new([len(labels)])
     view, address = _array(losses), logits.data_ptr()
     for start, rows in _chunks(len(labels), columns):
         _pick_losses(view[start:start + rows], address + start * columns * _FLOAT, labels[start:start + rows], columns)
@@ -108,7 +108,7 @@ class CrossEntropy(PyLayer):
         refuse_double_backward()
         logits, = ctx.saved_tensor()
         columns = logits.shape[-1]
-        dx = paddle.empty(logits.shape, "float32")
+        dx = new(logits.shape)
         out, factors = _array(dx).reshape(-1, columns), gradient.numpy().reshape(-1)
         for start, rows in _chunks(len(factors), columns):
             part = slice(start, start + rows)
@@ -120,7 +120,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels:
     """Cross-entropy of x [T, D] · weight [D, V] + bias [V] at labels [T] → [T], not recorded; logits chunk by chunk."""
     columns = weight.shape[1]
     flat, matrix = checked_labels(labels, columns), operand(weight)
-    losses = paddle.empty([len(flat)], "float32")
+    losses = new([len(flat)])
     view = _array(losses)
     for start, rows in _chunks(len(flat), columns):
         logits = product(operand(x[start:start + rows]), matrix, bias=bias)
@@ -149,19 +149,19 @@ class LinearCrossEntropy(PyLayer):
         (total, width), columns = x.shape, weight.shape[1]
         factors = gradient.numpy()
         needs_x, needs_weight, needs_bias = ctx.needs
-        dx = paddle.empty([total, width], "float32") if needs_x else None
-        dw = paddle.empty([width, columns], "float32") if needs_weight else None
-        db = paddle.empty([columns], "float32") if needs_bias else None
+        dx = new([total, width]) if needs_x else None
+        dw = new([width, columns]) if needs_weight else None
+        db = new([columns]) if needs_bias else None
         for start, rows in _chunks(total, columns):
             part, more = slice(start, start + rows), start > 0
-            exact = paddle.empty([rows, columns], "float32")
+            exact = new([rows, columns])
             _logit_gradient(logits.data_ptr() + start * columns * _FLOAT, ctx.labels[part], factors[part],
                             _array(exact).reshape(rows, columns))
-            rounded = operand(exact) if x.dtype == paddle.bfloat16 else exact
+            rounded = operand(exact) if x.dtype == BFLOAT16 else exact
             if dx is not None:
                 product_into(dx.data_ptr() + start * width * _FLOAT, rounded, weight, transpose_b=True)
             if dw is not None:
                 product_into(dw.data_ptr(), x[part], rounded, transpose_a=True, accumulate=more)
             if db is not None:
-                add_column_sums(db.data_ptr(), exact, more)
+                add_column_sums(db.data_ptr(), exact, rows, columns, more)
         return (dx, dw, db, None) if ctx.has_bias else (dx, dw, None)

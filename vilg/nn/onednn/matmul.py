@@ -6,7 +6,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.autograd import BFLOAT16, FLOAT32, contiguous, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     BF16, BIAS, DST, F32, NOTHING, SRC, WEIGHTS, Cache, Descriptor, Primitive, operation, plain, reorder,
 )
@@ -31,8 +31,8 @@ def _build_cast(size: int) -> Primitive:
 
 def to_bf16(x: Tensor) -> Tensor:
     """A bfloat16 copy of a contiguous float32 tensor."""
-    y = paddle.empty(x.shape, "bfloat16")
-    size = x.size
+    y = new(x.shape, BFLOAT16)
+    size = math.prod(x.shape)
     _casts.get((size,), _build_cast)(x.data_ptr(), y.data_ptr())
     return y
 
@@ -46,7 +46,7 @@ def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool =
             bias: Tensor | None = None) -> Tensor:
     """a [..., m, k] · b [..., k, n] (+ bias [n]) → float32 [..., m, n]; operands from :func:`operand`."""
     rows = a.shape[-1] if transpose_a else a.shape[-2]
-    out = paddle.empty([*a.shape[:-2], rows, b.shape[-2] if transpose_b else b.shape[-1]], "float32")
+    out = new([*a.shape[:-2], rows, b.shape[-2] if transpose_b else b.shape[-1]])
     product_into(out.data_ptr(), a, b, transpose_a, transpose_b, bias)
     return out
 
@@ -60,9 +60,16 @@ def product_into(out: int, a: Tensor, b: Tensor, transpose_a: bool = False, tran
     *lead, rows, columns = a.shape
     m, k = (columns, rows) if transpose_a else (rows, columns)
     n = b.shape[-2] if transpose_b else b.shape[-1]
-    dtype = BF16 if a.dtype == paddle.bfloat16 else F32
-    key = (math.prod(lead) if lead else 0, m, k, n, transpose_a, transpose_b, bias is not None, dtype,
-           0 if exact else precision.fpmath(), accumulate)
+    sizes = (math.prod(lead) if lead else 0, m, k, n)
+    _multiply(out, a, b, sizes, transpose_a, transpose_b, bias, accumulate, exact)
+
+
+def _multiply(out: int, a: Tensor, b: Tensor, sizes: tuple[int, int, int, int], transpose_a: bool = False,
+              transpose_b: bool = False, bias: Tensor | None = None, accumulate: bool = False,
+              exact: bool = False) -> None:
+    """:func:`product_into` for (groups or 0, m, k, n), whatever shapes the operands go by."""
+    dtype = F32 if a.dtype is FLOAT32 or a.dtype == FLOAT32 else BF16
+    key = (*sizes, transpose_a, transpose_b, bias is not None, dtype, 0 if exact else precision.fpmath(), accumulate)
     run = _products.get(key, _build_product)
     if bias is None:
         run(a.data_ptr(), b.data_ptr(), out)
@@ -72,9 +79,14 @@ def product_into(out: int, a: Tensor, b: Tensor, transpose_a: bool = False, tran
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., in] · weight [in, out] + bias [out], not recorded."""
-    width = weight.shape[0]
-    y = product(operand(x).reshape([-1, width]), operand(weight), bias=bias)
-    return y if x.ndim == 2 else y.reshape([*x.shape[:-1], weight.shape[1]])
+    return _linear(operand(x), operand(weight), bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    (*lead, inputs), outputs = x.shape, weight.shape[1]
+    y = new([*lead, outputs])
+    _multiply(y.data_ptr(), x, weight, (0, math.prod(lead), inputs, outputs), bias=bias)
+    return y
 
 
 class Linear(PyLayer):
@@ -82,37 +94,40 @@ class Linear(PyLayer):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = operand(x).reshape([-1, weight.shape[0]])
-        matrix = operand(weight)
-        ctx.save_for_backward(rows, matrix)
-        ctx.shape = x.shape
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
         ctx.has_bias = bias is not None
-        y = product(rows, matrix, bias=bias)
-        return y.reshape([*x.shape[:-1], weight.shape[1]])
+        x, weight = operand(x), operand(weight)
+        ctx.save_for_backward(x, weight)
+        return _linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
-        rows, matrix = ctx.saved_tensor()
-        exact = contiguous(dy).reshape([-1, matrix.shape[1]])
-        gradient = operand(exact) if matrix.dtype == paddle.bfloat16 else exact
-        dx = product(gradient, matrix, transpose_b=True).reshape(ctx.shape) if ctx.needs[0] else None
-        dw = product(rows, gradient, transpose_a=True) if ctx.needs[1] else None
-        db = column_sums(exact) if ctx.needs[2] else None
+        x, weight = ctx.saved_tensor()
+        inputs, outputs = weight.shape
+        rows = math.prod(x.shape[:-1])
+        exact = contiguous(dy)
+        gradient = operand(exact) if weight.dtype == BFLOAT16 else exact
+        dx = dw = db = None
+        if ctx.needs[0]:
+            dx = new(x.shape)
+            _multiply(dx.data_ptr(), gradient, weight, (0, rows, outputs, inputs), transpose_b=True)
+        if ctx.needs[1]:
+            dw = new([inputs, outputs])
+            _multiply(dw.data_ptr(), x, gradient, (0, inputs, rows, outputs), transpose_a=True)
+        if ctx.needs[2]:
+            db = new([outputs])
+            add_column_sums(db.data_ptr(), exact, rows, outputs, False)
         return (dx, dw, db) if ctx.has_bias else (dx, dw)
 
 
-def column_sums(x: Tensor) -> Tensor:
-    """x [rows, n] → [n]; a product with ones, because Paddle's reduction over the first axis is slow on a CPU."""
-    sums = paddle.empty([x.shape[1]], "float32")
-    add_column_sums(sums.data_ptr(), x, False)
-    return sums
+def add_column_sums(out: int, x: Tensor, rows: int, columns: int, accumulate: bool = True) -> None:
+    """Add the column sums of x, seen as [rows, columns], to the float32 memory at address ``out``, or write them there.
 
-
-def add_column_sums(out: int, x: Tensor, accumulate: bool = True) -> None:
-    """Add the column sums of x [rows, n] to the float32 memory at address ``out`` (or write them there)."""
-    product_into(out, paddle.ones([1, x.shape[0]], "float32"), x, accumulate=accumulate, exact=True)
+    A product with ones, because Paddle's reduction over the first axis is slow on a CPU.
+    """
+    ones = paddle.ones([1, rows], "float32")
+    _multiply(out, ones, x, (0, 1, rows, columns), accumulate=accumulate, exact=True)
 
 
 class Matmul(PyLayer):
@@ -132,7 +147,7 @@ class Matmul(PyLayer):
         a, b = ctx.saved_tensor()
         transpose_a, transpose_b = ctx.transposed
         g = contiguous(dy)
-        g = operand(g) if a.dtype == paddle.bfloat16 else g
+        g = operand(g) if a.dtype == BFLOAT16 else g
         da = db = None
         if ctx.needs[0]:
             da = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)

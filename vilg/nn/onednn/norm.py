@@ -2,11 +2,10 @@
 import ctypes
 import math
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, refuse_double_backward
+from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     BACKWARD, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, DIFF_SRC, DST, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, SCALE, SHIFT,
     SRC, VARIANCE, Cache, Primitive, operation, plain,
@@ -32,8 +31,8 @@ def _build_layer_norm(rows: int, width: int, epsilon: float) -> tuple[Primitive,
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     width = x.shape[-1]
     rows = math.prod(x.shape[:-1])
-    y = paddle.empty(x.shape, "float32")
-    mean, variance = paddle.empty([rows], "float32"), paddle.empty([rows], "float32")
+    y = new(x.shape)
+    mean, variance = new([rows]), new([rows])
     _layer_norms.get((rows, width, epsilon), _build_layer_norm)[0](
         x.data_ptr(), mean.data_ptr(), variance.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr())
     return y, mean, variance
@@ -61,9 +60,9 @@ class LayerNorm(PyLayer):
         refuse_double_backward()
         x, weight, bias, mean, variance = ctx.saved_tensor()
         width = x.shape[-1]
-        dx = paddle.empty(x.shape, "float32")
-        dw, db = paddle.empty([width], "float32"), paddle.empty([width], "float32")
-        _layer_norms.get((x.size // width, width, ctx.epsilon), _build_layer_norm)[1](
+        dx = new(x.shape)
+        dw, db = new([width]), new([width])
+        _layer_norms.get((math.prod(x.shape[:-1]), width, ctx.epsilon), _build_layer_norm)[1](
             x.data_ptr(), mean.data_ptr(), variance.data_ptr(), weight.data_ptr(), bias.data_ptr(),
             contiguous(dy).data_ptr(), dx.data_ptr(), dw.data_ptr(), db.data_ptr())
         return tuple(gradient if needed else None for gradient, needed in zip((dx, dw, db), ctx.needs))

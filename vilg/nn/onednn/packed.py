@@ -7,11 +7,10 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-import paddle
 from paddle import Tensor
 
 from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import contiguous
+from vilg.nn.onednn.autograd import contiguous, new
 from vilg.nn.onednn.library import (
     BF16, BIAS, DST, F32, NO_ATTRIBUTES, NOTHING, SRC, WEIGHTS, Cache, Descriptor, Primitive, descriptor_bytes,
     operation, plain, query, reorder,
@@ -73,12 +72,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
     key = (id(weight), shape)
     entry = _scope.packs.get(key)
     if entry is None:
-        buffer = paddle.empty([(plan.size + 3) // 4], "float32")
+        buffer = new([(plan.size + 3) // 4])
         plan.pack(contiguous(weight).data_ptr(), buffer.data_ptr())
         entry = _scope.packs[key] = (buffer, weight)  # the weight is kept so that its id stays its own
     x = contiguous(x)
     source = to_bf16(x) if dtype == BF16 else x
-    y = paddle.empty([*x.shape[:-1], outputs], "float32")
+    y = new([*x.shape[:-1], outputs])
     if bias is None:
         plan.run(source.data_ptr(), entry[0].data_ptr(), y.data_ptr())
     else:
