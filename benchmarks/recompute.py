@@ -13,7 +13,10 @@ import harness
 SHAPE = dict(layers=24, width=256, heads=4, vocab_size=2000, codebook_size=1024, text_length=32, rows=16, columns=16)
 
 
-def training_step(which: str, batch: int, seed: int) -> Callable[[], None]:
+QUICK_WIDTH = 128
+
+
+def training_step(which: str, batch: int, width: int, seed: int) -> Callable[[], None]:
     """One whole optimizer step of the 24-layer model; ``which`` as in distributed.recompute."""
     import numpy as np
     import paddle
@@ -25,7 +28,7 @@ def training_step(which: str, batch: int, seed: int) -> Callable[[], None]:
     from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig
 
     paddle.seed(seed)
-    config = BidirectionalConfig(**SHAPE)
+    config = BidirectionalConfig(**SHAPE | {"width": width})
     module = BidirectionalStep(BidirectionalTransformer(config),
                                BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     phase = Phase("model", module, dict(module.named_parameters()))
@@ -46,18 +49,18 @@ def training_step(which: str, batch: int, seed: int) -> Callable[[], None]:
     return step
 
 
-def prepare(threads: int, seed: int, which: str, batch: int) -> dict[str, harness.Case]:
+def prepare(threads: int, seed: int, which: str, batch: int, width: int) -> dict[str, harness.Case]:
     """The contestant for the timing."""
     harness.prepare_ours(threads, seed)
-    step = training_step(which, batch, seed)
+    step = training_step(which, batch, width, seed)
     return {"step": lambda: step}
 
 
-def peak(which: str, batch: int, seed: int) -> int:
+def peak(which: str, batch: int, width: int, seed: int) -> int:
     """Peak bytes of the second step, measured in this process."""
     from paddle.base import core
 
-    step = training_step(which, batch, seed)
+    step = training_step(which, batch, width, seed)
     step()
     core.host_memory_stat_reset_peak_value("Allocated", 0)
     step()
@@ -72,12 +75,12 @@ def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--batch", type=int, default=8, help="pairs a step (default 8)")
     options = parser.parse_args()
-    batch, figures = (4 if options.quick else options.batch), {}
+    batch, width, figures = options.batch, QUICK_WIDTH if options.quick else SHAPE["width"], {}
     for name, which in (("without", "none"), ("with", "full")):
-        command = [sys.executable, __file__, "--peak", json.dumps([which, batch, options.seed])]
+        command = [sys.executable, __file__, "--peak", json.dumps([which, batch, width, options.seed])]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         figures[f"{name}_peak_mb"] = int(done.stdout.split()[-1]) / 1e6
-    contestants = [harness.Contestant(name, prepare, options, which, batch)
+    contestants = [harness.Contestant(name, prepare, options, which, batch, width)
                    for name, which in (("without", "none"), ("with", "full"))]
     for contestant in contestants:
         contestant.wait()
@@ -87,7 +90,7 @@ def main() -> None:
     figures |= {f"{name}_step_seconds": value for name, value in seconds.items()}
     figures |= {"memory_ratio": figures["with_peak_mb"] / figures["without_peak_mb"],
                 "time_ratio": seconds["with"] / seconds["without"]}
-    harness.report(options, figures, batch=batch, **SHAPE)
+    harness.report(options, figures, batch=batch, **SHAPE | {"width": width})
 
 
 if __name__ == "__main__":

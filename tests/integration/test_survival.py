@@ -1,0 +1,108 @@
+"""Ranks that die, hang or are stopped: the job ends or comes back, says why, and loses nothing."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vilg.engine.supervisor import EXIT_REFUSED, Supervisor
+
+PROGRAM = Path(__file__).with_name("parallel_cases.py")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def python_path(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def case(folder, name, steps=14, every=3, resume="auto", hang=60, **extra):
+    """A 2-rank training for parallel_cases.py; ``accident`` is what befalls a rank at a step, once."""
+    one = {"name": name, "output": str(folder / name),
+           "train": {"steps": steps, "batch_size": 8, "resume": resume, "checkpoint_every": every,
+                     "guards": {"hang_seconds": hang}},
+           "optim": {"lr": 1e-2}, "distributed": {"level": "dp"}, **extra}
+    listing = folder / f"{name}.list"
+    listing.write_text(json.dumps([one]))
+    return listing
+
+
+def supervise(listing, restarts=0):
+    return Supervisor([sys.executable, str(PROGRAM), str(listing)], 2, restarts, [], listing.with_suffix(".logs"))
+
+
+def result(listing):
+    with np.load(listing.with_suffix("") / "final.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def test_a_killed_rank_is_named_and_a_restart_loses_nothing(tmp_path, capfd):
+    calm = case(tmp_path, "calm")
+    assert supervise(calm).run() == 0
+    hurt = case(tmp_path, "hurt", accident={"rank": 1, "step": 8, "signal": "SIGKILL"})
+    start = time.monotonic()
+    assert supervise(hurt).run() == 128 + signal.SIGKILL
+    assert capfd.readouterr().err.strip().splitlines()[-1] == "error: rank 1 was killed by SIGKILL"
+    (tmp_path / "hurt.accident").unlink()
+    assert supervise(hurt, restarts=2).run() == 0
+    assert time.monotonic() - start < 120
+    first, second = result(calm), result(hurt)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_a_frozen_rank_is_named(tmp_path, capfd):
+    hang = case(tmp_path, "hang", hang=4, accident={"rank": 1, "step": 5, "signal": "SIGSTOP"})
+    assert supervise(hang).run() == 75
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "rank 0 ended with status 75: no progress for 4 s: rank 1" in last
+
+
+def test_wrong_starts_are_refused_with_one_sentence(tmp_path, capfd):
+    listing = case(tmp_path, "wrong", resume=str(tmp_path / "nowhere"))
+    supervisor = supervise(listing, restarts=3)
+    assert supervisor.run() == 0
+    assert "not a checkpoint" in json.loads((tmp_path / "wrong.json").read_text())["refused"]
+    command = [sys.executable, "-c", "import sys; print('error: optim.lr: is wrong', file=sys.stderr); sys.exit(2)"]
+    assert Supervisor(command, 2, 3, [], tmp_path / "logs").run() == EXIT_REFUSED
+    assert capfd.readouterr().err.strip().splitlines()[-1] == "error: optim.lr: is wrong"
+
+
+def test_sigterm_reaches_every_rank_and_ends_well(tmp_path):
+    listing = case(tmp_path, "stopped", steps=100_000, every=0)
+    code = ("import sys; from pathlib import Path; from vilg.engine.supervisor import Supervisor; "
+            f"sys.exit(Supervisor([sys.executable, {str(PROGRAM)!r}, {str(listing)!r}], 2, 0, [], "
+            f"Path({str(tmp_path / 'logs')!r})).run())")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    log, deadline = tmp_path / "stopped" / "metrics.jsonl", time.monotonic() + 120
+    while not (log.is_file() and log.read_text().count("\n") > 5):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    assert list((tmp_path / "stopped" / "checkpoints").glob("step-*"))
+
+
+def test_ranks_end_when_their_launcher_is_gone(tmp_path):
+    listing = case(tmp_path, "orphans", steps=100_000, every=0)
+    code = ("import sys; from pathlib import Path; from vilg.engine.supervisor import Supervisor; "
+            f"Supervisor([sys.executable, {str(PROGRAM)!r}, {str(listing)!r}], 2, 0, [], "
+            f"Path({str(tmp_path / 'logs')!r})).run()")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    places, deadline = tmp_path / "orphans" / "ranks", time.monotonic() + 120
+    while len(list(places.glob("rank-*.json"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    numbers = [json.loads(path.read_text())["process"] for path in places.glob("rank-*.json")]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(os.path.exists(f"/proc/{number}") for number in numbers):
+        assert time.monotonic() < deadline, "a rank outlived its launcher"
+        time.sleep(0.1)
