@@ -13,7 +13,8 @@ class OptimConfig:
     """AdamW and its schedule.
 
     The rate rises linearly to ``lr`` over ``warmup_steps``, then follows ``schedule`` down to ``final_lr`` at the last
-    step. ``weight_decay`` leaves biases, gains, norms and embeddings alone (vectors, and names holding "embed").
+    step. ``weight_decay`` leaves biases, gains, norms and embeddings alone (vectors, and the names of
+    :data:`TABLES`).
     ``clip_norm`` bounds the global gradient norm; 0 leaves it alone.
     """
 
@@ -38,6 +39,10 @@ class OptimConfig:
             raise ValueError("epsilon must be above 0; weight_decay, warmup_steps and clip_norm must not be negative")
 
 
+TABLES = ("embed", "position", "begin_of")
+"""What is looked up or added, not multiplied with; decay would only pull it towards zero."""
+
+
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     """The rate of step ``step`` (from 0) in a run of ``steps``: a pure function, so resuming needs no state."""
     if step < config.warmup_steps:
@@ -50,7 +55,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies to the parameter ``name``: matrices and kernels that are not embeddings."""
-    return parameter.ndim > 1 and "embed" not in name.lower()
+    return parameter.ndim > 1 and not any(table in name.lower() for table in TABLES)
 
 
 def build_optimizer(config: OptimConfig, parameters: dict[str, Tensor],
