@@ -239,9 +239,10 @@ class Trainer:
         metrics.advance(tokens)
         if self._due(self.train.log_every) or self.step == self.train.steps:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            metrics.scalars(self.step, figures | metrics.rates(self.loader.waited) | {
-                "epoch": self.loader.epoch, "peak_memory_mb": memory, "loss_scale": self.scale.value,
-                "skipped": self.guard.skipped, "spikes": self.guard.spikes})
+            scale = {"scale_of_loss": self.scale.value} if self.scale.on else {}
+            metrics.scalars(self.step, figures | scale | metrics.rates(self.loader.waited) | {
+                "epoch": self.loader.epoch, "peak_memory_mb": memory, "skipped": self.guard.skipped,
+                "spikes": self.guard.spikes})
 
     def _between_steps(self, metrics: MetricsLog | None, watchdog: Watchdog) -> None:
         if self._due(self.train.preview_every) and metrics is not None:
