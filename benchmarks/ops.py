@@ -34,9 +34,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(SHAPES), default=list(SHAPES), metavar="FUNCTION",
                         help=f"functions to time: {', '.join(SHAPES)}")
     options = parser.parse_args()
-    contestants = [harness.Contestant("ours", ours, options, options.math),
-                   harness.Contestant("stock", stock, options),
-                   harness.Contestant("torch", torch, options, options.math)]
+    contestants = [harness.Contestant("ours", ours, options, options.only, options.math),
+                   harness.Contestant("stock", stock, options, options.only),
+                   harness.Contestant("torch", torch, options, options.only, options.math)]
     for contestant in contestants:
         contestant.wait()
     rounds, repetitions = (2, 3) if options.quick else (5, 7)
@@ -53,9 +53,11 @@ def main() -> None:
     harness.report(options, figures, math=options.math)
 
 
-def _cases(functions: dict[str, Callable], tensor: Callable, like: Callable, gradients: Callable) -> dict:
+def _cases(only: list[str], functions: dict[str, Callable], tensor: Callable, like: Callable,
+           gradients: Callable) -> dict:
     cases = {}
-    for name, function in functions.items():
+    for name in only:
+        function = functions[name]
         arguments = [tensor(shape) for shape in SHAPES[name]]
         incoming = like(function(*arguments))
 
@@ -70,35 +72,35 @@ def _cases(functions: dict[str, Callable], tensor: Callable, like: Callable, gra
     return cases
 
 
-def _paddle_cases(paddle, functions: dict[str, Callable]) -> dict:
+def _paddle_cases(paddle, only: list[str], functions: dict[str, Callable]) -> dict:
     def tensor(shape):
         x = paddle.randn(shape)
         x.stop_gradient = False
         return x
 
-    return _cases(functions, tensor, lambda y: paddle.randn(y.shape),
+    return _cases(only, functions, tensor, lambda y: paddle.randn(y.shape),
                   lambda y, arguments, incoming: paddle.grad([y], arguments, [incoming]))
 
 
-def ours(threads: int, seed: int, math: str) -> dict:
+def ours(threads: int, seed: int, only: list[str], math: str) -> dict:
     """The cases on vilg.nn.functional."""
     paddle = harness.prepare_ours(threads, seed, math)
     from vilg.nn import functional as f
 
     labels = paddle.randint(0, CLASSES, [SHAPES["cross_entropy"][0][0]])
-    return _paddle_cases(paddle, {
+    return _paddle_cases(paddle, only, {
         "linear": f.linear, "matmul": f.matmul, "layer_norm": f.layer_norm, "softmax": f.softmax, "gelu": f.gelu,
         "silu": f.silu, "group_norm": lambda x, w, b: f.group_norm(x, 32, w, b),
         "conv2d": lambda x, w, b: f.conv2d(x, w, b, 1, 1), "cross_entropy": lambda x: f.cross_entropy(x, labels),
         "linear_cross_entropy": lambda x, w, b: f.linear_cross_entropy(x, w, b, labels)})
 
 
-def stock(threads: int, seed: int) -> dict:
+def stock(threads: int, seed: int, only: list[str]) -> dict:
     """The cases on Paddle as it comes."""
     paddle = harness.prepare_stock(threads, seed)
     f = paddle.nn.functional
     labels = paddle.randint(0, CLASSES, [SHAPES["cross_entropy"][0][0]])
-    return _paddle_cases(paddle, {
+    return _paddle_cases(paddle, only, {
         "linear": f.linear, "matmul": paddle.matmul, "layer_norm": lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b),
         "softmax": f.softmax, "gelu": f.gelu, "silu": f.silu,
         "group_norm": lambda x, w, b: f.group_norm(x, 32, 1e-6, w, b),
@@ -107,7 +109,7 @@ def stock(threads: int, seed: int) -> dict:
         "linear_cross_entropy": lambda x, w, b: f.cross_entropy(f.linear(x, w, b), labels, reduction="none")})
 
 
-def torch(threads: int, seed: int, math: str) -> dict:
+def torch(threads: int, seed: int, only: list[str], math: str) -> dict:
     """The cases on torch; in bf16 under autocast, as its users would."""
     module = harness.prepare_torch(threads, seed)
     f = module.nn.functional
@@ -128,7 +130,7 @@ def torch(threads: int, seed: int, math: str) -> dict:
 
     if math == "bf16":
         functions = {name: autocast(function) for name, function in functions.items()}
-    return _cases(functions, lambda shape: module.randn(shape, requires_grad=True), module.randn_like,
+    return _cases(only, functions, lambda shape: module.randn(shape, requires_grad=True), module.randn_like,
                   lambda y, arguments, incoming: module.autograd.grad(y, arguments, incoming))
 
 
