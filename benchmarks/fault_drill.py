@@ -24,6 +24,8 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 4
 DISK_MEGABYTES = 64
+# Seconds that a run may take to come back: far more than an idle machine needs, or a busy one would look like a loss.
+PATIENCE = 900
 CONFIG = {
     "name": "drill", "seed": 7,
     "task": {"kind": "image_tokenizer",
@@ -188,19 +190,19 @@ def drill(folder: Path, faults: list[str], seed: int, disk: bool) -> dict[str, f
     hurt.start()
     survived, done, reached = 0, Counter(), 0
     # Damage takes the newest checkpoint, so there must always be one before it.
-    if not hurt.wait_for(2 * EVERY + 1, 180):
+    if not hurt.wait_for(2 * EVERY + 1, PATIENCE):
         raise RuntimeError(f"the run did not start; see {hurt.output.with_suffix('.log')}")
     for number, fault in enumerate(faults):
         before = hurt.step()
         what = strike(hurt, fault, rng, disk)
         reached = min(max(before, reached) + EVERY + 1 + rng.randrange(EVERY), steps)
-        back = hurt.wait_for(reached, 180)
+        back = hurt.wait_for(reached, PATIENCE)
         survived += back
         done[what.split(" ")[0] if what.startswith("rank") else what] += 1
         print(f"{number + 1}/{len(faults)} {what} at step {before}: {'back' if back else 'LOST'}", flush=True)
         if not back:
             break
-    ended = [run.process.wait(timeout=600) for run in (calm, hurt)]
+    ended = [run.process.wait(timeout=2 * PATIENCE) for run in (calm, hurt)]
     first, second = weights(calm.output), weights(hurt.output)
     same = first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
     if ended != [0, 0] or not same:

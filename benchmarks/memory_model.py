@@ -17,7 +17,7 @@ SHAPES = {name: dict(zip(NAMES, values)) for name, values in {
     "middle": (8, 512, 8, 8000, 2048, 32, 16, 16, True), "wide": (4, 1024, 16, 8000, 8192, 32, 8, 8, True),
     "dense": (4, 256, 4, 2000, 1024, 32, 16, 16, False), "deep": (24, 256, 4, 2000, 1024, 32, 16, 16, True)}.items()}
 CASES = [("small", 16, 0), ("small", 64, 0), ("long", 1, 0), ("middle", 2, 0), ("wide", 1, 0), ("wide", 16, 0),
-         ("dense", 4, 0), ("deep", 2, 0), ("deep", 2, 1), ("deep", 4, 3)]
+         ("dense", 4, 0), ("deep", 2, 0), ("deep", 2, 1), ("deep", 2, 3)]
 QUICK = ("small", "middle", "dense", "wide")
 
 
