@@ -23,6 +23,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
     parser.add_argument("--best-of", type=int, default=8,
                         help="pictures a caption for the re-ranked figure (%(default)s)")
+    parser.add_argument("--temperature", type=float, help="of the drawing, 0 takes the likeliest code (the model's own)")
+    parser.add_argument("--guidance", type=float, help="of the drawing (the model's own)")
     parser.add_argument("--data", default="data/emoji", help="folder written by tools/prepare_emoji.py (%(default)s)")
     parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
     parser.add_argument("--device", help="cpu, gpu:0 …")
@@ -36,6 +38,7 @@ def main() -> int:
     from vilg.evaluation.figures import write_json
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
+    model.use_sampling(temperature=arguments.temperature, guidance=arguments.guidance)
     evaluation = {"scenes": judge.scenes_figures, "emoji": judge.emoji_figures, "tokenizer": judge.tokenizer_figures}
     figures = {}
     for name, value in evaluation[arguments.task](model, arguments):

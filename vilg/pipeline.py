@@ -109,6 +109,10 @@ class Pipeline:
                                     for pick, score in zip(chosen, scores)])
         return results
 
+    def use_sampling(self, **settings: Any) -> None:
+        """Make these the model's own sampling settings from here on; those left out or None stay as they are."""
+        self.sampling = self._sampling(**settings)
+
     def image_to_text(self, images: Picture | list[Picture], max_tokens: int | None = None) -> list[str]:
         """A sentence about every picture."""
         codes = self.encode(images)
