@@ -23,7 +23,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
     parser.add_argument("--best-of", type=int, default=8,
                         help="pictures a caption for the re-ranked figure (%(default)s)")
-    parser.add_argument("--temperature", type=float, help="of the drawing, 0 takes the likeliest code (the model's own)")
+    parser.add_argument("--temperature", type=float, help="of the drawing; 0: the likeliest code (the model's own)")
     parser.add_argument("--guidance", type=float, help="of the drawing (the model's own)")
     parser.add_argument("--data", default="data/emoji", help="folder written by tools/prepare_emoji.py (%(default)s)")
     parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")

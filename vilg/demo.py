@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 SCENES = ("一个红色的圆形", "左边是蓝色的方块，右边是黄色的星星", "三个绿色的三角形", "紫色的心形在青色的圆环上面")
 EMOJI = ("红苹果", "猫脸", "火箭", "西瓜")
 PROMPTS = SCENES + EMOJI
-# An emoji is one certain picture, which the likeliest codes draw best; a scene leaves much open, so it is sampled freely.
+# An emoji is one certain picture, which the likeliest codes draw best; a scene leaves much open and is sampled freely.
 CERTAIN = {"temperature": 0.3, "guidance": 1.0}
 SHEET_BACKGROUND, INK = (250, 250, 248), (40, 40, 40)
 
@@ -35,7 +35,7 @@ def table(rows: list[tuple[str, list[Image.Image]]], scale: int = 2, text_width:
 
 
 def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]:
-    """Draw :data:`SCENES` and :data:`EMOJI`, describe the drawings, answer questions about held-out scenes; write ``demo.png``.
+    """Draw :data:`PROMPTS`, describe the drawings, answer questions about held-out scenes; write ``demo.png``.
 
     A model with a reconstructor draws each prompt by both paths, the same samples one below the other.
 
