@@ -185,3 +185,17 @@ def test_usage_and_perplexity_of_counts():
 def test_contradictions_are_refused(settings, word):
     with pytest.raises(ValueError, match=word):
         QuantizerConfig(**settings)
+
+
+def test_dead_codes_move_to_what_is_quantized_badly():
+    layer = VectorQuantizer(QuantizerConfig(kind="ema", codebook_size=8, revive_every=1), code_dim=2)
+    layer.train()
+    rng = np.random.default_rng(0)
+    # 8 codes start far off, so that all but one are dead; 2 of 1000 vectors lie far from the rest.
+    layer.codebook.set_value(paddle.full([8, 2], 100.0))
+    common = rng.normal(0, 0.01, (998, 2))
+    z = paddle.to_tensor(np.concatenate([common, [[5, 0], [0, 5]]]).astype("float32"))
+    layer(z.T.reshape([1, 2, 4, 250]))
+    layer.update(1)
+    distance = np.linalg.norm(layer.table().numpy()[None] - np.array([[[5, 0]], [[0, 5]]]), axis=-1).min(1)
+    assert (distance < 0.1).all()

@@ -152,3 +152,15 @@ def test_what_does_not_fit_is_refused_in_words(call, word):
 def test_contradictions_are_refused(settings, word):
     with pytest.raises(ConfigError, match=word):
         small(**settings)
+
+
+def test_a_patch_encoder_sees_its_own_patch_alone():
+    tokenizer = small(encoder="patch")
+    tokenizer.eval()
+    images = paddle.uniform([1, 3, 16, 16])
+    changed = images.clone()
+    changed[:, :, :2, :2] = 0.0
+    before, after = tokenizer.vectors(images).numpy(), tokenizer.vectors(changed).numpy()
+    differs = np.abs(before - after).max(1)[0] > 1e-4
+    assert differs[0, 0] and differs.sum() == 1
+    assert before.shape == (1, tokenizer.code_dim, *tokenizer.grid)

@@ -1,6 +1,7 @@
 """The convolutional encoder and decoder of VQVAE and VQGAN."""
 from paddle import Tensor, nn
 
+from vilg.nn import functional
 from vilg.nn.conv import AttentionBlock, Downsample, ResidualBlock, Upsample, fold_patches, unfold_patches
 from vilg.nn.layers import Conv2D, GroupNorm
 
@@ -57,6 +58,27 @@ class Encoder(nn.Layer):
         for level in self.levels:
             x = level(x)
         return self.conv_out(self.norm_out(self.middle(x), silu=True))
+
+
+class PatchEncoder(nn.Layer):
+    """Pictures [B, 3, H, W] → vectors [B, z_channels, H/f, W/f], each from the f×f pixels of its own patch alone.
+
+    The pixels of a patch go through ``blocks`` residual maps of ``width`` channels; nothing passes between patches.
+    """
+
+    def __init__(self, factor: int, width: int, blocks: int, z_channels: int):
+        super().__init__()
+        self.factor = factor
+        self.conv_in = Conv2D(3 * factor * factor, width, 1)
+        self.blocks = nn.LayerList(
+            nn.LayerList([Conv2D(width, width, 1), Conv2D(width, width, 1)]) for _ in range(blocks))
+        self.conv_out = Conv2D(width, z_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(fold_patches(x, self.factor))
+        for first, second in self.blocks:
+            x = x + second(functional.silu(first(functional.silu(x))))
+        return self.conv_out(functional.silu(x))
 
 
 class Decoder(nn.Layer):

@@ -24,7 +24,9 @@ class QuantizerConfig:
     ``straight_through`` learns the codebook by gradient, ``ema`` by a moving average with ``decay``, ``gumbel`` by a
     Gumbel-softmax over projected logits. ``beta`` weighs the commitment term; ``normalize`` puts vectors and codes on
     the unit sphere. Every ``revive_every`` steps (0: never) a code used less than ``revive_below`` times the mean
-    moves to an encoder output. ``kl_weight``, ``temperature`` and the temperature's end and length (cosine) are for
+    moves to an encoder output, a badly quantized one as a rule: drawn by squared distance to its code, like the seeds
+    of k-means++, or many codes would come to mean nearly the same common patch. ``kl_weight``, ``temperature`` and the
+    temperature's end and length (cosine) are for
     ``gumbel`` alone.
     """
 
@@ -144,17 +146,18 @@ class VectorQuantizer(nn.Layer):
             mean = self.sums / self.counts.clip(min=1e-6).unsqueeze(-1)
             self.codebook.set_value(paddle.where(held, mean, self.codebook))
         if self.config.revive_every and step % self.config.revive_every == 0:
-            self._revive(vectors, np.random.default_rng(step))
+            self._revive(vectors, codes, np.random.default_rng(step))
         return usage_figures(self.counts.numpy())
 
-    def _revive(self, vectors: Tensor, rng: np.random.Generator) -> None:
+    def _revive(self, vectors: Tensor, codes: Tensor, rng: np.random.Generator) -> None:
         counts = self.counts.numpy()
         mean = vectors.shape[0] / self.config.codebook_size
         dead = np.flatnonzero(counts < self.config.revive_below * min(mean, 1.0))
         if not dead.size:
             return
-        available = vectors.shape[0]
-        chosen = rng.choice(available, dead.size, replace=dead.size > available)
+        distance = ((vectors - self.embed(codes)) ** 2).sum(-1).numpy().astype("float64") + 1e-12
+        # With replacement only where the draw could not be filled otherwise.
+        chosen = rng.choice(distance.size, dead.size, replace=dead.size > distance.size, p=distance / distance.sum())
         fresh = vectors.numpy()[chosen]
         # Two codes on one spot would share its vectors by the order of the table alone: a little noise parts them.
         fresh = fresh + rng.normal(0.0, 1e-3 * (fresh.std() + 1e-6), fresh.shape).astype(fresh.dtype)

@@ -10,7 +10,7 @@ from paddle import Tensor
 
 from vilg.config import configclass
 from vilg.nn.layers import Conv2D
-from vilg.tokenizers.autoencoder import Decoder, Encoder
+from vilg.tokenizers.autoencoder import Decoder, Encoder, PatchEncoder
 from vilg.tokenizers.image import ImageTokenizer, Reconstruction, Reconstructor
 from vilg.tokenizers.quantize import QuantizerConfig, build_quantizer
 
@@ -23,6 +23,10 @@ class VQConfig:
     decoder); each level but the last halves the side. ``patch`` > 1 folds patch×patch pixels into channels before the
     first level, which saves the costly high resolutions. Levels whose side is in ``attention_resolutions`` get
     attention. ``z_channels`` leave the encoder, ``code_dim`` is the width of a code.
+
+    ``encoder: patch`` looks at each f×f patch on its own (:class:`PatchEncoder`, as wide as the lowest level, as deep
+    as ``blocks``). The same patch then has the same code whatever stands around it, so the codes of a picture are far
+    easier to predict, which a small transformer needs; the paper's convolutional encoder tells more with each code.
     """
 
     kind: Literal["vqvae", "vqgan"] = "vqgan"
@@ -34,6 +38,7 @@ class VQConfig:
     attention_resolutions: list[int] = field(default_factory=lambda: [32])
     patch: int = 1
     norm_groups: int = 32
+    encoder: Literal["convolutional", "patch"] = "convolutional"
     z_channels: int = 256
     code_dim: int = 256
     quantizer: QuantizerConfig = field(
@@ -99,8 +104,10 @@ class VQVAE(ImageTokenizer):
         side = config.image_size // config.factor
         super().__init__(config, config.image_size, (side, side), config.quantizer.codebook_size, config.code_dim)
         attention = [resolution in config.attention_resolutions for resolution in config.resolutions]
-        self.encoder = Encoder(config.widths, attention, config.blocks, config.z_channels, config.norm_groups,
-                               config.patch)
+        self.encoder = (
+            PatchEncoder(config.factor, config.widths[-1], config.blocks, config.z_channels)
+            if config.encoder == "patch" else
+            Encoder(config.widths, attention, config.blocks, config.z_channels, config.norm_groups, config.patch))
         # A Gumbel quantizer reads logits off z_channels by its own projection; the others compare with codes.
         width = config.z_channels if config.quantizer.kind == "gumbel" else config.code_dim
         self.to_code = Conv2D(config.z_channels, width, 1)

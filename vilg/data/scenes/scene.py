@@ -9,8 +9,7 @@ import numpy as np
 from vilg.data.scenes.lexicon import COLOURS, SHAPES, SIZES
 
 SPLITS = ("train", "test", "unseen")
-CENTRES = (12.5, 32.0, 51.5)  # of rows and columns, in pixels of a 64-pixel picture
-JITTER = 1.0
+CENTRES = (12.0, 32.0, 52.0)  # of rows and columns, in pixels of a 64-pixel picture
 GAP = 3.0  # between the bounding boxes of two objects
 TINTS = ((252, 252, 252), (222, 224, 228), (252, 240, 214), (214, 232, 250))
 Kind = tuple[str, str]  # colour, shape
@@ -141,11 +140,8 @@ def _place(rng: np.random.Generator, kinds: list[Kind]) -> tuple[Object, ...] | 
     """Objects of one size a kind, in cells of their own and apart from each other; None when the draw does not fit."""
     sizes = {kind: list(SIZES)[int(rng.integers(2))] for kind in kinds}
     cells = rng.choice(9, size=len(kinds), replace=False)
-    shifts = rng.uniform(-JITTER, JITTER, size=(len(kinds), 2))
-    extents = rng.uniform(-0.5, 0.5, size=len(kinds))
-    objects = [Object(*kind, sizes[kind], round(CENTRES[cell % 3] + dx, 2), round(CENTRES[cell // 3] + dy, 2),
-                      round(SIZES[sizes[kind]] + float(extra), 2))
-               for kind, cell, (dx, dy), extra in zip(kinds, cells.tolist(), shifts.tolist(), extents, strict=True)]
+    objects = [Object(*kind, sizes[kind], CENTRES[cell % 3], CENTRES[cell // 3], SIZES[sizes[kind]])
+               for kind, cell in zip(kinds, cells.tolist(), strict=True)]
     for first, second in itertools.combinations(objects, 2):
         distance = max(abs(first.x - second.x), abs(first.y - second.y))
         if distance < (first.extent + second.extent) / 2 + GAP:
