@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, settings: list[str], seed: int, output: P
 
 
 def last_tenth(curves: Curves) -> dict[str, float]:
-    """The figures of the table: each loss's mean over the last tenth of the steps, its mean and deviation over seeds."""
+    """The figures of the table: a loss over the last tenth of the steps, its mean and deviation over seeds."""
     figures = {}
     for arm, runs in curves.items():
         for loss in (name for name in runs[0] if name != "step"):
