@@ -101,7 +101,47 @@ def test_training_lowers_the_likelihood_loss_and_reaches_every_weight():
     assert 0 < tokenizer.after_step(25)["codebook_usage"] <= 1
 
 
+LOCAL = {"patch": 4, "multipliers": [1], "local_encoder": True}
+
+
+def test_a_local_encoder_reads_nothing_but_the_codes_own_pixels():
+    tokenizer = small(**LOCAL)
+    assert tokenizer.grid == (4, 4)
+    x, y = pictures(1), pictures(1)
+    y[:, :, :, 4:] = -y[:, :, :, 4:]
+    ours, theirs = (tokenizer.logits(images).numpy() for images in (x, y))
+    np.testing.assert_array_equal(ours[..., 0], theirs[..., 0])
+    assert np.abs(ours[..., 1:] - theirs[..., 1:]).max() > 1e-3
+    assert tokenizer.decode(tokenizer.encode(x)).shape == x.shape
+
+
+def test_a_start_from_pictures_gives_every_patch_its_own_code_and_like_patches_like_vectors():
+    tokenizer = small(**LOCAL, start="pictures")
+    x = pictures(4)
+    before = len(np.unique(tokenizer.encode(x).numpy()))
+    tokenizer.reconstruct(x, step=0)
+    codes = tokenizer.encode(x)
+    assert len(np.unique(codes.numpy())) == 24 > 2 * before
+    weights = tokenizer.encoder.conv_out.weight.numpy()
+    tokenizer.reconstruct(pictures(2), step=0)  # a second part of an accumulated step changes nothing
+    np.testing.assert_array_equal(tokenizer.encoder.conv_out.weight.numpy(), weights)
+    tokenizer.start_from(paddle.zeros([1, 3, 16, 16]))  # fewer different patches than codes
+    assert np.isfinite(tokenizer.encoder.conv_out.weight.numpy()).all()
+
+
+def test_the_encoder_learns_at_its_own_rate():
+    tokenizer = small(encoder_rate=0.25)
+    optimizer = paddle.optimizer.Adam(1e-2, parameters=tokenizer.parameters())
+    before = {name: value.numpy() for name, value in tokenizer.named_parameters()}
+    logit_laplace_loss(tokenizer.reconstruct(pictures(), 0).raw, to_laplace(pictures())).backward()
+    optimizer.step()  # the first step of Adam moves every weight by the rate
+    moved = {name: np.abs(value.numpy() - before[name]).max() for name, value in tokenizer.named_parameters()}
+    assert moved["encoder.conv_in.weight"] == pytest.approx(0.25e-2, rel=1e-3)
+    assert moved["reconstructor.conv_out.weight"] == pytest.approx(1e-2, rel=1e-3)
+
+
 @pytest.mark.parametrize("settings, word", [
+    ({"encoder_rate": 0.0}, "encoder_rate"), ({"patch": 3}, "patch 3"),
     ({"temperature_end": 0.0}, "reaches zero"), ({"temperature": -1.0}, "reaches zero"),
     ({"image_size": 18}, "multiple"),
     ({"channels": 18}, "multiple of 4"), ({"kl_weight": -1.0}, "kl_weight"), ({"kl_steps": 0}, "positive")])
