@@ -9,9 +9,14 @@ from paddle import Tensor
 
 from vilg.errors import ShapeError
 from vilg.generation.cache import Slots
+from vilg.generation.compiled import CompiledStack
 from vilg.nn import functional
 from vilg.nn.attention import MASKED
+from vilg.nn.layers import LayerNorm
 from vilg.nn.masks import Pattern, Role, image_rule
+from vilg.nn.onednn.elementwise import softmax_primitives
+from vilg.nn.onednn.switch import active
+from vilg.nn.transformer import Stack
 
 # Matrix products give a row the same bits whatever rows stand beside it only in whole multiples of this many rows.
 ROW_BLOCK = 8
@@ -98,12 +103,32 @@ class CachedAttention:
         self.step = 0
         self.maths: StepMaths = (HostMaths if source.on_host else DeviceMaths)(source, samples, self.padded_rows)
         self._masks: dict[Pattern, tuple[int, Any]] = {}
+        self._compiled: CompiledStack | None = None
+
+    def compiled(self, stack: Stack, norm: LayerNorm) -> CompiledStack | None:
+        """The stack as a step runs fastest here, or None where only its own operators do.
+
+        Built at the first call from the weights as they are then; they must not change while this cache is in use.
+        """
+        if self._compiled is None and isinstance(self.maths, HostMaths) and active() and not stack.training:
+            self._compiled = CompiledStack(stack, norm, self.padded_rows)
+        return self._compiled
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Packed qkv [padded R, 1, 3, N, H] of token number ``step`` → [padded R, 1, N, H]."""
         rows, tokens = qkv.shape[:2]
         if (rows, tokens) != (self.padded_rows, 1):
             raise ShapeError(f"the cache decodes 1 token of {self.padded_rows} rows, but got {tokens} of {rows}")
+        slots, mask = self._slots(layer)
+        return self.maths.attend(layer, slots, self.step, mask, qkv)
+
+    def attend_rows(self, layer: int, qkv: np.ndarray, out: np.ndarray) -> None:
+        """The same on the host: packed qkv [padded R, 3, N, H], written to ``out`` [padded R, N, H]."""
+        slots, mask = self._slots(layer)
+        self.maths.attend_rows(layer, slots, self.step, mask, qkv, out)
+
+    def _slots(self, layer: int) -> tuple[Slots, Any]:
+        """Where the layer keeps its tokens, and the mask of this step."""
         cache = self.layers[layer]
         if self.step >= cache.slots.steps:
             raise ShapeError(f"the cache holds {cache.slots.steps} tokens, but token number {self.step + 1} came")
@@ -111,7 +136,7 @@ class CachedAttention:
         if built != self.step:  # the first layer of its pattern in this step
             mask = self.maths.mask(cache.seen(self.step))
             self._masks[cache.pattern] = (self.step, mask)
-        return self.maths.attend(layer, cache.slots, self.step, mask, qkv)
+        return cache.slots, mask
 
     def pad(self, x: Tensor) -> Tensor:
         """Fill x [R, …] up to the padded number of rows."""
@@ -125,40 +150,57 @@ class HostMaths:
     """
 
     def __init__(self, source: Source, samples: int, padded_rows: int):
-        self._keys, self._values = ([kept[:, None] for kept in side] for side in (source.keys, source.values))
+        self._keys = [kept[:, None].swapaxes(-1, -2) for kept in source.keys]  # [P, 1, N, H, L] each
+        self._values = [kept[:, None] for kept in source.values]
         self._source_mask = _additive(source.visible)[:, None, None, None]  # [P, 1, 1, 1, L]
-        self._shape = source.prompts, samples
+        self._shape, (heads, self._source, head) = (source.prompts, samples), source.keys[0].shape[1:]
         self._padded_rows = padded_rows
         self._caches: dict[tuple[int, int], np.ndarray] = {}  # (layer, buffer) → [2, P, S, N, entries, H]
+        self._scale = np.float32(1 / math.sqrt(head))
+        self._queries, self._from_cache = np.empty((2, *self._shape, heads, 1, head), dtype=np.float32)
+        self._scores: dict[int, np.ndarray] = {}  # keys W of the cache → [P, S, N, 1, L + W]
 
     def nbytes(self) -> int:
         return sum(cache.nbytes for cache in self._caches.values())
 
-    def mask(self, seen: np.ndarray) -> np.ndarray:
-        """[P, 1, 1, 1, L + W]."""
+    def mask(self, seen: np.ndarray) -> np.ndarray | None:
+        """[P, 1, 1, 1, L + W], or None when everything is seen."""
+        if seen.all() and not self._source_mask.any():
+            return None
         mask = np.broadcast_to(_additive(seen), (*self._source_mask.shape[:-1], len(seen)))
         return np.concatenate([self._source_mask, mask], axis=-1)
 
-    def attend(self, layer: int, slots: Slots, step: int, mask: np.ndarray, qkv: Tensor) -> Tensor:
+    def attend(self, layer: int, slots: Slots, step: int, mask: np.ndarray | None, qkv: Tensor) -> Tensor:
+        out = np.zeros((self._padded_rows, *qkv.shape[3:]), dtype=np.float32)
+        self.attend_rows(layer, slots, step, mask, qkv.numpy()[:, 0], out)
+        return paddle.to_tensor(out[:, None])
+
+    def attend_rows(self, layer: int, slots: Slots, step: int, mask: np.ndarray | None, qkv: np.ndarray,
+                    out: np.ndarray) -> None:
+        """:meth:`attend` of [padded R, 3, N, H], written to ``out`` [padded R, N, H], whose unused rows it leaves."""
         prompts, samples = self._shape
-        new = qkv.numpy()[:prompts * samples]
-        new = new.reshape(prompts, samples, *new.shape[2:])  # [P, S, 3, N, H]
+        rows, source = prompts * samples, self._source
+        new = qkv[:rows].reshape(prompts, samples, *qkv.shape[1:])
         keys, values = self._remember(layer, slots, step, new)  # [P, S, N, W, H]
-        heads, head = new.shape[-2:]
-        q = (new[:, :, 0] * np.float32(1 / math.sqrt(head)))[..., None, :]  # [P, S, N, 1, H]
-        source = self._keys[layer].shape[-2]
-        scores = np.empty((prompts, samples, heads, 1, mask.shape[-1]), dtype=np.float32)
-        np.matmul(q, self._keys[layer].swapaxes(-1, -2), out=scores[..., :source])
+        q, scores = self._queries, self._scores_of(keys.shape[-2])
+        np.multiply(new[:, :, 0, :, None], self._scale, out=q)
+        np.matmul(q, self._keys[layer], out=scores[..., :source])
         np.matmul(q, keys.swapaxes(-1, -2), out=scores[..., source:])
-        scores += mask
-        scores -= scores.max(axis=-1, keepdims=True)
-        weights = np.exp(scores, out=scores)
-        result = np.matmul(weights[..., :source], self._values[layer])
-        result += np.matmul(weights[..., source:], values)
-        result /= weights.sum(axis=-1, keepdims=True)
-        padded = np.zeros((self._padded_rows, 1, heads, head), dtype=np.float32)
-        padded[:prompts * samples, 0] = result.reshape(prompts * samples, heads, head)
-        return paddle.to_tensor(padded)
+        if mask is not None:
+            scores += mask
+        _softmax_in_place(scores)
+        result = out[:rows].reshape(q.shape)
+        np.matmul(scores[..., :source], self._values[layer], out=result)
+        np.matmul(scores[..., source:], values, out=self._from_cache)
+        result += self._from_cache
+
+    def _scores_of(self, width: int) -> np.ndarray:
+        """Room for the scores of a source and ``width`` keys of a cache."""
+        scores = self._scores.get(width)
+        if scores is None:
+            shape = (*self._queries.shape[:-1], self._source + width)
+            scores = self._scores[width] = np.empty(shape, dtype=np.float32)
+        return scores
 
     def _remember(self, layer: int, slots: Slots, step: int, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Write the new keys and values [P, S, 3, N, H]; return those that the query reads, [P, S, N, W, H] each."""
@@ -226,6 +268,18 @@ class DeviceMaths:
         whole = near == slice(0, slots.entries)
         keys, values = caches if whole else (cache[:, :, near] for cache in caches)
         return keys, values
+
+
+def _softmax_in_place(scores: np.ndarray) -> None:
+    """Softmax over the last axis of a dense array."""
+    if active():
+        columns = scores.shape[-1]
+        address = scores.ctypes.data
+        softmax_primitives(scores.size // columns, columns)[0](address, address)
+        return
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
 
 
 def _additive(visible: np.ndarray) -> np.ndarray:

@@ -77,6 +77,11 @@ def text_attention(model: BidirectionalTransformer, source: Source, steps: int) 
 def decode_step(model: BidirectionalTransformer, attention: CachedAttention, step: int, x: Tensor) -> Tensor:
     """Embeddings of one token a row [R, D] → hidden vectors after the final normalisation [R, D]."""
     attention.step = step
+    compiled = attention.compiled(model.stack, model.norm)
+    if compiled is not None:
+        compiled.x[:attention.rows], compiled.x[attention.rows:] = x.numpy(), 0
+        compiled(attention.attend_rows)
+        return paddle.to_tensor(compiled.hidden[:attention.rows])
     return model.norm(model.stack(attention.pad(x).unsqueeze(1), attention)).squeeze(1)[:attention.rows]
 
 

@@ -16,6 +16,7 @@ from vilg.nn.onednn.library import (
     operation, plain, query, reorder,
 )
 from vilg.nn.onednn.matmul import to_bf16
+from vilg.nn.onednn.precision import Step
 
 MOST_ROWS = 256
 """Above this many rows a product is limited by arithmetic and packing gains nothing."""
@@ -29,18 +30,23 @@ class _Scope(threading.local):
 _scope, _plans = _Scope(), Cache(512)
 
 
-class _Plan:
-    """The product of one shape: how to pack the weights, and the primitive that reads them packed."""
+class PackedProduct:
+    """x [rows, inputs] times weights [inputs, outputs] of one shape: how to pack the weights, and what reads them packed.
 
-    def __init__(self, rows: int, inputs: int, outputs: int, bias: bool, dtype: int):
-        source, target = plain([rows, inputs], dtype), plain([rows, outputs])
+    ``dtype`` is that of x and of the packed weights, ``target`` the result's; ``after`` is done to the result. ``run``
+    takes x, the packed weights (``size`` bytes), the result and, if there is one, the bias.
+    """
+
+    def __init__(self, rows: int, inputs: int, outputs: int, bias: bool, dtype: int, after: tuple[Step, ...] = (),
+                 target: int = F32):
+        source, result = plain([rows, inputs], dtype), plain([rows, outputs], target)
         offset = plain([1, outputs]) if bias else NOTHING
-        descriptor = operation("matmul", source, Descriptor([inputs, outputs], None, dtype), offset, target,
-                               NO_ATTRIBUTES)
+        descriptor = operation("matmul", source, Descriptor([inputs, outputs], None, dtype), offset, result,
+                               precision.chain(*after) if after else NO_ATTRIBUTES)
         layout = query(descriptor, _WEIGHTS_OF_DESCRIPTOR)
         self.size = descriptor_bytes(layout)
         self.pack = reorder(plain([inputs, outputs]), layout)
-        self.run = Primitive(descriptor, [(SRC, source), (WEIGHTS, layout), (DST, target)]
+        self.run = Primitive(descriptor, [(SRC, source), (WEIGHTS, layout), (DST, result)]
                              + ([(BIAS, offset)] if bias else []))
 
 
@@ -68,7 +74,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
     inputs, outputs = weight.shape
     dtype = BF16 if precision.gains() else F32
     shape = (rows, inputs, outputs, bias is not None, dtype)
-    plan = _plans.get(shape, _Plan)
+    plan = _plans.get(shape, PackedProduct)
     key = (id(weight), shape)
     entry = _scope.packs.get(key)
     if entry is None:

@@ -8,7 +8,8 @@ _AMX, _AVX512_BF16 = 0xC00, 0x80
 _STRICT, _BF16 = 0, 1
 BINARY_ADD, BINARY_MUL = 0x1FFF0, 0x1FFF1
 """dnnl_alg_kind_t of the binary operations."""
-_LINEAR, _SWISH = 0x26, 0x2C
+_LINEAR, _SWISH, _GELU_ERF = 0x26, 0x2C, 0x31
+_SUM = -1
 
 
 class _State:
@@ -68,8 +69,9 @@ def attributes(mode: int, accumulate: bool = False) -> Handle:
     return result
 
 
-Step = tuple[int, Handle] | tuple[int, float, float]
-"""What a chain does to the result: a binary operation with the operand of a descriptor, or a map with (α, β)."""
+Step = tuple[int] | tuple[int, Handle] | tuple[int, float, float]
+"""What a chain does to the result: a sum with what the destination holds, a binary operation with the operand of a
+descriptor, or a map with (α, β)."""
 
 
 def linear_step(alpha: float, beta: float) -> Step:
@@ -82,6 +84,16 @@ def swish_step() -> Step:
     return _SWISH, 1.0, 0.0
 
 
+def gelu_step() -> Step:
+    """GELU by erf."""
+    return _GELU_ERF, 0.0, 0.0
+
+
+def sum_step() -> Step:
+    """result + what the destination holds."""
+    return (_SUM,)
+
+
 def chain(*steps: Step) -> Handle:
     """Attributes that apply ``steps`` to the result of a primitive, in order."""
     library = load()
@@ -89,7 +101,9 @@ def chain(*steps: Step) -> Handle:
     result = Handle("primitive_attr", api.dnnl_primitive_attr_create)
     operations = Handle("post_ops", api.dnnl_post_ops_create)
     for algorithm, *details in steps:
-        if isinstance(details[0], Handle):
+        if algorithm == _SUM:
+            status = api.dnnl_post_ops_append_sum(operations.value, ctypes.c_float(1.0), ctypes.c_int32(0), 0)
+        elif isinstance(details[0], Handle):
             status = api.dnnl_post_ops_append_binary(operations.value, algorithm, details[0].value)
         else:
             status = api.dnnl_post_ops_append_eltwise(operations.value, algorithm, *map(ctypes.c_float, details))
