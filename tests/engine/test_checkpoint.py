@@ -57,14 +57,16 @@ def test_a_snapshot_is_not_touched_by_later_steps(tmp_path):
     assert not Checkpoint(tmp_path / "step-00000001").full("x").any()
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "manifest"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "manifest", "digit"])
 def test_broken_checkpoints_are_passed_over_with_a_warning(tmp_path, caplog, damage):
     saved(tmp_path, [1, 2])
     newest = tmp_path / "step-00000002"
-    path = newest / ("manifest.json" if damage == "manifest" else "rank-00000.safetensors")
+    path = newest / ("manifest.json" if damage in ("manifest", "digit") else "rank-00000.safetensors")
     content = bytearray(path.read_bytes())
     if damage == "gone":
         path.unlink()
+    elif damage == "digit":  # Still a manifest, but of another step.
+        path.write_bytes(content.replace(b'"step": 2', b'"step": 3'))
     elif damage == "flip":
         content[-1] ^= 1
         path.write_bytes(content)
@@ -77,6 +79,18 @@ def test_broken_checkpoints_are_passed_over_with_a_warning(tmp_path, caplog, dam
 def test_last_and_best_are_kept(tmp_path):
     saved(tmp_path, range(1, 7), {step: abs(step - 2) for step in range(1, 7)}, keep_last=2, keep_best=True)
     assert names(tmp_path) == ["step-00000002", "step-00000005", "step-00000006"]
+
+
+def test_a_manifest_from_before_it_had_a_checksum_is_read(tmp_path):
+    saved(tmp_path, [1])
+    path = tmp_path / "step-00000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    with pytest.raises(CheckpointError, match="manifest.json: its contents do not match"):
+        path.write_text(json.dumps(manifest))
+        Checkpoint(path.parent)
+    path.write_text(json.dumps(manifest | {"format": 1}))
+    assert store.newest_sound(tmp_path).step == 1
 
 
 def test_left_overs_of_a_killed_run_are_removed_and_never_read(tmp_path):

@@ -1,10 +1,12 @@
 """Checkpoints: written whole or not at all, verified before use, readable by any number of ranks.
 
 A checkpoint is a directory ``step-00001000`` of one safetensors file a rank and a ``manifest.json`` that says, for each
-tensor, its shape and which file holds which range of its flattened elements, with the checksum of each file. Ranges
-make a checkpoint independent of the parallel level that wrote it. The directory is filled under a temporary name,
-synced, and renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged it since.
+tensor, its shape and which file holds which range of its flattened elements, with the checksum of each file and one of
+its own. Ranges make a checkpoint independent of the parallel level that wrote it. The directory is filled under a
+temporary name, synced, and renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged
+it since.
 """
+import hashlib
 import json
 import logging
 import os
@@ -25,7 +27,7 @@ from vilg.errors import CheckpointError
 
 log = logging.getLogger("vilg.checkpoint")
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT, WITHOUT_CHECKSUM = 2, 1
 
 
 @dataclass
@@ -73,7 +75,9 @@ def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> 
         if covered != prod(tensor["shape"]):
             raise CheckpointError(f"{final}: {name} is covered {covered} of {prod(tensor['shape'])} elements; "
                                   "the ranks do not hold one model")
-    write_json(directory / MANIFEST, {"format": FORMAT, **header, "files": files, "tensors": tensors})
+    # As it will be read: keys are strings, sequences are lists.
+    manifest = json.loads(json.dumps({"format": FORMAT, **header, "files": files, "tensors": tensors}))
+    write_json(directory / MANIFEST, manifest | {"sha256": _digest(manifest)})
     sync(directory)
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
@@ -95,8 +99,10 @@ class Checkpoint:
             raise CheckpointError(f"{path}: not a checkpoint (no readable {MANIFEST}); "
                                   "name a directory step-…") from None
         self._open: dict[str, Any] = {}
-        if self.header.get("format") != FORMAT:
+        if self.header.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
             raise CheckpointError(f"{path}: has format {self.header.get('format')}, this version reads {FORMAT}")
+        if self.header["format"] == FORMAT and self.header.pop("sha256", None) != _digest(self.header):
+            raise CheckpointError(f"{self.path / MANIFEST}: its contents do not match their checksum")
 
     @property
     def names(self) -> set[str]:
@@ -156,6 +162,10 @@ class Checkpoint:
         for piece in pieces:
             if piece.stop > piece.start:
                 piece.write(self.read(piece.name, piece.start, piece.stop))
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
