@@ -125,6 +125,17 @@ def test_broken_samples_are_skipped_named_once_and_never_change_the_rest(caplog)
     np.testing.assert_array_equal(keys, again)
 
 
+def test_the_first_broken_samples_are_reported_at_once_and_many_in_few_lines(caplog):
+    run = loader(Numbers(2000, broken=range(0, 2000, 2)), max_broken=1)
+    while not len(run.broken):
+        next(run)
+    assert caplog.text.count("samples skipped") >= 1
+    for _ in range(200):
+        next(run)
+    run.close()
+    assert len(run.broken) > 200 and caplog.text.count("samples skipped") < 30
+
+
 def test_too_many_broken_samples_end_the_run_with_their_names():
     run = loader(Numbers(40, broken=range(0, 40, 4)), max_broken=0.1)
     with pytest.raises(DataError, match=r"5 of 40 samples are broken, more than .* 0.1 .*max_broken.*n\d+ \(broken"):

@@ -108,7 +108,7 @@ def test_logs_previews_and_export(tmp_path):
     assert summary.step == 4 and not summary.stopped and np.isfinite(summary.loss)
     last = lines(tmp_path)[-1]
     assert {"loss", "loss_mse", "grad_norm", "lr", "tokens_per_second", "data_wait_share", "busy_cores", "seen",
-            "peak_memory_mb", "epoch"} <= last.keys()
+            "peak_memory_mb", "epoch", "broken_samples"} <= last.keys()
     assert last["seen"] == 4.0
     folder = tmp_path / "previews" / "step-00000004"
     assert json.loads((folder / "captions.json").read_text()) == {"grey.png": "a grey square"}

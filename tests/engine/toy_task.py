@@ -14,7 +14,7 @@ class ToyLoader:
 
     def __init__(self, batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1, poison: range = range(0)):
         self.batch_size, self.seed, self.rank, self.ranks = batch_size, seed, rank, ranks
-        self.position, self.poison, self.waited = 0, poison, 0.0
+        self.position, self.poison, self.waited, self.broken = 0, poison, 0.0, ()
 
     @property
     def epoch(self) -> float:

@@ -149,7 +149,7 @@ class Loader:
         self.waited += time.perf_counter() - started
         before = self.consumed // len(self.stream)
         self.consumed += self.batch_size * self.ranks
-        if self.consumed // len(self.stream) != before:
+        if self.broken.due or self.consumed // len(self.stream) != before:
             self.broken.report()
         self._fill()
         return batch

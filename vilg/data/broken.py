@@ -41,6 +41,12 @@ class BrokenLog:
         more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
         return ", ".join(listed[:NAMES_SHOWN]) + more
 
+    @property
+    def due(self) -> bool:
+        """Whether to report now: the first few at once, later whenever their number has doubled."""
+        count = len(self)
+        return count > self._reported and (count <= NAMES_SHOWN or count >= 2 * self._reported)
+
     def report(self) -> None:
         """Log what has been added since the last report, so that every name is shown once."""
         start, self._reported = self._reported, len(self)

@@ -3,7 +3,7 @@
 A task owns its models and offers *phases*: named pieces of a step, each a module whose ``forward`` returns a loss, and
 the parameters that the phase's own optimizer moves. Ordinary training has one phase; a GAN has two.
 """
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,11 +45,13 @@ class LogPicture:
 class Batches(Protocol):
     """What the trainer needs of a loader: this rank's micro-batches without end, and where it stands among them.
 
-    ``waited``: seconds spent waiting for batches so far; ``epoch``: epochs handed out so far.
+    ``waited``: seconds spent waiting for batches so far; ``epoch``: epochs handed out so far; ``broken``: the samples
+    that this rank had to skip.
     """
 
     waited: float
     epoch: float
+    broken: Sized
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """Batches as arrays."""

@@ -211,11 +211,13 @@ class Trainer:
         return total, figures
 
     def _agree(self, worker: Worker, loss: Tensor, figures: dict[str, Tensor], stop: bool) -> dict[str, float]:
-        """What all ranks know after a phase: mean loss and figures, the square of the gradient norm, the stop wish."""
+        """What all ranks know after a phase: mean loss and figures; sums of the squares of the gradient norm, of the
+        wishes to stop, and of the broken samples met since the ranks started."""
         means = paddle.stack([loss, *figures.values()]) / self.parallel.ranks
-        sums = paddle.stack([worker.square_norm(), paddle.to_tensor(float(stop))])
+        counts = [paddle.to_tensor(float(count)) for count in (stop, len(self.loader.broken))]
+        sums = paddle.stack([worker.square_norm(), *counts])
         values = self.parallel.sum(paddle.concat([sums, means])).numpy().tolist()
-        return dict(zip(("square_norm", "stop", "loss", *figures), values))
+        return dict(zip(("square_norm", "stop", "broken_samples", "loss", *figures), values))
 
     def _descend_by(self, worker: Worker, norm: float, rate: float) -> None:
         clip = self.optim.clip_norm
