@@ -99,10 +99,8 @@ class MetricsLog:
             return []
         lines = []
         for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
+            with contextlib.suppress(json.JSONDecodeError):  # A line that a kill or a full disk cut short.
                 lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break  # The line that a kill cut short.
         return lines
 
 

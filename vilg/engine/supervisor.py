@@ -112,7 +112,8 @@ class Supervisor:
                 file.write(text + "\n")
             # A rank's own last words come again as the supervisor's.
             if rank == 0 and not text.startswith("error: "):
-                print(text, file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):
+                    print(text, file=sys.stderr, flush=True)
 
     def _pass_on(self, number: int, _: object) -> None:
         self._stopping = True
