@@ -14,9 +14,9 @@ from vilg.data.batches import Loader
 from vilg.data.codes import write_codes
 from vilg.data.config import DataConfig, build_source, build_stream
 from vilg.data.transforms import to_model
-from vilg.engine.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
+from vilg.engine.distributed import DistributedConfig, Parallel, ranks_of_launch
 from vilg.engine.optim import OptimConfig
-from vilg.engine.resume import admit
+from vilg.engine.resume import admit, together
 from vilg.engine.task import Task
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import ConfigError
@@ -79,12 +79,14 @@ def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
 def build_trainer(run: RunConfig) -> Trainer:
     """Everything that a run needs, ready to :meth:`~vilg.engine.trainer.Trainer.fit`.
 
-    What the ranks cannot do together is refused before the model is made.
+    What the ranks cannot do together is refused before the model is made; what is missing on one rank only (a file, a
+    shard) is refused on all of them, or the others would wait for it.
     """
     run.train.check_parallel(run.distributed, ranks_of_launch())
-    admit(Parallel(run.distributed), run.output_directory, configs.to_dict(run))
-    task = build_task(run)
-    loader = build_loader(run, task, rank_of_launch(), ranks_of_launch())
+    parallel = Parallel(run.distributed)
+    admit(parallel, run.output_directory, configs.to_dict(run))
+    task = together(parallel, lambda: build_task(run))
+    loader = together(parallel, lambda: build_loader(run, task, parallel.rank, parallel.ranks))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
     return Trainer(task, loader, run.train, run.optim, run.distributed, run.output_directory, run.seed, run.name,
                    identity)
