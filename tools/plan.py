@@ -2,6 +2,7 @@
 Allocates nothing."""
 import argparse
 import json
+from math import inf
 from pathlib import Path
 
 from vilg import build, cli
@@ -11,6 +12,7 @@ from vilg.engine.plan_report import picture, table
 EPILOG = """examples:
   python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --devices 64
   python tools/plan.py configs/vilg/10b.yaml --device-memory 141 --smallest --set distributed.offload=false
+  python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --smallest --days 30
   python tools/plan.py configs/vilg/300m.yaml --device-memory 24 --devices 8 --picture plan.png --json plan.json
 
 The model is not made, so this takes seconds on a laptop. Peak, efficiency and bandwidths are your statement about your
@@ -27,7 +29,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device-memory", type=float, required=True, metavar="GB", help="memory of one device")
     fleet = parser.add_mutually_exclusive_group(required=True)
     fleet.add_argument("--devices", type=int, metavar="N", help="how many devices there are")
-    fleet.add_argument("--smallest", action="store_true", help="find the fewest devices (1, 2, 4 …) that hold the run")
+    fleet.add_argument("--smallest", action="store_true", help="find the fewest devices (1, 2, 4 …) that hold the run, "
+                                                               "and the fewest micro-batches")
+    parser.add_argument("--days", type=float, default=inf, help="with --smallest: the run must be done by then")
     parser.add_argument("--peak", type=float, default=312.0, metavar="TFLOPS", help="peak of one device (default 312)")
     parser.add_argument("--efficiency", type=float, default=0.4, help="share of the peak that is reached (default 0.4)")
     parser.add_argument("--bandwidth", type=float, default=100.0, metavar="GB/S",
@@ -40,6 +44,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.device_memory <= 0 or (args.devices is not None and args.devices < 1):
         parser.error("--device-memory must be above 0 and --devices at least 1")
+    if args.days <= 0 or (args.days < inf and not args.smallest):
+        parser.error("--days is above 0, and goes with --smallest")
     return args
 
 
@@ -50,8 +56,10 @@ def main() -> int:
     shape = build.planned_shape(run)
     devices = Devices(args.devices or 1, args.device_memory, args.peak, args.efficiency, args.bandwidth,
                       args.host_bandwidth)
-    planner = smallest_fleet if args.smallest else make_plan
-    plan = planner(shape, run.train, run.distributed, devices, args.pairs)
+    if args.smallest:
+        plan = smallest_fleet(shape, run.train, run.distributed, devices, args.pairs, args.days)
+    else:
+        plan = make_plan(shape, run.train, run.distributed, devices, args.pairs)
     print(table(plan))
     if args.picture:
         picture(plan).save(args.picture)

@@ -70,5 +70,9 @@ def test_the_smallest_fleet_fits_and_half_of_it_does_not():
     assert plan.fits and half >= 2
     train = TrainConfig(batch_size=64, preview_every=0, ema_decay=0.0, accumulate_steps=64 // half)
     assert not make_plan(BIG, train, SHARDED, Devices(half, 24.0), 1e6).fits
+    soon = smallest_fleet(BIG, TRAIN, SHARDED, Devices(1, 24.0), 1e6, 0.8 * plan.days)
+    assert soon.devices.count > plan.devices.count and soon.fits and soon.days <= 0.8 * plan.days
+    with pytest.raises(ConfigError, match="is done within 0.001 days on no fleet .* or allow more days"):
+        smallest_fleet(BIG, TRAIN, SHARDED, Devices(1, 24.0), 1e6, 0.001)
     with pytest.raises(ConfigError, match="fits on no fleet of up to 64; use level p_g_os"):
         smallest_fleet(BIG, TRAIN, DistributedConfig(level="dp"), Devices(1, 80.0), 1e6)

@@ -1,6 +1,7 @@
 """Before a big run: what it takes of memory, traffic and time, on a given fleet,
 or the smallest fleet that holds it."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from vilg.engine.distributed import DistributedConfig
@@ -37,6 +38,7 @@ class Plan:
     devices: Devices
     parameters: int
     micro_batch: int
+    accumulate_steps: int
     memory: dict[str, float]
     host_bytes: float
     flops_per_token: float
@@ -60,7 +62,8 @@ class Plan:
     def figures(self) -> dict[str, float]:
         """Everything as one flat dict, sizes in GB."""
         parts = {f"memory_gb_{name.replace(' ', '_')}": value / GB for name, value in self.memory.items()}
-        return {"parameters": self.parameters, "micro_batch": self.micro_batch, "memory_gb": self.total_bytes / GB,
+        return {"parameters": self.parameters, "micro_batch": self.micro_batch,
+                "accumulate_steps": self.accumulate_steps, "memory_gb": self.total_bytes / GB,
                 "fits": int(self.fits), **parts, "host_gb": self.host_bytes / GB,
                 "flops_per_token": self.flops_per_token, "exchanged_gb_a_step": self.exchanged_bytes / GB,
                 "host_traffic_gb_a_step": self.host_traffic_bytes / GB, "step_seconds": self.step_seconds,
@@ -88,28 +91,30 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
                                        bool(every))
     seconds = (flops * tokens / (devices.count * devices.peak * 1e12 * devices.efficiency)
                + exchanged / (devices.bandwidth * GB) + host_traffic / (devices.host_bandwidth * GB))
-    return Plan(devices, parameters, micro, memory, host, flops, tokens, exchanged, host_traffic, seconds,
-                pairs / train.batch_size * seconds / 86400, _notes(distributed))
+    return Plan(devices, parameters, micro, train.accumulate_steps, memory, host, flops, tokens, exchanged,
+                host_traffic, seconds, pairs / train.batch_size * seconds / 86400, _notes(distributed))
 
 
 def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float,
-                   limit: int = 4096) -> Plan:
-    """The plan on the fewest devices (1, 2, 4 …) whose memory holds it, accumulating as much as the batch allows.
+                   days: float = inf, limit: int = 4096) -> Plan:
+    """The plan on the fewest devices (1, 2, 4 …) whose memory holds it and that are done within ``days``, with as few
+    micro-batches as memory allows.
 
     Raises ConfigError when even ``limit`` devices do not do.
     """
     count = 2 if distributed.level != "none" else 1
     while count <= limit and train.batch_size % count == 0:
-        fewer = train_with(train, accumulate_steps=train.batch_size // count)
         if not distributed.sharding_degree or count % distributed.sharding_degree == 0:
-            fleet = Devices(count, devices.memory, devices.peak, devices.efficiency, devices.bandwidth,
-                            devices.host_bandwidth)
-            plan = make_plan(shape, fewer, distributed, fleet, pairs)
-            if plan.fits:
-                return plan
+            fleet, share = replace(devices, count=count), train.batch_size // count
+            for accumulate in (steps for steps in range(1, share + 1) if share % steps == 0):
+                plan = make_plan(shape, train_with(train, accumulate_steps=accumulate), distributed, fleet, pairs)
+                if plan.fits and plan.days <= days:
+                    return plan
         count *= 2
-    raise ConfigError(f"distributed.level: {distributed.level} on devices of {devices.memory:.0f} GB fits on no fleet "
-                      f"of up to {min(count // 2, limit)}; use level p_g_os, recompute: full, amp: O2 or offload: true")
+    soon = f" and is done within {days:g} days" if days < inf else ""
+    raise ConfigError(f"distributed.level: {distributed.level} on devices of {devices.memory:.0f} GB fits{soon} on no "
+                      f"fleet of up to {min(count // 2, limit)}; use level p_g_os, recompute: full, amp: O2 or "
+                      "offload: true" + (", or allow more days" if soon else ""))
 
 
 def train_with(train: TrainConfig, **changes: Any) -> TrainConfig:

@@ -11,7 +11,8 @@ def table(plan: Plan) -> str:
     """The plan as lines of text."""
     fleet = plan.devices
     lines = [f"{plan.parameters / 1e9:.3f} B parameters on {fleet.count} devices of {fleet.memory:.0f} GB, "
-             f"{plan.micro_batch} pairs a device and micro-batch", "", f"{'memory of one device':44s} {'GB':>8s}"]
+             f"{plan.micro_batch} pairs a device and micro-batch, accumulate_steps {plan.accumulate_steps}", "",
+             f"{'memory of one device':44s} {'GB':>8s}"]
     lines += [f"  {name:42s} {value / GB:8.2f}" for name, value in plan.memory.items() if value >= 0.005 * GB]
     verdict = "fits" if plan.fits else f"does NOT fit ({FRAGMENTED:.0%} is left for fragmentation)"
     lines += [f"  {'together':42s} {plan.total_bytes / GB:8.2f}   {verdict}",
