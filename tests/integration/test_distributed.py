@@ -123,6 +123,8 @@ def test_two_rank_checkpoints_go_on_in_one_process(single, pair, tmp_path):
 def test_four_ranks_groups_of_replicas_and_resharding(single, pair, tmp_path):
     halves = {level: str(pair[0] / f"{level}-half" / "checkpoints" / "step-00000010") for level in LEVELS}
     cases = [case(f"{level}-1", level, batch=16) for level in ("dp", "p_g_os")]
+    cases += [case("os-1", "os", batch=16), case("os_g-1", "os_g", batch=16),
+              case("os_g-4", "os_g", batch=16, accumulate=4), case("p_g_os-4", "p_g_os", batch=16, accumulate=4)]
     cases += [case("os_g-hybrid", "os_g", batch=16, accumulate=4, sharding_degree=2),
               case("os-hybrid", "os", batch=16, sharding_degree=2),
               case("p_g_os-hybrid", "p_g_os", batch=16, sharding_degree=2)]
