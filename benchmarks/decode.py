@@ -112,24 +112,22 @@ def dense(threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.
 def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
     """The cases of our model, through the functions that the library draws with."""
     paddle = harness.prepare_ours(threads, seed, math)
-    from vilg.generation.decoder import decode_step, image_attention, prefill_text
+    from vilg.generation.decoder import image_decoder, prefill_text
     from vilg.generation.sampling import SamplingConfig, draw
-    from vilg.nn.functional import packed_weights
 
     model, sampling = model_of(sparse_layers), SamplingConfig(top_k=TOP_K)
     paddle.set_grad_enabled(False)
-    packed_weights().__enter__()  # for as long as the process lives
 
     def begin(batch: int) -> Step:
         prompts = 1 if batch == 60 else batch  # 60 are the samples of one prompt
         source = prefill_text(model, paddle.ones([prompts, TEXT], "int64"), paddle.full([prompts], TEXT, "int64"))
-        attention, random = image_attention(model, source, batch // prompts), np.random.default_rng(seed)
-        x = model.image_embedding(paddle.zeros([batch], "int64"))
+        decoder, random = image_decoder(model, source, batch // prompts), np.random.default_rng(seed)
+        token = np.zeros([batch], "int64")
 
         def step(position: int) -> None:
-            nonlocal x
-            logits = model.image_logits(decode_step(model, attention, position, x)).numpy()
-            x = model.image_embedding(paddle.to_tensor(draw(logits, sampling, random.random(batch))))
+            nonlocal token
+            decoder.step(position, decoder.embed(token, np.full([batch], position)))
+            token = draw(decoder.logits(), sampling, random.random(batch))
 
         return step
 
@@ -198,20 +196,20 @@ def memory_figures() -> dict[str, float]:
     """Ratios of bytes held after a whole picture, measured at a small width, where they are the same."""
     import paddle
 
-    from vilg.generation.decoder import decode_step, image_attention, prefill_text
+    from vilg.generation.decoder import image_decoder, prefill_text
 
     held = {}
     with paddle.no_grad():
         for name in ("sparse", "dense"):
             model = model_of(name == "sparse", width=4, heads=1)
             text = paddle.ones([1, TEXT], "int64"), paddle.to_tensor([TEXT])
-            attention = image_attention(model, prefill_text(model, *text))
+            one = image_decoder(model, prefill_text(model, *text))
             for position in range(TOKENS):
-                decode_step(model, attention, position, paddle.zeros([1, 4]))
-            held[name] = attention.maths.nbytes()
-        many = image_attention(model, prefill_text(model, *text), samples=60)
+                one.step(position, paddle.zeros([1, 4]))
+            held[name] = one.attention.maths.nbytes()
+        many = image_decoder(model, prefill_text(model, *text), samples=60)
     return {"cache_memory_ratio": held["sparse"] / held["dense"],
-            "source_memory_60_over_1": many.source.nbytes() / attention.source.nbytes()}
+            "source_memory_60_over_1": many.attention.source.nbytes() / one.attention.source.nbytes()}
 
 
 def plot(times: dict[str, dict[str, float]], path: Path) -> None:

@@ -10,6 +10,7 @@ from vilg.generation.attention import DeviceMaths, LayerCache
 from vilg.generation.cache import image_slots
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.nn.masks import Layout, Pattern, Role, image_rule
+from vilg.nn.onednn import precision
 
 
 def build(rows=5, columns=7, layers=4, window=3, **changes):
@@ -121,3 +122,24 @@ def test_a_step_of_another_batch_is_refused_with_both_numbers():
     attention = decoder.image_attention(model, decoder.prefill_text(model, *texts(5)))
     with pytest.raises(ShapeError, match="1 token of 8 rows, but got 1 of 3"):
         attention(0, paddle.zeros([3, 1, 3, 2, 8]))
+
+
+@pytest.mark.skipif(precision.bf16_method() == "none", reason="this CPU has no bf16 arithmetic")
+def test_a_compiled_step_in_bf16_stays_near_the_exact_one():
+    model, (text, length) = build(rows=4, columns=4, width=64, heads=4), texts(5, 3)
+    known = dict(known_codes=paddle.zeros([1, 16], "int64"), known_mask=paddle.ones([16], "bool"), keep_hidden=True)
+    exact = generate_images(model, text, length, **known).hidden.numpy()
+    precision.use_bf16(True)
+    try:
+        rounded = generate_images(model, text, length, **known).hidden.numpy()
+    finally:
+        precision.use_bf16(False)
+    error = np.abs(rounded - exact).max() / np.abs(exact).max()
+    assert 1e-6 < error < 0.05
+
+
+def test_weights_that_change_between_two_pictures_are_seen():
+    model, (text, length) = build(rows=2, columns=3), texts(5)
+    before = generate_images(model, text, length, keep_hidden=True).hidden.numpy()
+    model.stack.blocks[0].fc1.weight.set_value(model.stack.blocks[0].fc1.weight + 1)
+    assert np.abs(generate_images(model, text, length, keep_hidden=True).hidden.numpy() - before).max() > 1e-3

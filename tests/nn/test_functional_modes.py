@@ -1,4 +1,4 @@
-"""The fast path's modes: bf16 products, packed weights, several threads, the self-test's veto, data parallelism."""
+"""The fast path's modes: bf16 products, packed products, several threads, the self-test's veto, data parallelism."""
 import os
 import subprocess
 import sys
@@ -6,10 +6,13 @@ import threading
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 
 from vilg.nn import functional
 from vilg.nn.onednn import library, matmul, precision, selftest, switch
+from vilg.nn.onednn.library import BF16, F32
+from vilg.nn.onednn.packed import PackedProduct
 
 BF16_BOUND = 8e-3
 """Error of bf16 products relative to the largest value: two factors rounded to 8 bits, sums in float32."""
@@ -56,33 +59,21 @@ def test_bf16_products_stay_within_the_bound(bf16, function, arguments):
         assert close(mine, theirs, BF16_BOUND)
 
 
-@pytest.mark.parametrize("rows", [1, 8, 40])
-@pytest.mark.parametrize("bias", [True, False])
-def test_packed_weights_give_the_same(rows, bias):
-    x, w, b = random(rows, 1, 48), random(48, 80), random(80) if bias else None
-    with paddle.no_grad():
-        expected = functional.linear(x, w, b)
-        with functional.packed_weights():
-            for _ in range(2):
-                np.testing.assert_allclose(functional.linear(x, w, b).numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
-        w.set_value(np.zeros([48, 80], "float32"))
-        with functional.packed_weights():
-            changed = functional.linear(x, w, b)
-        np.testing.assert_array_equal(changed.numpy(), 0.0 * expected.numpy() + (b.numpy() if bias else 0.0))
-
-
-def test_packed_weights_in_bf16(bf16):
-    x, w = random(8, 64), random(64, 96)
-    with paddle.no_grad(), functional.packed_weights():
-        assert close(functional.linear(x, w), paddle.matmul(x, w), BF16_BOUND)
-
-
-def test_packing_leaves_recorded_maps_alone():
-    x, w = random(4, 16), random(16, 8)
-    with functional.packed_weights():
-        y = functional.linear(x, w)
-    y.sum().backward()
-    np.testing.assert_allclose(w.grad.numpy(), x.numpy().sum(0)[:, None].repeat(8, 1), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("rows, inputs, outputs", [(1, 48, 80), (8, 40, 33), (40, 64, 96)])
+@pytest.mark.parametrize("dtype, bound", [(F32, 1e-6), (BF16, BF16_BOUND)])
+def test_packed_products_with_what_follows_them(rows, inputs, outputs, dtype, bound):
+    if dtype == BF16 and precision.bf16_method() == "none":
+        pytest.skip("this CPU has no bf16 arithmetic")
+    x, w, b, there = random(rows, inputs), random(inputs, outputs), random(outputs), random(rows, outputs)
+    source = matmul.to_bf16(x) if dtype == BF16 else x
+    plain = paddle.matmul(x, w) + b
+    for after, expected in ((), plain), ((precision.gelu_step(),), F.gelu(plain)), ((precision.sum_step(),),
+                                                                                    there + plain):
+        product, result = PackedProduct(rows, inputs, outputs, True, dtype, after), there.detach().clone()
+        weights = paddle.zeros([product.size // 4 + 1])
+        product.pack(w.data_ptr(), weights.data_ptr())
+        library.run([product.run.at(source.data_ptr(), weights.data_ptr(), result.data_ptr(), b.data_ptr())])
+        assert close(result, expected, bound)
 
 
 def test_threads_do_not_mix_their_operands():

@@ -9,14 +9,11 @@ from paddle import Tensor
 
 from vilg.errors import ShapeError
 from vilg.generation.cache import Slots
-from vilg.generation.compiled import CompiledStack
 from vilg.nn import functional
 from vilg.nn.attention import MASKED
-from vilg.nn.layers import LayerNorm
 from vilg.nn.masks import Pattern, Role, image_rule
 from vilg.nn.onednn.elementwise import softmax_primitives
 from vilg.nn.onednn.switch import active
-from vilg.nn.transformer import Stack
 
 # Matrix products give a row the same bits whatever rows stand beside it only in whole multiples of this many rows.
 ROW_BLOCK = 8
@@ -103,16 +100,11 @@ class CachedAttention:
         self.step = 0
         self.maths: StepMaths = (HostMaths if source.on_host else DeviceMaths)(source, samples, self.padded_rows)
         self._masks: dict[Pattern, tuple[int, Any]] = {}
-        self._compiled: CompiledStack | None = None
 
-    def compiled(self, stack: Stack, norm: LayerNorm) -> CompiledStack | None:
-        """The stack as a step runs fastest here, or None where only its own operators do.
-
-        Built at the first call from the weights as they are then; they must not change while this cache is in use.
-        """
-        if self._compiled is None and isinstance(self.maths, HostMaths) and active() and not stack.training:
-            self._compiled = CompiledStack(stack, norm, self.padded_rows)
-        return self._compiled
+    @property
+    def on_host(self) -> bool:
+        """Are caches and their arithmetic in numpy?"""
+        return isinstance(self.maths, HostMaths)
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Packed qkv [padded R, 1, 3, N, H] of token number ``step`` → [padded R, 1, N, H]."""

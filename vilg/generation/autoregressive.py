@@ -8,11 +8,9 @@ from paddle import Tensor
 
 from vilg.errors import ShapeError
 from vilg.generation.attention import Source
-from vilg.generation.decoder import (decode_step, evaluating, image_attention, prefill_image, prefill_text,
-                                     text_attention)
+from vilg.generation.decoder import evaluating, image_decoder, prefill_image, prefill_text, text_decoder
 from vilg.generation.sampling import SamplingConfig, draw, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
-from vilg.nn import functional
 
 GREEDY = SamplingConfig(temperature=0.0)
 
@@ -40,23 +38,21 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
     prompts, steps = text.shape[0], model.layout.image
     random = _sample_uniforms(seeds, prompts, num_images, steps)
     known, mask = _known(model, known_codes, known_mask, prompts, num_images)
-    with evaluating(model), functional.packed_weights():
+    with evaluating(model):
         source = _image_source(model, text, length, sampling)
-        attention = image_attention(model, source, num_images)
+        decoder = image_decoder(model, source, num_images)
         guided = source.prompts // prompts
-        positions = model.image_positions()
-        x = paddle.expand(model.begin_of_image.weight, [attention.rows, -1])
+        x = model.begin_of_image.weight
         codes, hidden = np.zeros([prompts * num_images, steps], dtype=np.int64), []
         for step in range(steps):
-            h = decode_step(model, attention, step, x)
+            decoder.step(step, x)
             if keep_hidden:
-                hidden.append(h[:len(codes)])
+                hidden.append(decoder.hidden()[:len(codes)])
             codes[:, step] = known[:, step]
             if not mask[:, step].all():
-                drawn = draw(_image_logits(model, h, sampling), sampling, random[:, step])
+                drawn = draw(_guided(decoder.logits(), sampling), sampling, random[:, step])
                 codes[:, step] = np.where(mask[:, step], known[:, step], drawn)
-            token = paddle.to_tensor(np.tile(codes[:, step], guided))
-            x = model.image_embedding(token) + positions[step:step + 1]
+            x = decoder.embed(np.tile(codes[:, step], guided), np.full([decoder.attention.rows], step))
             if progress is not None:
                 progress(1)
     width = model.config.width
@@ -82,16 +78,14 @@ def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor
     steps = min(slots - 1 - int(start.min()), max_tokens or slots)
     random = _sample_uniforms(seeds, batch, 1, steps)
     filler = 0 if end_id is None else end_id
-    with evaluating(model), functional.packed_weights():
-        attention = text_attention(model, prefill_image(model, codes, prompt, prefix), steps)
+    with evaluating(model):
+        decoder = text_decoder(model, prefill_image(model, codes, prompt, prefix), steps)
         written, ended = np.zeros([batch, steps], dtype=np.int64), np.zeros([batch], dtype=bool)
         token = prompt.numpy()[np.arange(batch), start]
         for step in range(steps):
-            slot = np.minimum(start + step, slots - 1)
-            x = model.text_embedding(paddle.to_tensor(token)) + model.text_position(paddle.to_tensor(slot))
-            logits = _on_host(model.text_logits(decode_step(model, attention, step, x)))
+            decoder.step(step, decoder.embed(token, np.minimum(start + step, slots - 1)))
             ended |= start + step + 1 >= slots
-            token = written[:, step] = np.where(ended, filler, draw(logits, sampling, random[:, step]))
+            token = written[:, step] = np.where(ended, filler, draw(decoder.logits(), sampling, random[:, step]))
             ended |= (token == end_id) if end_id is not None else False
             if progress is not None:
                 progress(1)
@@ -111,17 +105,12 @@ def _image_source(model: BidirectionalTransformer, text: Tensor, length: Tensor,
     return source.take([*range(prompts), *[prompts] * prompts])
 
 
-def _image_logits(model: BidirectionalTransformer, hidden: Tensor, sampling: SamplingConfig) -> np.ndarray:
-    """Hidden vectors, told rows and then free rows under guidance → logits of the told rows."""
-    logits = _on_host(model.image_logits(hidden))
+def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
+    """Logits of told rows and then free rows under guidance → logits of the told rows."""
     if sampling.guidance == 1:
         return logits
     told, free = np.split(logits, 2)
     return free + np.float32(sampling.guidance) * (told - free)
-
-
-def _on_host(logits: Tensor) -> np.ndarray:
-    return (logits if logits.dtype == paddle.float32 else logits.astype("float32")).numpy()
 
 
 def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: int, steps: int) -> np.ndarray:

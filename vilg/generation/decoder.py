@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.nn.functional import embedding
 
 from vilg.generation.attention import CachedAttention, LayerCache, Source, keep
 from vilg.generation.cache import DenseSlots, image_slots
+from vilg.generation.compiled import CompiledStack
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.nn.attention import StreamContext
+from vilg.nn.layers import Linear
 from vilg.nn.masks import Layout, Pattern, Role
+from vilg.nn.onednn.switch import active
 from vilg.nn.transformer import StreamAttention
 
 
@@ -74,15 +78,64 @@ def text_attention(model: BidirectionalTransformer, source: Source, steps: int) 
     return CachedAttention(source, [dense] * len(model.patterns))
 
 
-def decode_step(model: BidirectionalTransformer, attention: CachedAttention, step: int, x: Tensor) -> Tensor:
-    """Embeddings of one token a row [R, D] → hidden vectors after the final normalisation [R, D]."""
-    attention.step = step
-    compiled = attention.compiled(model.stack, model.norm)
-    if compiled is not None:
-        compiled.x[:attention.rows], compiled.x[attention.rows:] = x.numpy(), 0
-        compiled(attention.attend_rows)
-        return paddle.to_tensor(compiled.hidden[:attention.rows])
-    return model.norm(model.stack(attention.pad(x).unsqueeze(1), attention)).squeeze(1)[:attention.rows]
+class Decoder:
+    """The steps of one generation: a token a row in, hidden vectors and logits out.
+
+    ``head`` maps hidden vectors to logits; a row's input is its token's row of ``tokens`` [V, D] plus its place's row
+    of ``places`` [n, D]. On a CPU a step is compiled (:mod:`vilg.generation.compiled`) from the weights as they are.
+    """
+
+    def __init__(self, model: BidirectionalTransformer, attention: CachedAttention, head: Linear, tokens: Tensor,
+                 places: Tensor):
+        self.attention, self._model, self._head = attention, model, head
+        self._compiled: CompiledStack | None = None
+        if attention.on_host and active() and not model.training:
+            self._compiled = CompiledStack(model.stack, model.norm, attention.padded_rows)
+            tokens, places = tokens.numpy(), places.numpy()
+        self._tables = tokens, places
+        self._hidden = paddle.zeros([0, model.config.width])
+
+    def embed(self, tokens: np.ndarray, places: np.ndarray) -> Any:
+        """Tokens and their places, integers [R] each → what :meth:`step` takes."""
+        if self._compiled is not None:
+            return self._tables[0][tokens] + self._tables[1][places]
+        return sum(embedding(paddle.to_tensor(ids), table) for ids, table in zip((tokens, places), self._tables))
+
+    def step(self, number: int, x: Any) -> None:
+        """Pass token ``number`` through the stack, as :meth:`embed` gives it or a Tensor: [R, D], or [1, D] for all."""
+        attention = self.attention
+        attention.step = number
+        if self._compiled is None:
+            x = attention.pad(paddle.expand(x, [attention.rows, -1])).unsqueeze(1)
+            self._hidden = self._model.norm(self._model.stack(x, attention)).squeeze(1)
+            return
+        into = self._compiled.x
+        into[:attention.rows], into[attention.rows:] = x.numpy() if isinstance(x, Tensor) else x, 0
+        self._compiled(attention.attend_rows)
+
+    def hidden(self) -> Tensor:
+        """The last step's vectors after the final normalisation: [R, D]."""
+        rows = self.attention.rows
+        return self._hidden[:rows] if self._compiled is None else paddle.to_tensor(self._compiled.hidden[:rows])
+
+    def logits(self) -> np.ndarray:
+        """The last step's logits, float32 [R, V]; the next call may write to the same memory."""
+        rows = self.attention.rows
+        if self._compiled is not None:
+            return self._compiled.project(self._head)[:rows]
+        return self._head(self._hidden[:rows]).astype("float32").numpy()
+
+
+def image_decoder(model: BidirectionalTransformer, source: Source, samples: int = 1) -> Decoder:
+    """Draws ``samples`` pictures from every prompt of a text source, in raster order."""
+    attention = image_attention(model, source, samples)
+    return Decoder(model, attention, model.image_head, model.image_embedding.weight, model.image_positions())
+
+
+def text_decoder(model: BidirectionalTransformer, source: Source, steps: int) -> Decoder:
+    """Writes at most ``steps`` tokens about every picture of a source."""
+    attention = text_attention(model, source, steps)
+    return Decoder(model, attention, model.text_head, model.text_embedding.weight, model.text_position.weight)
 
 
 @contextmanager

@@ -5,19 +5,16 @@ On a CPU, contiguous or not, float32 tensors go to the oneDNN that ships inside 
 stock Paddle. Both give the same values and gradients; the fast path has no second derivatives
 (:func:`stock_operators` does).
 """
-import math
-
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, packed
+from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm
 from vilg.nn.onednn.autograd import wants_gradient
-from vilg.nn.onednn.packed import packed_weights
 from vilg.nn.onednn.switch import active, stock_operators
 
 __all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "cross_entropy",
-           "linear_cross_entropy", "packed_weights", "stock_operators"]
+           "linear_cross_entropy", "stock_operators"]
 
 _FLOAT32 = paddle.float32
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
@@ -44,8 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if wants_gradient(x, weight, bias):
         return products.Linear.apply(x, weight, bias)
-    rows = math.prod(x.shape[:-1])  # Tensor.size takes several times longer
-    return packed.linear(x, weight, bias, rows) if packed.packing(rows) else products.linear(x, weight, bias)
+    return products.linear(x, weight, bias)
 
 
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
