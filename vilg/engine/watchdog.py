@@ -42,12 +42,23 @@ class Watchdog:
         self._place, self._since = (step, doing), time.monotonic()
 
     def _watch(self) -> None:
+        beat = time.monotonic()
         while not self._done.wait(BEAT_SECONDS):
+            self._forgive(beat)
+            beat = time.monotonic()
             self._tell()
             if self.ranks > 1 and os.getppid() != self._parent:
                 self._end(EXIT_ORPHAN, f"rank {self.rank} ends: the process that started it is gone")
             if self.hang_seconds and time.monotonic() - self._since > self.hang_seconds:
                 self._end(EXIT_HANG, self._blame())
+
+    def _forgive(self, beat: float) -> None:
+        # A beat that comes late, after one at ``beat``: the whole process was stopped (Ctrl-Z, a debugger), which is no
+        # hang.
+        now = time.monotonic()
+        lost = now - beat - BEAT_SECONDS
+        if lost > 5 * BEAT_SECONDS:
+            self._since = min(now, self._since + lost)
 
     def _tell(self) -> None:
         step, doing = self._place
