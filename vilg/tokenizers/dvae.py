@@ -22,7 +22,7 @@ from vilg.tokenizers.quantize import cosine_schedule, gumbel_softmax, usage_figu
 
 # How far apart the logits of a position lie at the start from pictures (their standard deviation): far enough that the
 # Gumbel noise, of deviation 1.3, leaves the choice among the nearest codes.
-LOGIT_SPREAD = 25.0
+LOGIT_SPREAD = 100.0
 # Two equal patches are this far apart when seeds are drawn, so that there are always enough to draw from; and the least
 # that is divided by, should all be equal.
 TWIN_DISTANCE = 1e-12
