@@ -61,8 +61,10 @@ class HiddenMap(nn.Layer):
     @paddle.no_grad()
     def start_like(self, vectors: Tensor) -> None:
         """Give the output the mean and deviation of ``vectors`` [N, d], dimension by dimension."""
-        self.out.weight.set_value(self.out.weight * vectors.std(0))
-        self.out.bias.set_value(vectors.mean(0))
+        mean = vectors.mean(0)
+        deviation = ((vectors - mean) ** 2).mean(0).sqrt()  # Tensor.std warns of a type promotion of its own
+        self.out.weight.set_value(self.out.weight * deviation)
+        self.out.bias.set_value(mean)
 
 
 class EndToEndReconstructor(nn.Layer):
