@@ -1,11 +1,17 @@
 """Drawing 1024 tokens one at a time: our sparse model, our dense one, and a torch stack, all with key–value caches.
 
+Sparse and torch run in float32 and in bf16 (ours: bf16 products of float32 values; torch: everything in bf16).
+
     python benchmarks/decode.py --json decode.json --plot decode.png
     python benchmarks/decode.py --quick
 
-Every contestant has 12 layers of width 512, 64 text tokens, a 32×32 grid, 8192 image tokens, and draws with top-k 256.
-They take turns at windows of steps spread over the picture; tokens/s is what a whole picture would reach at that pace.
-Caches are empty at the start of a window but read at their full size, which takes the same time.
+Every contestant has 12 layers of width 512, 64 text tokens, a 32×32 grid, 8192 image tokens, and draws with top-k 256;
+torch's attention is dense. They take turns at windows of steps spread over the picture; tokens/s is what a whole
+picture would reach at that pace. Caches are empty at the start of a window but read at their full size, which takes the
+same time.
+
+``fp32_over_torch`` and ``bf16_over_torch`` are tokens/s of our sparse model over torch in float32, and
+``bf16_over_torch_bf16`` over torch in bf16, at batch 8; ``sparse_over_dense_tokens_per_s`` is over our own dense one.
 ``late_over_early_step_time`` compares the last 100 tokens with tokens 100–200, ``cache_memory_ratio`` the caches of a
 whole picture, sparse over dense, ``source_memory_60_over_1`` the prefilled text of 60 samples of a prompt with one's.
 """
@@ -19,7 +25,7 @@ import numpy as np
 
 LAYERS, WIDTH, HEADS, TEXT, GRID, CODEBOOK = 12, 512, 8, 64, 32, 8192
 TOKENS = GRID * GRID
-BATCHES = {1: 128, 8: 128, 60: 8}  # batch: steps of a window, of which there are 8
+BATCHES = {1: 32, 8: 64, 60: 4}  # batch: steps of a window, of which there are 8
 QUICK_BATCHES = {1: 8, 8: 8, 60: 1}
 EARLY, LATE = 100, TOKENS - 100
 TOP_K = 256
@@ -29,18 +35,17 @@ Step = Callable[[int], None]
 def main() -> None:
     """Time all contestants and report."""
     parser = harness.arguments(__doc__)
-    parser.add_argument("--math", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the products")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the figures there (needs matplotlib)")
     options = parser.parse_args()
-    contestants = [harness.Contestant(name, setup, options, options.quick, options.math)
-                   for name, setup in (("sparse", sparse), ("dense", dense), ("torch", torch_stack)) if available(name)]
+    contestants = [harness.Contestant(name, CONTESTANTS[name], options, options.quick, math)
+                   for name, math in MATHS.items() if available(name)]
     for contestant in contestants:
         contestant.wait()
     steps = step_times(contestants, options)
     for contestant in contestants:
         contestant.close()
     figures = summary(steps) | memory_figures()
-    harness.report(options, figures, math=options.math, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS)
+    harness.report(options, figures, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS)
     if options.plot:
         plot(steps, options.plot)
 
@@ -49,13 +54,15 @@ def available(name: str) -> bool:
     """Is the contestant's library installed?"""
     from importlib.util import find_spec
 
-    return name != "torch" or find_spec("torch") is not None
+    return not name.startswith("torch") or find_spec("torch") is not None
 
 
 def windows(batch: int, quick: bool) -> dict[str, tuple[int, int]]:
     """Case name → first step and number of steps, of the windows timed for a batch size."""
     steps = (QUICK_BATCHES if quick else BATCHES)[batch]
-    starts = range(64, TOKENS, 256) if quick else range(0, TOKENS, 128)
+    starts = range(0, TOKENS, 128)
+    if quick:  # a step's time is linear in its position, so the middle stands for all
+        starts = (64, TOKENS // 2, TOKENS - 64) if batch == 8 else (TOKENS // 2,)
     cases = {f"{batch}@{start}": (start, steps) for start in starts}
     if batch == 8:
         longer = 16 if quick else 100
@@ -69,7 +76,8 @@ def step_times(contestants: list[harness.Contestant], options: Namespace) -> dic
     for batch in BATCHES:
         for case, (_, steps) in windows(batch, options.quick).items():
             ends = case.endswith(("early", "late"))  # figures of ours alone, and of a few percent
-            medians = harness.alternate(contestants[:1] if ends else contestants, case, 3 if ends else 1, repetitions=1)
+            taking_part = contestants[:1] if ends else contestants if batch == 8 else contestants[:3]  # bf16: batch 8
+            medians = harness.alternate(taking_part, case, 3 if ends else 1, repetitions=1)
             times[case] = {name: seconds / steps for name, seconds in medians.items()}
     return times
 
@@ -81,9 +89,13 @@ def summary(times: dict[str, dict[str, float]]) -> dict[str, float]:
         of_batch = [step for case, step in times.items() if case.startswith(f"{batch}@")]
         for name in of_batch[0]:
             figures[f"{name}_tokens_per_s_{batch}"] = batch / statistics.mean(step[name] for step in of_batch)
-        for other in of_batch[0].keys() - {"sparse"}:
-            ratio = figures[f"sparse_tokens_per_s_{batch}"] / figures[f"{other}_tokens_per_s_{batch}"]
-            figures[f"sparse_over_{other}_tokens_per_s" + ("" if batch == 8 else f"_{batch}")] = ratio
+        for other in ("dense", "torch"):
+            if other in of_batch[0]:
+                ratio = figures[f"sparse_tokens_per_s_{batch}"] / figures[f"{other}_tokens_per_s_{batch}"]
+                figures[f"sparse_over_{other}_tokens_per_s" + ("" if batch == 8 else f"_{batch}")] = ratio
+    for name, (ours, theirs) in COMPARED.items():
+        if f"{theirs}_tokens_per_s_8" in figures:
+            figures[name] = figures[f"{ours}_tokens_per_s_8"] / figures[f"{theirs}_tokens_per_s_8"]
     figures["late_over_early_step_time"] = times["8 late"]["sparse"] / times["8 early"]["sparse"]
     return figures
 
@@ -172,6 +184,12 @@ def torch_stack(threads: int, seed: int, quick: bool, math: str) -> dict[str, ha
     return cases_of(begin, quick)
 
 
+CONTESTANTS = {"sparse": sparse, "dense": dense, "torch": torch_stack, "sparse_bf16": sparse, "torch_bf16": torch_stack}
+MATHS = {"sparse": "fp32", "dense": "fp32", "torch": "fp32", "sparse_bf16": "bf16", "torch_bf16": "bf16"}
+COMPARED = {"fp32_over_torch": ("sparse", "torch"), "bf16_over_torch": ("sparse_bf16", "torch"),
+            "bf16_over_torch_bf16": ("sparse_bf16", "torch_bf16")}
+
+
 def cases_of(begin: Callable[[int], Step], quick: bool) -> dict[str, harness.Case]:
     """All cases of a contestant; ``begin(batch)`` makes new caches and gives the function of one step."""
     current: dict[int, Step] = {}
@@ -220,14 +238,15 @@ def plot(times: dict[str, dict[str, float]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
-    figures, names = summary(times), list(next(iter(times.values())))
+    figures, names = summary(times), list(times["8@512"])
     windows_of_8 = {int(case[2:]): step for case, step in times.items() if case.startswith("8@")}
     for number, name in enumerate(names):
         left.plot(list(windows_of_8), [1e3 * step[name] for step in windows_of_8.values()], marker="o", label=name)
-        right.bar(np.arange(len(BATCHES)) + 0.25 * number, [figures[f"{name}_tokens_per_s_{b}"] for b in BATCHES], 0.25)
+        bars = [figures.get(f"{name}_tokens_per_s_{batch}", 0) for batch in BATCHES]
+        right.bar(np.arange(len(BATCHES)) + 0.16 * number, bars, 0.16, label=name)
     left.set(xlabel="position", ylabel="ms a step (batch 8)", ylim=(0, None))
     left.legend()
-    right.set_xticks(np.arange(len(BATCHES)) + 0.25, [str(batch) for batch in BATCHES])
+    right.set_xticks(np.arange(len(BATCHES)) + 0.32, [str(batch) for batch in BATCHES])
     right.set(xlabel="batch", ylabel="tokens/s")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

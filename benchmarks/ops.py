@@ -4,6 +4,9 @@
     python benchmarks/ops.py --math bf16             ours with bf16 products against torch's bf16 autocast
     python benchmarks/ops.py --threads 1 --clock cpu on a busy machine
 
+A backward starts from an operator that hands over the incoming gradient as it lies, since Paddle copies one that is
+given to ``paddle.grad`` by its user, which happens once in a training step and not at every function.
+
 Keys of --json: <function>_{forward,backward}_over_{torch,stock} (ours / theirs: below 1 is faster) and
 <function>_{forward,backward}_ms of ours.
 """
@@ -53,8 +56,9 @@ def main() -> None:
     harness.report(options, figures, math=options.math)
 
 
-def _cases(only: list[str], functions: dict[str, Callable], tensor: Callable, like: Callable,
+def _cases(only: list[str], functions: dict[str, Callable], tensor: Callable, like: Callable, deliver: Callable,
            gradients: Callable) -> dict:
+    """Forward and backward of all functions; ``deliver(y, dy)`` is a scalar whose gradient for y is dy."""
     cases = {}
     for name in only:
         function = functions[name]
@@ -65,8 +69,8 @@ def _cases(only: list[str], functions: dict[str, Callable], tensor: Callable, li
             return lambda: function(*arguments)
 
         def backward(function=function, arguments=arguments, incoming=incoming):
-            y = function(*arguments)
-            return lambda: gradients(y, arguments, incoming)
+            end = deliver(function(*arguments), incoming)
+            return lambda: gradients(end, arguments)
 
         cases[f"{name}_forward"], cases[f"{name}_backward"] = forward, backward
     return cases
@@ -78,8 +82,18 @@ def _paddle_cases(paddle, only: list[str], functions: dict[str, Callable]) -> di
         x.stop_gradient = False
         return x
 
-    return _cases(only, functions, tensor, lambda y: paddle.randn(y.shape),
-                  lambda y, arguments, incoming: paddle.grad([y], arguments, [incoming]))
+    class Deliver(paddle.autograd.PyLayer):
+        @staticmethod
+        def forward(ctx, y, incoming):
+            ctx.incoming = incoming
+            return paddle.zeros([1])
+
+        @staticmethod
+        def backward(ctx, _):
+            return ctx.incoming
+
+    return _cases(only, functions, tensor, lambda y: paddle.randn(y.shape), Deliver.apply,
+                  lambda end, arguments: paddle.grad([end], arguments))
 
 
 def ours(threads: int, seed: int, only: list[str], math: str) -> dict:
@@ -130,8 +144,18 @@ def torch(threads: int, seed: int, only: list[str], math: str) -> dict:
 
     if math == "bf16":
         functions = {name: autocast(function) for name, function in functions.items()}
+    class Deliver(module.autograd.Function):
+        @staticmethod
+        def forward(ctx, y, incoming):
+            ctx.incoming = incoming
+            return module.zeros(1)
+
+        @staticmethod
+        def backward(ctx, _):
+            return ctx.incoming, None
+
     return _cases(only, functions, lambda shape: module.randn(shape, requires_grad=True), module.randn_like,
-                  lambda y, arguments, incoming: module.autograd.grad(y, arguments, incoming))
+                  Deliver.apply, lambda end, arguments: module.autograd.grad(end, arguments))
 
 
 if __name__ == "__main__":
