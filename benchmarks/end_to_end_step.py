@@ -4,96 +4,88 @@
     python benchmarks/end_to_end_step.py --quick
     python benchmarks/end_to_end_step.py --threads 1 --clock cpu    on a busy machine
 
-The transformer and the dVAE of configs/end_to_end/table7.yaml (4 layers of 256, 8×8 tokens, 64×64 pixels), batch 32:
-both streams, forward, backward and AdamW. The contestants have a process each and take turns.
+The run of configs/end_to_end/table7.yaml (its transformer, directions and batch) with the dVAE of
+configs/image_tokenizer/dvae_small.yaml: forward, backward and AdamW on a fixed random batch. The contestants have a
+process each and take turns; ``benchmarks/train_step.py`` reports the first two of them as well.
 ``end_to_end_over_generator_time`` and ``_memory``: ratios; memory is the growth of the process's peak during a step
 over what it holds between steps. ``frozen_over_generator_time``: with the reconstructor's network frozen, so that only
 the map learns beside the generator.
 """
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import harness
 import numpy as np
 
-TEXT, SIDE, CODES, VOCABULARY, PIXELS = 28, 8, 512, 2029, 64
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def main() -> None:
     """Time the steps in turns, measure memory and report."""
     parser = harness.arguments(__doc__)
-    parser.add_argument("--batch", type=int, help="samples a step (default 32; with --quick 4)")
+    parser.add_argument("--batch", type=int, help="samples a step (default the config's; with --quick 4)")
     options = parser.parse_args()
-    batch = options.batch or (4 if options.quick else 32)
-    contestants = [harness.Contestant(name, timed, options, name, batch)
-                   for name in ("generator", "end_to_end", "frozen")]
-    for contestant in contestants:
-        contestant.wait()
+    batch = options.batch or (4 if options.quick else 0)
+    harness.report(options, measure(options, batch, ["generator", "end_to_end", "frozen"]), batch=batch)
+
+
+def measure(options: argparse.Namespace, batch: int, names: list[str]) -> dict[str, float]:
+    """Seconds and megabytes of the steps called ``names``, the first of which is the generator's, and the ratios.
+
+    ``batch`` 0 is the config's.
+    """
+    contestants = [harness.Contestant(name, setup, options, name, batch) for name in names]
+    grown = {contestant.name: float(contestant.wait().cases[1]) for contestant in contestants}
     seconds = harness.alternate(contestants, "step", *((2, 1) if options.quick else (4, 3)))
     for contestant in contestants:
         contestant.close()
-    figures = {f"{name}_seconds": value for name, value in seconds.items()}
-    figures |= {f"{name}_megabytes": megabytes(name, options, batch) for name in ("generator", "end_to_end")}
-    for name in ("end_to_end", "frozen"):
+    figures = {f"{name}_step_seconds": value for name, value in seconds.items()}
+    figures |= {f"{name}_step_megabytes": value for name, value in grown.items()}
+    for name in names[1:]:
         figures[f"{name}_over_generator_time"] = seconds[name] / seconds["generator"]
-    figures["end_to_end_over_generator_memory"] = figures["end_to_end_megabytes"] / figures["generator_megabytes"]
-    harness.report(options, figures, batch=batch)
+        figures[f"{name}_over_generator_memory"] = grown[name] / grown["generator"]
+    return figures
 
 
-def timed(threads: int, seed: int, kind: str, batch: int) -> dict[str, harness.Case]:
-    """The step as a benchmark's case."""
-    step = training_step(threads, seed, kind, batch)
-    return {"step": lambda: step}
-
-
-def megabytes(kind: str, options: argparse.Namespace, batch: int) -> float:
-    """Growth of the peak during a step, in a fresh process."""
-    contestant = harness.Contestant(f"{kind} memory", measured, options, kind, batch)
-    try:
-        return float(contestant.wait().cases[0])
-    finally:
-        contestant.close()
-
-
-def measured(threads: int, seed: int, kind: str, batch: int) -> dict[str, None]:
-    """The growth of the peak during the second step, as the name of a case."""
+def setup(threads: int, seed: int, kind: str, batch: int) -> dict[str, harness.Case | None]:
+    """The step as a benchmark's case, and the growth of the peak during its second run as the name of another."""
     step = training_step(threads, seed, kind, batch)
     step()
-    return {f"{harness.peak_growth(step):.3f}": None}
+    grown = harness.peak_growth(step)
+    return {"step": lambda: step, f"{grown:.3f}": None}
 
 
 def training_step(threads: int, seed: int, kind: str, batch: int) -> Callable[[], None]:
     """One optimizer step on a fixed random batch; ``kind`` is generator, end_to_end or frozen."""
     paddle = harness.prepare_ours(threads, seed)
-    from vilg.losses.picture import LikelihoodConfig
-    from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-    from vilg.models.end_to_end import EndToEndReconstructor, ReconstructorConfig
+    from vilg.build import load_run
+    from vilg.models.bidirectional import BidirectionalTransformer
+    from vilg.models.end_to_end import EndToEndReconstructor
     from vilg.tasks.bidirectional import BidirectionalStep
-    from vilg.tasks.end_to_end import EndToEndStep, EndToEndTaskConfig
-    from vilg.tokenizers.dvae import DVAEConfig
+    from vilg.tasks.end_to_end import EndToEndStep
     from vilg.tokenizers.image import build_image_tokenizer
 
-    shape = BidirectionalConfig(layers=4, width=256, heads=8, vocab_size=VOCABULARY, codebook_size=CODES,
-                                text_length=TEXT, rows=SIDE, columns=SIDE)
+    run = load_run(CONFIGS / "end_to_end" / "table7.yaml", [])
+    shape, batch = run.task.model, batch or run.train.batch_size
+    tokenizer = build_image_tokenizer(load_run(CONFIGS / "image_tokenizer" / "dvae_small.yaml", []).task.tokenizer)
     model = BidirectionalTransformer(shape)
-    config = EndToEndTaskConfig(model=shape, image_tokenizer="none", vocabulary="none", loss=LikelihoodConfig())
     if kind == "generator":
-        module = BidirectionalStep(model, config)
+        module = BidirectionalStep(model, run.task)
     else:
-        tokenizer = build_image_tokenizer(DVAEConfig(image_size=PIXELS, channels=32, multipliers=[1, 2, 4, 4], blocks=1,
-                                                     codebook_size=CODES, decoder_channels=64))
-        module = EndToEndStep(model, EndToEndReconstructor(ReconstructorConfig(), shape.width, tokenizer), config, None)
-        for parameter in module.reconstructor.network.parameters():
+        reconstructor = EndToEndReconstructor(run.task.reconstructor, shape.width, tokenizer)
+        module = EndToEndStep(model, reconstructor, run.task, None)
+        for parameter in reconstructor.network.parameters():
             parameter.stop_gradient = kind == "frozen"
     parameters = [parameter for parameter in module.parameters() if not parameter.stop_gradient]
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=parameters)
     rng = np.random.default_rng(seed)
-    text = paddle.to_tensor(rng.integers(0, VOCABULARY, (batch, TEXT)))
-    length = paddle.full([batch], TEXT, "int64")
+    text = paddle.to_tensor(rng.integers(0, shape.vocab_size, (batch, shape.text_length)))
+    length = paddle.full([batch], shape.text_length, "int64")
+    images = rng.uniform(-1, 1, (batch, 3, tokenizer.image_size, tokenizer.image_size)).astype("float32")
     inputs = {"caption": text, "caption_length": length, "text": text, "text_length": length,
-              "text_prefix": paddle.zeros([batch], "int64"),
-              "codes": paddle.to_tensor(rng.integers(0, CODES, (batch, SIDE * SIDE))),
-              "image": paddle.to_tensor(rng.uniform(-1, 1, (batch, 3, PIXELS, PIXELS)).astype("float32"))}
+              "text_prefix": paddle.zeros([batch], "int64"), "image": paddle.to_tensor(images),
+              "codes": paddle.to_tensor(rng.integers(0, shape.codebook_size, (batch, shape.rows * shape.columns)))}
 
     def step() -> None:
         module(inputs, 0).loss.backward()
