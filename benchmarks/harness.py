@@ -8,6 +8,7 @@ something on a busy machine.
 import argparse
 import ctypes
 import gc
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 PAUSE = 0.22
 """Seconds between contestants: an idle OpenMP team keeps spinning for 0.2 s and would take the next one's cores."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
@@ -180,11 +182,13 @@ def report(options: argparse.Namespace, figures: dict[str, float], **config: Any
 
 def prepare_torch(threads: int, seed: int) -> Any:
     """torch with the allocator tuned as ours is and ``threads`` threads; returns the module."""
+    # By its path, since importing vilg would import Paddle.
+    spec = importlib.util.spec_from_file_location("allocator", ROOT / "vilg" / "runtime" / "allocator.py")
+    allocator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(allocator)
+    allocator.keep_freed_memory(True)
     import torch
 
-    libc = ctypes.CDLL(None)
-    libc.mallopt(-4, 0)
-    libc.mallopt(-1, 2**31 - 1)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     return torch

@@ -113,3 +113,14 @@ def test_the_report_is_a_command():
     out = run("import runpy, sys; sys.argv = ['vilg.runtime', '--help'];"
               "\ntry: runpy.run_module('vilg.runtime', run_name='__main__')\nexcept SystemExit: pass")
     assert "GFLOP/s" in out
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists()
+                    or "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(),
+                    reason="this kernel has no large pages")
+def test_large_tensors_lie_in_large_pages():
+    code = ("import vilg, paddle; from pathlib import Path; x = paddle.ones([64, 1024, 1024]); "
+            "text = Path('/proc/self/smaps_rollup').read_text(); "
+            "print(next(line.split()[1] for line in text.splitlines() if line.startswith('AnonHugePages')))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 200 * 1024
