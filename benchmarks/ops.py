@@ -42,7 +42,7 @@ def main() -> None:
                    harness.Contestant("torch", torch, options, options.only, options.math)]
     for contestant in contestants:
         contestant.wait()
-    rounds, repetitions = (2, 3) if options.quick else (5, 7)
+    rounds, repetitions = (1, 3) if options.quick else (4, 6)
     figures = {}
     for function in options.only:
         for direction in ("forward", "backward"):
