@@ -5,13 +5,14 @@
     python benchmarks/end_to_end_step.py --threads 1 --clock cpu    on a busy machine
 
 The run of configs/end_to_end/table7.yaml (its transformer, directions and batch) with the dVAE of
-configs/image_tokenizer/dvae_small.yaml: forward, backward and AdamW on a fixed random batch. The contestants have a
-process each and take turns; ``benchmarks/train_step.py`` reports the first two of them as well.
+configs/image_tokenizer/dvae_small.yaml: forward, backward and AdamW on a fixed random batch. The steps take turns in one
+process, whose libraries they share; ``benchmarks/train_step.py`` reports the first two of them as well.
 ``end_to_end_over_generator_time`` and ``_memory``: ratios; memory is the growth of the process's peak during a step
 over what it holds between steps. ``frozen_over_generator_time``: with the reconstructor's network frozen, so that only
 the map learns beside the generator.
 """
 import argparse
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,11 +36,14 @@ def measure(options: argparse.Namespace, batch: int, names: list[str]) -> dict[s
 
     ``batch`` 0 is the config's.
     """
-    contestants = [harness.Contestant(name, setup, options, name, batch) for name in names]
-    grown = {contestant.name: float(contestant.wait().cases[1]) for contestant in contestants}
-    seconds = harness.alternate(contestants, "step", *((2, 1) if options.quick else (4, 3)))
-    for contestant in contestants:
-        contestant.close()
+    contestant = harness.Contestant("steps", setup, options, names, batch).wait()
+    grown = {name: float(value) for name, value in zip(names, contestant.cases[len(names):])}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(4):
+        for name in names:
+            times[name] += contestant.time(name, 3)
+    contestant.close()
+    seconds = {name: statistics.median(values) for name, values in times.items()}
     figures = {f"{name}_step_seconds": value for name, value in seconds.items()}
     figures |= {f"{name}_step_megabytes": value for name, value in grown.items()}
     for name in names[1:]:
@@ -48,12 +52,14 @@ def measure(options: argparse.Namespace, batch: int, names: list[str]) -> dict[s
     return figures
 
 
-def setup(threads: int, seed: int, kind: str, batch: int) -> dict[str, harness.Case | None]:
-    """The step as a benchmark's case, and the growth of the peak during its second run as the name of another."""
-    step = training_step(threads, seed, kind, batch)
-    step()
-    grown = harness.peak_growth(step)
-    return {"step": lambda: step, f"{grown:.3f}": None}
+def setup(threads: int, seed: int, names: list[str], batch: int) -> dict[str, harness.Case | None]:
+    """The steps as cases, and then, as names of more cases, the growth of the peak during the second run of each."""
+    steps = {name: training_step(threads, seed, name, batch) for name in names}
+    grown = []
+    for number, step in enumerate(steps.values()):
+        step()
+        grown.append(f"{harness.peak_growth(step):.{3 + number}f}")  # of different lengths: no name stands twice
+    return {**{name: lambda step=step: step for name, step in steps.items()}, **dict.fromkeys(grown)}
 
 
 def training_step(threads: int, seed: int, kind: str, batch: int) -> Callable[[], None]:
