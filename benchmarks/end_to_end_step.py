@@ -5,8 +5,8 @@
     python benchmarks/end_to_end_step.py --threads 1 --clock cpu    on a busy machine
 
 The run of configs/end_to_end/table7.yaml (its transformer, directions and batch) with the dVAE of
-configs/image_tokenizer/dvae_small.yaml: forward, backward and AdamW on a fixed random batch. The steps take turns in one
-process, whose libraries they share; ``benchmarks/train_step.py`` reports the first two of them as well.
+configs/image_tokenizer/dvae_small.yaml: forward, backward and AdamW on a fixed random batch. The steps take turns in
+one process, whose libraries they share; ``benchmarks/train_step.py`` reports the first two of them as well.
 ``end_to_end_over_generator_time`` and ``_memory``: ratios; memory is the growth of the process's peak during a step
 over what it holds between steps. ``frozen_over_generator_time``: with the reconstructor's network frozen, so that only
 the map learns beside the generator.
