@@ -34,6 +34,17 @@ def test_a_picture_does_not_depend_on_what_is_drawn_beside_it(model):
     assert not np.array_equal(together[0][0], together[0][1])
 
 
+def test_every_text_may_have_a_seed_of_its_own(model):
+    texts = ["红色的圆形", "蓝色的方块"]
+    together = model.text_to_image(texts, seed=[3, 8], temperature=1.0)
+    alone = [model.text_to_image(text, seed=seed, temperature=1.0)[0] for text, seed in zip(texts, (3, 8))]
+    for ours, theirs in zip(together, alone):
+        np.testing.assert_array_equal(np.asarray(ours[0]), np.asarray(theirs[0]))
+        assert ours[0].info["seed"] == theirs[0].info["seed"]
+    with pytest.raises(VilgError, match="1 seeds for 2 texts"):
+        model.text_to_image(texts, seed=[3])
+
+
 def test_best_of_keeps_the_pictures_that_rank_highest(model):
     drawn = arrays(model.text_to_image(PROMPTS[0], num_images=6, seed=1))[0]
     scores = model.rank(PROMPTS[0], drawn)

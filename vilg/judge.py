@@ -21,7 +21,10 @@ def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, flo
     """The figures of :func:`vilg.evaluation.scenes.evaluate_scenes` for a pipeline; ``settings`` has count,
     seed, best_of."""
     def draw(texts: list[str], num_images: int, seed: int) -> list[list[np.ndarray]]:
-        drawn = pipeline.text_to_image(texts, num_images=num_images, seed=seed, progress=True)
+        # Seeds of their own: with one for all, every text would draw with the same luck, and the share would be that of
+        # a few draws, not of hundreds.
+        seeds = [seed * 1_000_003 + index for index in range(len(texts))]
+        drawn = pipeline.text_to_image(texts, num_images=num_images, seed=seeds, progress=True)
         return [[np.asarray(picture) for picture in row] for row in drawn]
 
     model = Model(draw=draw, rank=lambda text, pictures: pipeline.rank(text, pictures)[0].tolist(),

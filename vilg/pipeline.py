@@ -68,15 +68,17 @@ class Pipeline:
         self.reconstructor = released.reconstructor
         self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
 
-    def text_to_image(self, texts: str | list[str], num_images: int = 1, seed: int = 0, best_of: int | None = None,
-                      top_k: int | None = None, top_p: float | None = None, temperature: float | None = None,
-                      guidance: float | None = None, path: str = "two_stage", known_image: Picture | None = None,
-                      known_rows: int | None = None, known_mask: Picture | np.ndarray | None = None,
+    def text_to_image(self, texts: str | list[str], num_images: int = 1, seed: int | list[int] = 0,
+                      best_of: int | None = None, top_k: int | None = None, top_p: float | None = None,
+                      temperature: float | None = None, guidance: float | None = None, path: str = "two_stage",
+                      known_image: Picture | None = None, known_rows: int | None = None,
+                      known_mask: Picture | np.ndarray | None = None,
                       progress: bool = False) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
 
-        Sample j of a text depends on the text, ``seed``, j and the settings, never on what is drawn beside it. With
-        ``best_of`` that many are drawn and the ``num_images`` with the highest P(text | image) are kept, best first.
+        Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
+        what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
+        P(text | image) are kept, best first.
         ``known_image`` keeps a part of that picture: its first ``known_rows`` rows of tokens, or the tokens that
         ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows, columns]). ``path``: decode the
         codes ("two_stage") or the hidden vectors ("end_to_end", for models with a reconstructor). Settings left out are
@@ -91,6 +93,9 @@ class Pipeline:
         sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance)
         known = self._known(known_image, known_rows, known_mask)
         draws = best_of or num_images
+        seeds = [seed] * len(texts) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(texts):
+            raise VilgError(f"{len(seeds)} seeds for {len(texts)} texts; give one for all or one each")
         batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
         rows = max(1, DECODE_ROWS // draws)
         bar = tqdm(total=-(-len(texts) // rows) * self.model.config.rows * self.model.config.columns, desc="drawing",
@@ -100,11 +105,12 @@ class Pipeline:
             for start in range(0, len(texts), rows):
                 ids = paddle.to_tensor(batch.ids[start:start + rows])
                 length = paddle.to_tensor(batch.length[start:start + rows])
-                pictures, codes = self._draw(ids, length, draws, seed, sampling, known, path, bar)
+                pictures, codes = self._draw(ids, length, draws, seeds[start:start + rows], sampling, known,
+                                             path, bar)
                 for row, text in enumerate(texts[start:start + rows]):
                     chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
-                    settings = {"prompt": text, "model": self.name, "seed": seed, "path": path,
-                                **configs.to_dict(sampling)}
+                    settings = {"prompt": text, "model": self.name, "seed": seeds[start + row],
+                                "path": path, **configs.to_dict(sampling)}
                     results.append([_annotate(pictures[row][pick], settings | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -174,9 +180,9 @@ class Pipeline:
             raise VilgError(f"{self.name} has no reconstructor, so it cannot draw with path='end_to_end'; "
                             "use path='two_stage'")
 
-    def _draw(self, ids, length, draws, seed, sampling, known, path, bar):
+    def _draw(self, ids, length, draws, seeds, sampling, known, path, bar):
         known_codes, known_mask = known
-        drawn = generate_images(self.model, ids, length, num_images=draws, seeds=seed, sampling=sampling,
+        drawn = generate_images(self.model, ids, length, num_images=draws, seeds=seeds, sampling=sampling,
                                 known_codes=known_codes, known_mask=known_mask, keep_hidden=path == "end_to_end",
                                 progress=bar.update)
         pictures = self.decode_hidden(drawn.hidden) if path == "end_to_end" else self.decode(drawn.codes)
