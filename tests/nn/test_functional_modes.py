@@ -13,6 +13,9 @@ from vilg.nn import functional
 from vilg.nn.onednn import library, matmul, precision, selftest, switch
 from vilg.nn.onednn.library import BF16, F32
 from vilg.nn.onednn.packed import PackedProduct
+from vilg.tokenizers.image import build_image_tokenizer
+from vilg.tokenizers.quantize import QuantizerConfig
+from vilg.tokenizers.vqgan import VQConfig
 
 BF16_BOUND = 8e-3
 """Error of bf16 products relative to the largest value: two factors rounded to 8 bits, sums in float32."""
@@ -57,6 +60,30 @@ def test_bf16_products_stay_within_the_bound(bf16, function, arguments):
         assert not bool((rounded == exact).all()), "nothing was computed in bf16"
     for mine, theirs in zip(gradients, paddle.grad([exact], arguments, [incoming])):
         assert close(mine, theirs, BF16_BOUND)
+
+
+def test_full_precision_holds_inside_its_context_alone(bf16):
+    x, y = random(33, 70), random(70, 50)
+    rounded = functional.matmul(x, y)
+    with functional.full_precision():
+        exact = functional.matmul(x, y)
+    assert close(exact, x @ y, 1e-6)
+    assert bool((functional.matmul(x, y) == rounded).all())
+    if precision.bf16_method() == "cast":
+        assert not bool((rounded == exact).all())
+
+
+def test_the_codes_of_a_picture_do_not_depend_on_the_precision(bf16):
+    config = VQConfig(kind="vqvae", image_size=64, patch=4, channels=16, multipliers=[1, 2], blocks=1, decoder_blocks=1,
+                      attention_resolutions=[], norm_groups=4, z_channels=16, code_dim=8,
+                      quantizer=QuantizerConfig(codebook_size=512))
+    tokenizer = build_image_tokenizer(config)
+    tokenizer.eval()
+    pictures = random(8, 3, 64, 64)
+    tokenizer.quantizer.codebook.set_value(tokenizer.vectors(pictures).transpose([0, 2, 3, 1]).reshape([512, 8]))
+    codes = tokenizer.encode(pictures + 0.01)
+    precision.use_bf16(False)
+    assert bool((codes == tokenizer.encode(pictures + 0.01)).all())
 
 
 @pytest.mark.parametrize("rows, inputs, outputs", [(1, 48, 80), (8, 40, 33), (40, 64, 96)])

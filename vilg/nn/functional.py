@@ -11,10 +11,11 @@ from paddle import Tensor
 
 from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm
 from vilg.nn.onednn.autograd import wants_gradient
+from vilg.nn.onednn.precision import full_precision
 from vilg.nn.onednn.switch import active, stock_operators
 
 __all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "cross_entropy",
-           "linear_cross_entropy", "stock_operators"]
+           "linear_cross_entropy", "full_precision", "stock_operators"]
 
 _FLOAT32 = paddle.float32
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()

@@ -233,7 +233,8 @@ class DVAE(ImageTokenizer):
         return self.encoder(to_laplace(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.logits(images).argmax(1).reshape([images.shape[0], -1])
+        with functional.full_precision():  # bf16 would make another code the likeliest where two are close
+            return self.logits(images).argmax(1).reshape([images.shape[0], -1])
 
     def embed(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)

@@ -64,7 +64,8 @@ class ImageTokenizer(nn.Layer, abc.ABC):
 
     @abc.abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] → codes [B, n]. Raises DataError for a wrong size."""
+        """Pictures [B, 3, H, W] → codes [B, n], in float32 on a CPU even under ``cpu_math: bf16``.
+        Raises DataError for a wrong size."""
 
     @abc.abstractmethod
     def embed(self, codes: Tensor) -> Tensor:

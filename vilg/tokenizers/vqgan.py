@@ -9,6 +9,7 @@ from typing import Literal
 from paddle import Tensor
 
 from vilg.config import configclass
+from vilg.nn import functional
 from vilg.nn.layers import Conv2D
 from vilg.tokenizers.autoencoder import Decoder, Encoder, PatchEncoder
 from vilg.tokenizers.image import ImageTokenizer, Reconstruction, Reconstructor
@@ -120,7 +121,8 @@ class VQVAE(ImageTokenizer):
         return self.to_code(self.encoder(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.quantizer.encode(self.vectors(images))
+        with functional.full_precision():  # bf16 would move vectors across the borders between codes
+            return self.quantizer.encode(self.vectors(images))
 
     def embed(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)

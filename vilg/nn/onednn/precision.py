@@ -1,6 +1,8 @@
 """Which arithmetic products run in: float32, or bf16 products of float32 tensors with float32 sums."""
+import contextlib
 import ctypes
 import functools
+from collections.abc import Iterator
 
 from vilg.nn.onednn.library import Handle, Library, Unavailable, load
 
@@ -33,6 +35,18 @@ def use_bf16(on: bool) -> None:
     """Turn bf16 products on or off, for the whole process."""
     _State.method = bf16_method() if on else "none"
     _State.bf16 = on
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Inside this context products run in float32, whatever was asked for. For what a rounding would turn into another
+    answer: the code of a picture's patch has to be the same in every run."""
+    before = _State.bf16, _State.method
+    _State.bf16, _State.method = False, "none"
+    try:
+        yield
+    finally:
+        _State.bf16, _State.method = before
 
 
 def bf16() -> bool:
