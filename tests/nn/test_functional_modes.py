@@ -73,6 +73,26 @@ def test_full_precision_holds_inside_its_context_alone(bf16):
         assert not bool((rounded == exact).all())
 
 
+def test_full_precision_is_a_matter_of_one_thread(bf16):
+    inside, leave, seen = threading.Event(), threading.Event(), []
+
+    def other():
+        with functional.full_precision():
+            seen.append(precision.gains())
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(10)
+    with functional.full_precision():  # entered second, left first
+        pass
+    here = precision.gains()
+    leave.set()
+    thread.join()
+    assert here and seen == [False] and precision.gains()
+
+
 def test_the_codes_of_a_picture_do_not_depend_on_the_precision(bf16):
     config = VQConfig(kind="vqvae", image_size=64, patch=4, channels=16, multipliers=[1, 2], blocks=1, decoder_blocks=1,
                       attention_resolutions=[], norm_groups=4, z_channels=16, code_dim=8,

@@ -26,8 +26,7 @@ class QuantizerConfig:
     the unit sphere. Every ``revive_every`` steps (0: never) a code used less than ``revive_below`` times the mean
     moves to an encoder output, a badly quantized one as a rule: drawn by squared distance to its code, like the seeds
     of k-means++, or many codes would come to mean nearly the same common patch. ``kl_weight``, ``temperature`` and the
-    temperature's end and length (cosine) are for
-    ``gumbel`` alone.
+    temperature's end and length (cosine) are for ``gumbel`` alone.
     """
 
     kind: Literal["straight_through", "ema", "gumbel"] = "ema"

@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import functools
+import threading
 from collections.abc import Iterator
 
 from vilg.nn.onednn.library import Handle, Library, Unavailable, load
@@ -17,6 +18,13 @@ _SUM = -1
 class _State:
     bf16 = False
     method = "none"
+
+
+class _Scope(threading.local):
+    exact = False
+
+
+_scope = _Scope()
 
 
 def bf16_method() -> str:
@@ -39,14 +47,17 @@ def use_bf16(on: bool) -> None:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside this context products run in float32, whatever was asked for. For what a rounding would turn into another
-    answer: the code of a picture's patch has to be the same in every run."""
-    before = _State.bf16, _State.method
-    _State.bf16, _State.method = False, "none"
+    """Inside this context products of this thread run in float32, whatever was asked for. For what a rounding would
+    turn into another answer: the code of a picture's patch has to be the same in every run."""
+    before, _scope.exact = _scope.exact, True
     try:
         yield
     finally:
-        _State.bf16, _State.method = before
+        _scope.exact = before
+
+
+def _method() -> str:
+    return "none" if _scope.exact else _State.method
 
 
 def bf16() -> bool:
@@ -56,17 +67,17 @@ def bf16() -> bool:
 
 def gains() -> bool:
     """Do products run in bf16, whichever way?"""
-    return _State.method != "none"
+    return _method() != "none"
 
 
 def casts() -> bool:
     """Are operands to be cast to bf16 before a product?"""
-    return _State.method == "cast"
+    return _method() == "cast"
 
 
 def fpmath() -> int:
     """The library's floating-point math mode."""
-    return _BF16 if _State.method == "fpmath" else _STRICT
+    return _BF16 if _method() == "fpmath" else _STRICT
 
 
 @functools.lru_cache(maxsize=8)
