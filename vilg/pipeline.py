@@ -164,14 +164,14 @@ class Pipeline:
             return [from_model(image) for start in range(0, codes.shape[0], DECODE_ROWS)
                     for image in self.image_tokenizer.decode(codes[start:start + DECODE_ROWS]).numpy()]
 
-    def decode_hidden(self, hidden: paddle.Tensor) -> list[np.ndarray]:
-        """Hidden vectors [B, n, D] that tokens were predicted from → pictures, uint8 [H, W, 3] each: the end-to-end
-        path. Raises VilgError for a model without a reconstructor."""
+    def decode_hidden(self, hidden: paddle.Tensor, codes: paddle.Tensor) -> list[np.ndarray]:
+        """Hidden vectors [B, n, D] that tokens ``codes`` [B, n] were predicted from → pictures, uint8 [H, W, 3] each:
+        the end-to-end path. Raises VilgError for a model without a reconstructor."""
         self._check_path("end_to_end")
         with paddle.no_grad():
             return [from_model(image) for start in range(0, hidden.shape[0], DECODE_ROWS)
-                    for image in self.image_tokenizer.picture_of(
-                        self.reconstructor(hidden[start:start + DECODE_ROWS])).numpy()]
+                    for image in self.image_tokenizer.picture_of(self.reconstructor(
+                        hidden[start:start + DECODE_ROWS], codes[start:start + DECODE_ROWS])).numpy()]
 
     def _check_path(self, path: str) -> None:
         if path not in PATHS:
@@ -185,7 +185,7 @@ class Pipeline:
         drawn = generate_images(self.model, ids, length, num_images=draws, seeds=seeds, sampling=sampling,
                                 known_codes=known_codes, known_mask=known_mask, keep_hidden=path == "end_to_end",
                                 progress=bar.update)
-        pictures = self.decode_hidden(drawn.hidden) if path == "end_to_end" else self.decode(drawn.codes)
+        pictures = self.decode_hidden(drawn.hidden, drawn.codes) if path == "end_to_end" else self.decode(drawn.codes)
         grouped = [pictures[row * draws:(row + 1) * draws] for row in range(ids.shape[0])]
         return grouped, drawn.codes.reshape([ids.shape[0], draws, -1])
 

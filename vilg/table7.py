@@ -146,7 +146,7 @@ def reconstruct(pipeline: Pipeline, texts: list[str], tokens: paddle.Tensor) -> 
     with paddle.no_grad():
         for number, (ids, length) in enumerate(_prompts(pipeline, texts)):
             part = tokens[number * DECODE_ROWS:(number + 1) * DECODE_ROWS]
-            pictures += pipeline.decode_hidden(pipeline.model.text_to_image_hidden(ids, length, part))
+            pictures += pipeline.decode_hidden(pipeline.model.text_to_image_hidden(ids, length, part), part)
     return pictures
 
 

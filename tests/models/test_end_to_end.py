@@ -127,6 +127,24 @@ def test_the_map_starts_with_the_spread_of_the_code_vectors():
     np.testing.assert_allclose(z.std(0), vectors.std(0, ddof=1), rtol=0.5)
 
 
+def test_with_token_anchor_training_begins_with_the_two_stage_picture_and_reaches_the_generator():
+    tokenizer = make_tokenizer("dvae")
+    model = make_model(tokenizer, anchor="token")
+    text, length, codes, images = inputs()
+    raw = model(text, length, codes)
+    np.testing.assert_allclose(tokenizer.picture_of(raw).numpy(), tokenizer.decode(codes).numpy(), atol=1e-6)
+    before = {name: value.numpy().copy() for name, value in model.named_parameters()}
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+    for _ in range(2):  # the map's last layer is zero in the first step, so nothing before it moves
+        pixel_loss(model(text, length, codes)[:, :3], images, 1.0, 1.0).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    assert {name for name, value in model.named_parameters() if np.array_equal(value.numpy(), before[name])} == {
+        f"generator.{name}" for name in HEADS}
+    with pytest.raises(ShapeError, match="anchor: token"):
+        model.reconstructor(model.generator.text_to_image_hidden(text, length, codes))
+
+
 def test_a_reconstructor_of_another_width_or_grid_is_refused_with_both_numbers():
     generator = BidirectionalTransformer(BidirectionalConfig(**GENERATOR))
     wide = EndToEndReconstructor(ReconstructorConfig(), 16, make_tokenizer())

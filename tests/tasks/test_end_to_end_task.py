@@ -97,8 +97,11 @@ def test_the_gradient_can_be_kept_from_the_generator(make):
         assert same == (name.startswith("reconstructor.") or name.split(".")[0] in ("text_head", "image_head")), name
 
 
-def test_a_frozen_network_is_no_parameter_and_the_map_still_learns(make):
-    task = make(train_network=False)
+@pytest.mark.parametrize("anchor", ["none", "token"])
+def test_a_frozen_network_is_no_parameter_and_the_map_still_learns(make, anchor):
+    task = make(train_network=False, reconstructor={"anchor": anchor})
+    last = task.reconstructor.map.out.weight
+    last.set_value(paddle.randn(last.shape))  # with an anchor it starts at zero, and the layers before it feel nothing
     names = [name for name in task.phases[0].parameters if name.startswith("reconstructor.")]
     assert names and all(name.startswith("reconstructor.map.") for name in names)
     found = gradients(task, task.step(batch_of(task), 0).loss)
@@ -141,11 +144,12 @@ def test_previews_set_the_picture_beside_both_reconstructions(make):
     assert shown["reconstructed_1"].shape == (16, 48, 3) and "drawn_0" in shown and "described_0" in shown
 
 
-@pytest.fixture(scope="module")
-def exported(released_model, tmp_path_factory):
+@pytest.fixture(scope="module", params=["none", "token"])
+def exported(request, released_model, tmp_path_factory):
     """A folder with a reconstructor, exported by a task whose weights are far from the initial near-uniform ones."""
     paddle.seed(0)
-    task = EndToEndTask(config.from_dict(EndToEndTaskConfig, settings(released_model)), SamplingConfig(guidance=1.0))
+    values = settings(released_model, reconstructor={"map_layers": 1, "anchor": request.param})
+    task = EndToEndTask(config.from_dict(EndToEndTaskConfig, values), SamplingConfig(guidance=1.0))
     for value in task.phases[0].parameters.values():
         value.set_value(value + 0.05 * paddle.randn(value.shape))
     folder = tmp_path_factory.mktemp("end_to_end") / "model"
@@ -188,7 +192,7 @@ def test_a_drawn_picture_is_that_of_its_tokens_fed_back(model, guidance, known_r
     with paddle.no_grad():
         hidden = model.model.text_to_image_hidden(ids, length, kept[0].codes)
     np.testing.assert_allclose(kept[0].hidden.numpy(), hidden.numpy(), atol=2e-4)
-    again = model.decode_hidden(hidden)
+    again = model.decode_hidden(hidden, kept[0].codes)
     for row, pictures in enumerate(drawn):
         for column, picture in enumerate(pictures):
             assert np.abs(picture - again[2 * row + column].astype(int)).max() <= 1  # rounding to levels

@@ -15,7 +15,7 @@ from vilg.config import configclass
 from vilg.errors import ShapeError
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.nn import functional
-from vilg.nn.layers import LayerNorm, Linear
+from vilg.nn.layers import Embedding, LayerNorm, Linear
 from vilg.tokenizers.image import ImageTokenizer, Reconstructor, build_image_tokenizer
 
 
@@ -25,11 +25,17 @@ class ReconstructorConfig:
 
     The map has ``map_layers`` hidden layers of ``map_ratio`` · D units. ``start``: the network that turns code vectors
     into a picture has the weights of the image tokenizer's own at first ("tokenizer"), or random ones ("fresh").
+
+    ``anchor``: what the map's output is added to. Nothing ("none", the paper's path): the code vectors come from hidden
+    vectors alone. Or the vector of the token that stands there ("token", an addition of this project): the map starts
+    at zero, so that training begins with the two-stage picture, and learns what the hidden vector knows beyond the
+    token. The gradient still reaches the transformer, by the map.
     """
 
     map_layers: int = 2
     map_ratio: int = 2
     start: Literal["tokenizer", "fresh"] = "tokenizer"
+    anchor: Literal["none", "token"] = "none"
 
     def __post_init__(self) -> None:
         if self.map_layers < 1:
@@ -66,12 +72,18 @@ class HiddenMap(nn.Layer):
         self.out.weight.set_value(self.out.weight * deviation)
         self.out.bias.set_value(mean)
 
+    @paddle.no_grad()
+    def start_at_zero(self) -> None:
+        """Make the output zero until it learns otherwise."""
+        self.out.weight.set_value(paddle.zeros_like(self.out.weight))
+
 
 class EndToEndReconstructor(nn.Layer):
     """Hidden vectors [B, n, D] → map → z [B, d, rows, columns] → the raw output of the tokenizer's architecture.
 
     ``width`` is D. The architecture, the grid and d are those of ``tokenizer``, which stays as it is;
-    ``tokenizer.picture_of`` turns the raw output into pictures.
+    ``tokenizer.picture_of`` turns the raw output into pictures. ``codes`` [B, n], the tokens that the hidden vectors
+    predicted, are read with ``anchor`` "token" alone; leaving them out then raises ShapeError.
     """
 
     def __init__(self, config: ReconstructorConfig, width: int, tokenizer: ImageTokenizer):
@@ -80,11 +92,23 @@ class EndToEndReconstructor(nn.Layer):
         self.grid, self.code_dim = tokenizer.grid, tokenizer.code_dim
         self.map = HiddenMap(width, tokenizer.code_dim, config.map_layers, config.map_ratio)
         self.network: Reconstructor = build_image_tokenizer(tokenizer.config).reconstructor
+        self.token_embedding = None
         if config.start == "tokenizer":
             self.network.set_state_dict(tokenizer.reconstructor.state_dict())
+        if config.anchor == "token":
+            self.token_embedding = Embedding(tokenizer.codebook_size, tokenizer.code_dim)
+            self.token_embedding.weight.set_value(_code_vectors(tokenizer)[:tokenizer.codebook_size])
+            self.map.start_at_zero()
+        elif config.start == "tokenizer":
             self.map.start_like(_code_vectors(tokenizer))
 
-    def embed(self, hidden: Tensor) -> Tensor:
+    @property
+    def behind_the_map(self) -> list[Tensor]:
+        """All weights but the map's: what began as the image tokenizer's."""
+        table = [] if self.token_embedding is None else [self.token_embedding.weight]
+        return [*table, *self.network.parameters()]
+
+    def embed(self, hidden: Tensor, codes: Tensor | None = None) -> Tensor:
         """Hidden [B, n, D] → z [B, d, rows, columns]. Raises ShapeError for another grid or width."""
         rows, columns = self.grid
         if list(hidden.shape[1:]) != [rows * columns, self.width]:
@@ -92,14 +116,19 @@ class EndToEndReconstructor(nn.Layer):
                              f"{rows}×{columns} grid), got {list(hidden.shape)}; use the transformer it was trained "
                              "with")
         z = self.map(hidden)                                                                      # [B, n, d]
+        if self.token_embedding is not None:
+            if codes is None:
+                raise ShapeError("this reconstructor adds to the vectors of tokens (anchor: token); give it the codes "
+                                 "that the hidden vectors predicted")
+            z = z + self.token_embedding(codes)
         return z.transpose([0, 2, 1]).reshape([hidden.shape[0], self.code_dim, rows, columns])
 
-    def features(self, hidden: Tensor) -> Tensor:
+    def features(self, hidden: Tensor, codes: Tensor | None = None) -> Tensor:
         """Hidden [B, n, D] → the input of the network's last layer."""
-        return self.network.features(self.embed(hidden))
+        return self.network.features(self.embed(hidden, codes))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.network.last(self.features(hidden))
+    def forward(self, hidden: Tensor, codes: Tensor | None = None) -> Tensor:
+        return self.network.last(self.features(hidden, codes))
 
 
 class EndToEndModel(nn.Layer):
@@ -123,7 +152,7 @@ class EndToEndModel(nn.Layer):
 
         One pass over all tokens (teacher forcing); the same picture as from the hidden vectors kept while drawing.
         """
-        return self.reconstructor(self.generator.text_to_image_hidden(text, length, codes))
+        return self.reconstructor(self.generator.text_to_image_hidden(text, length, codes), codes)
 
 
 def _code_vectors(tokenizer: ImageTokenizer) -> Tensor:

@@ -74,14 +74,14 @@ class EndToEndStep(BidirectionalStep):
     def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
         drawn, described = self.hidden(batch)
         generation = self.generation(batch, drawn, described)
-        picture, figures = self._picture(drawn if self.reaches_generator else drawn.detach(), batch["image"], step)
+        picture, figures = self._picture(drawn if self.reaches_generator else drawn.detach(), batch, step)
         return StepOutput(generation.loss + self._weight_at(step) * picture, generation.figures | figures)
 
-    def _picture(self, hidden: Tensor, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _picture(self, hidden: Tensor, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         network = self.reconstructor.network
-        features = self.reconstructor.features(hidden)
+        features = self.reconstructor.features(hidden, batch["codes"])
         raw = network.last(features)
-        loss, figures = self.picture_loss(raw, images)
+        loss, figures = self.picture_loss(raw, batch["image"])
         if self.pull is not None and step >= self.pull.config.start_step:
             adversarial, parts = self.pull(loss, raw, features, network)
             loss, figures = loss + adversarial, figures | parts
@@ -106,7 +106,7 @@ class EndToEndTask(BidirectionalTask):
                               f"pictures are compared by {fitting}; set task.loss.kind={fitting}")
         self.end_to_end = EndToEndModel(self.model, self._start())
         self.reconstructor = self.end_to_end.reconstructor
-        for parameter in self.reconstructor.network.parameters():
+        for parameter in self.reconstructor.behind_the_map:
             parameter.stop_gradient = not config.train_network
         self.discriminator = None
         if config.adversary:
