@@ -83,9 +83,9 @@ class Contestant:
         self.cases = self._answer()
         return self
 
-    def time(self, case: str, repetitions: int) -> list[float]:
-        """Seconds of every repetition, after one that does not count."""
-        self._pipe.send((case, repetitions))
+    def time(self, case: str, repetitions: int, uncounted: int = 1) -> list[float]:
+        """Seconds of every repetition, after ``uncounted`` that do not count."""
+        self._pipe.send((case, repetitions, uncounted))
         return self._answer()
 
     def close(self) -> None:
@@ -109,28 +109,29 @@ def _serve(pipe, setup: Callable[..., dict[str, Case]], threads: int, seed: int,
         cases = setup(threads, seed, *details)
         pipe.send((True, list(cases)))
         while (order := pipe.recv()) is not None:
-            name, repetitions = order
+            name, repetitions, uncounted = order
             times = []
-            for _ in range(repetitions + 1):
+            for _ in range(uncounted + repetitions):
                 timed = cases[name]()
                 start = now()
                 timed()
                 times.append(now() - start)
-            pipe.send((True, times[1:]))
+            pipe.send((True, times[uncounted:]))
     except EOFError:
         return
     except Exception:
         pipe.send((False, traceback.format_exc()))
 
 
-def alternate(contestants: Sequence[Contestant], case: str, rounds: int, repetitions: int) -> dict[str, float]:
+def alternate(contestants: Sequence[Contestant], case: str, rounds: int, repetitions: int,
+              uncounted: int = 1) -> dict[str, float]:
     """Median seconds of ``case`` for every contestant that has it, timed in turns ``rounds`` times."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
         for contestant in contestants:
             if case in contestant.cases:
                 time.sleep(PAUSE)
-                times.setdefault(contestant.name, []).extend(contestant.time(case, repetitions))
+                times.setdefault(contestant.name, []).extend(contestant.time(case, repetitions, uncounted))
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
