@@ -41,6 +41,13 @@ def test_scenes_cover_the_lexicon_and_keep_objects_apart():
                 assert gap >= 3
 
 
+@pytest.mark.parametrize("split", ["train", "test", "unseen"])
+def test_scenes_of_several_kinds_when_asked(split):
+    for seed in range(100):
+        assert len(kinds_and_pairs(scenes.sample_scene(seed, split, kinds=2))[0]) >= 2
+        assert scenes.sample_scene(seed, split, kinds=1) == scenes.sample_scene(seed, split)
+
+
 def test_held_out_combinations_are_never_seen():
     assert {colour for colour, _ in held_out_kinds()} == set(COLOURS)
     assert {shape for _, shape in held_out_kinds()} == set(SHAPES)

@@ -7,6 +7,7 @@ from PIL import Image
 from vilg.data.batches import Loader, LoaderConfig, Mixture
 from vilg.data.pictures import read_picture
 from vilg.data.sample import BrokenSample
+from vilg.data.scenes import parse_caption
 from vilg.data.sources import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
 from vilg.errors import DataError
 
@@ -24,6 +25,17 @@ def test_scenes():
     assert source[2].captions == sample.captions
     with pytest.raises(ValueError):
         ScenesConfig(count=0)
+    with pytest.raises(ValueError, match="kinds is 1, 2 or 3"):
+        ScenesConfig(kinds=4)
+    with pytest.raises(ValueError, match="at most 2 in split unseen"):
+        ScenesConfig(kinds=3, split="unseen")
+
+
+def test_a_scenes_source_of_several_kinds():
+    source = ScenesSource(ScenesConfig(count=4, size=32, kinds=3))
+    for index in range(4):
+        groups = parse_caption(source[index].captions[0]).groups
+        assert sum(group.count for group in groups) == 3
 
 
 def test_folder_is_read_recursively_with_several_captions(tmp_path):

@@ -14,7 +14,11 @@ from vilg.errors import DataError
 
 @configclass
 class ScenesConfig:
-    """Scenes drawn as training goes: seeds ``first`` to ``first + count - 1`` of a split, drawn at ``size`` pixels."""
+    """Scenes drawn as training goes: seeds ``first`` to ``first + count - 1`` of a split, drawn at ``size`` pixels.
+
+    ``kinds``: at least so many different colour–shape pairs in every scene (1 to 3); which words go with which object
+    can only be learned where there are several.
+    """
 
     kind: Literal["scenes"] = "scenes"
     split: Literal["train", "test", "unseen"] = "train"
@@ -23,11 +27,16 @@ class ScenesConfig:
     size: int = 64
     captions: int = 4
     questions: int = 5
+    kinds: int = 1
     repeat: int = 1
 
     def __post_init__(self):
         if min(self.count, self.size, self.captions, self.repeat) < 1 or min(self.first, self.questions) < 0:
             raise ValueError("count, size, captions and repeat are at least 1, first and questions at least 0")
+        if not 1 <= self.kinds <= 3:
+            raise ValueError(f"kinds is 1, 2 or 3 (a scene holds no more objects), not {self.kinds}")
+        if self.kinds == 3 and self.split == "unseen":
+            raise ValueError("kinds is at most 2 in split unseen, where every other scene is a pair of objects")
 
 
 @configclass
@@ -70,7 +79,7 @@ class ScenesSource:
 
     def __getitem__(self, index: int) -> Sample:
         seed = self.config.first + index
-        scene = sample_scene(seed, self.config.split)
+        scene = sample_scene(seed, self.config.split, self.config.kinds)
         rng = np.random.default_rng([seed, 1])
         return Sample(f"scenes/{self.config.split}/{seed}", render(scene, self.config.size),
                       captions(scene, rng, self.config.captions), questions(scene, rng, self.config.questions))

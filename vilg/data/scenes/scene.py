@@ -90,18 +90,19 @@ def is_held_out(objects: tuple[Object, ...]) -> bool:
         frozenset(pair) in held_out_pairs() for pair in itertools.combinations(kinds, 2))
 
 
-def sample_scene(seed: int, split: str) -> Scene:
-    """The scene of ``seed`` in ``split``: a pure function of both.
+def sample_scene(seed: int, split: str, kinds: int = 1) -> Scene:
+    """The scene of ``seed`` in ``split``: a pure function of both (and of ``kinds``).
 
     "train" and "test" show seen combinations only; in "unseen" every scene holds a held-out colour–shape pair (even
-    seeds) or a held-out pair of objects (odd seeds). Raises ValueError for another split.
+    seeds) or a held-out pair of objects (odd seeds). ``kinds``, at most 3, asks for at least so many different
+    colour–shape pairs in the scene. Raises ValueError for another split.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     rng = np.random.default_rng([SPLITS.index(split), seed])
     while True:
-        kinds = _unseen_kinds(rng, pair=bool(seed % 2)) if split == "unseen" else _seen_kinds(rng)
-        objects = _place(rng, kinds)
+        drawn = _unseen_kinds(rng, pair=bool(seed % 2)) if split == "unseen" else _seen_kinds(rng)
+        objects = _place(rng, drawn) if len(set(drawn)) >= kinds else None
         if objects is None or is_held_out(objects) != (split == "unseen"):
             continue
         return Scene(objects, _background(rng))
