@@ -9,6 +9,7 @@ from vilg.generation.autoregressive import generate_images
 from vilg.generation.attention import DeviceMaths, LayerCache
 from vilg.generation.cache import image_slots
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.nn.functional import stock_operators
 from vilg.nn.masks import Layout, Pattern, Role, image_rule
 from vilg.nn.onednn import precision
 
@@ -143,3 +144,30 @@ def test_weights_that_change_between_two_pictures_are_seen():
     before = generate_images(model, text, length, keep_hidden=True).hidden.numpy()
     model.stack.blocks[0].fc1.weight.set_value(model.stack.blocks[0].fc1.weight + 1)
     assert np.abs(generate_images(model, text, length, keep_hidden=True).hidden.numpy() - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("pattern", Pattern)
+@pytest.mark.parametrize("rows,columns", [(4, 4), (9, 2), (12, 5)])
+def test_steps_of_one_phase_see_the_same_entries(pattern, rows, columns):
+    cache = LayerCache(pattern, image_slots(pattern, Layout(0, rows, columns), 5), columns, 5)
+    seen = {}
+    for step in range(rows * columns):
+        now = cache.seen(step).tolist()
+        assert seen.setdefault(cache.slots.phase(step), now) == now
+
+
+@pytest.mark.parametrize("longest", [1024, 4])
+def test_a_sample_has_the_same_bits_alone_and_among_others(monkeypatch, longest):
+    monkeypatch.setattr("vilg.generation.attention._LONGEST_SUM", longest)
+    model, (text, length) = build(width=64, heads=4), texts(5, 3)
+    alone = generate_images(model, text[:1], length[:1], seeds=3, keep_hidden=True).hidden.numpy()
+    many = generate_images(model, text, length, num_images=9, seeds=3, keep_hidden=True).hidden.numpy()
+    np.testing.assert_array_equal(alone[0], many[0])
+
+
+@pytest.mark.parametrize("pattern", Pattern)
+def test_stock_operators_decode_in_numpy(pattern):
+    model = build(5, 7, layers=2)
+    model.patterns = [pattern] * 2
+    with stock_operators():
+        assert_cached_equals_full(model, *texts(5, 2, 3), samples=2)

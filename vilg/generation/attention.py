@@ -13,7 +13,17 @@ from vilg.nn import functional
 from vilg.nn.attention import MASKED
 from vilg.nn.masks import Pattern, Role, image_rule
 from vilg.nn.onednn.elementwise import softmax_primitives
+from vilg.nn.onednn.library import (
+    DST, NOTHING, SRC, WEIGHTS, Bound, Cache, Descriptor, Primitive, operation, run,
+)
+from vilg.nn.onednn.precision import attributes
 from vilg.nn.onednn.switch import active
+
+_STRICT = 0  # the library's math mode: float32 products of float32 values
+# Up to so many terms the library sums a product of one row as it does one of many; beyond, the bits differ.
+_LONGEST_SUM = 1024
+_BYTES = 4
+_products = Cache(512)
 
 # Matrix products give a row the same bits whatever rows stand beside it only in whole multiples of this many rows.
 ROW_BLOCK = 8
@@ -21,7 +31,8 @@ ROW_BLOCK = 8
 
 @dataclass
 class Source:
-    """The prefilled source of P prompts: keys and values a layer [P, N, L, H], and which the targets see [P, L].
+    """The prefilled source of P prompts: keys [P, N, H, L] and values [P, N, L, H] a layer, and which the targets see
+    [P, L].
 
     Float32 on a CPU is kept as numpy arrays, anything else as tensors where the model is.
     """
@@ -51,11 +62,12 @@ class Source:
         return Source(keys, values, self.visible[prompts])
 
 
-def keep(x: Tensor) -> Any:
-    """Keys or values of a whole stream [P, L, N, H] in the form that a :class:`Source` holds: [P, N, L, H]."""
-    if x.place.is_cpu_place() and x.dtype == paddle.float32:
-        return np.ascontiguousarray(x.numpy().transpose(0, 2, 1, 3))
-    return x.transpose([0, 2, 1, 3]).contiguous()
+def keep(keys: Tensor, values: Tensor) -> tuple[Any, Any]:
+    """Keys and values of a whole stream, [P, L, N, H] each, in the form that a :class:`Source` holds."""
+    if keys.place.is_cpu_place() and keys.dtype == paddle.float32:
+        return (np.ascontiguousarray(keys.numpy().transpose(0, 2, 3, 1)),
+                np.ascontiguousarray(values.numpy().transpose(0, 2, 1, 3)))
+    return keys.transpose([0, 2, 3, 1]).contiguous(), values.transpose([0, 2, 1, 3]).contiguous()
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ class CachedAttention:
         self.padded_rows = -(-self.rows // ROW_BLOCK) * ROW_BLOCK
         self.step = 0
         self.maths: StepMaths = (HostMaths if source.on_host else DeviceMaths)(source, samples, self.padded_rows)
-        self._masks: dict[Pattern, tuple[int, Any]] = {}
+        self._masks: dict[Pattern, tuple[int, Any]] = {}  # the last phase and its mask
 
     @property
     def on_host(self) -> bool:
@@ -125,9 +137,10 @@ class CachedAttention:
         if self.step >= cache.slots.steps:
             raise ShapeError(f"the cache holds {cache.slots.steps} tokens, but token number {self.step + 1} came")
         built, mask = self._masks.get(cache.pattern, (-1, None))
-        if built != self.step:  # the first layer of its pattern in this step
+        phase = cache.slots.phase(self.step)
+        if built != phase:  # the first layer of its pattern in this step, and often in more than one step
             mask = self.maths.mask(cache.seen(self.step))
-            self._masks[cache.pattern] = (self.step, mask)
+            self._masks[cache.pattern] = (phase, mask)
         return cache.slots, mask
 
     def pad(self, x: Tensor) -> Tensor:
@@ -136,27 +149,28 @@ class CachedAttention:
 
 
 class HostMaths:
-    """On a CPU, in numpy: at a few rows, the cost of an operator is its call, and numpy's is a tenth of Paddle's.
+    """On a CPU, in numpy and products tied to their memory: at a few rows, the cost of an operator is its call.
 
-    Every row is a product of its own, so its bits do not depend on the others.
+    Keys are kept transposed, [H, entries], so that both products of a query read memory as it lies. Every row is a
+    product of its own, or one whose bits do not depend on the rows beside it.
     """
 
     def __init__(self, source: Source, samples: int, padded_rows: int):
-        self._keys = [kept[:, None].swapaxes(-1, -2) for kept in source.keys]  # [P, 1, N, H, L] each
-        self._values = [kept[:, None] for kept in source.values]
-        self._source_mask = _additive(source.visible)[:, None, None, None]  # [P, 1, 1, 1, L]
-        self._shape, (heads, self._source, head) = (source.prompts, samples), source.keys[0].shape[1:]
-        self._padded_rows = padded_rows
-        self._caches: dict[tuple[int, int], np.ndarray] = {}  # (layer, buffer) → [2, P, S, N, entries, H]
+        self._keys, self._values = source.keys, source.values
+        self._source_mask = _additive(source.visible)[:, None, None]  # [P, 1, 1, L]
+        heads, head, self._source = source.keys[0].shape[1:]
+        self._shape, self._padded_rows = (source.prompts, samples, heads, head), padded_rows
+        self._caches: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # (layer, buffer) → two of [P, S, N, ·]
         self._scale = np.float32(1 / math.sqrt(head))
-        self._queries, self._from_cache = np.empty((2, *self._shape, heads, 1, head), dtype=np.float32)
-        self._scores: dict[int, np.ndarray] = {}  # keys W of the cache → [P, S, N, 1, L + W]
+        self._queries, self._result = np.empty((2, *self._shape), dtype=np.float32)
+        self._scores: dict[int, np.ndarray] = {}  # keys W of the cache → [P, S, N, L + W]
+        self._bound: dict[tuple[int, int, int, int], tuple[list[Bound], list[Bound]]] = {}
 
     def nbytes(self) -> int:
-        return sum(cache.nbytes for cache in self._caches.values())
+        return sum(cache.nbytes for pair in self._caches.values() for cache in pair)
 
     def mask(self, seen: np.ndarray) -> np.ndarray | None:
-        """[P, 1, 1, 1, L + W], or None when everything is seen."""
+        """[P, 1, 1, L + W], or None when everything is seen."""
         if seen.all() and not self._source_mask.any():
             return None
         mask = np.broadcast_to(_additive(seen), (*self._source_mask.shape[:-1], len(seen)))
@@ -170,41 +184,103 @@ class HostMaths:
     def attend_rows(self, layer: int, slots: Slots, step: int, mask: np.ndarray | None, qkv: np.ndarray,
                     out: np.ndarray) -> None:
         """:meth:`attend` of [padded R, 3, N, H], written to ``out`` [padded R, N, H], whose unused rows it leaves."""
-        prompts, samples = self._shape
-        rows, source = prompts * samples, self._source
-        new = qkv[:rows].reshape(prompts, samples, *qkv.shape[1:])
-        keys, values = self._remember(layer, slots, step, new)  # [P, S, N, W, H]
-        q, scores = self._queries, self._scores_of(keys.shape[-2])
-        np.multiply(new[:, :, 0, :, None], self._scale, out=q)
-        np.matmul(q, self._keys[layer], out=scores[..., :source])
-        np.matmul(q, keys.swapaxes(-1, -2), out=scores[..., source:])
-        if mask is not None:
-            scores += mask
-        _softmax_in_place(scores)
-        result = out[:rows].reshape(q.shape)
-        np.matmul(scores[..., :source], self._values[layer], out=result)
-        np.matmul(scores[..., source:], values, out=self._from_cache)
-        result += self._from_cache
+        prompts, samples, heads, head = self._shape
+        rows = prompts * samples
+        new = qkv[:rows].reshape(prompts, samples, 3, heads, head)
+        buffer, entry = slots.place(step)
+        keys, values = self._cache(layer, buffer, slots.entries)
+        keys[..., entry], values[..., entry, :] = new[:, :, 1], new[:, :, 2]
+        np.multiply(new[:, :, 0], self._scale, out=self._queries)
+        near = slots.near(step)
+        scores = self._scores_of(near.stop - near.start)
+        if active():
+            key = (layer, buffer, near.start, near.stop)
+            if key not in self._bound:
+                self._bound[key] = self._bind(layer, keys, values, near, scores)
+            before, after = self._bound[key]
+            run(before)
+            if mask is not None:
+                scores += mask
+            run(after)
+        else:
+            self._in_numpy(layer, keys[..., near], values[..., near, :], scores, mask)
+        out[:rows] = self._result.reshape(rows, heads, head)
+
+    def _cache(self, layer: int, buffer: int, entries: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys [P, S, N, H, entries] and values [P, S, N, entries, H] of a layer's buffer, zero at first."""
+        pair = self._caches.get((layer, buffer))
+        if pair is None:
+            *lead, head = self._shape
+            pair = np.zeros((*lead, head, entries), np.float32), np.zeros((*lead, entries, head), np.float32)
+            self._caches[layer, buffer] = pair
+        return pair
 
     def _scores_of(self, width: int) -> np.ndarray:
         """Room for the scores of a source and ``width`` keys of a cache."""
         scores = self._scores.get(width)
         if scores is None:
-            shape = (*self._queries.shape[:-1], self._source + width)
-            scores = self._scores[width] = np.empty(shape, dtype=np.float32)
+            scores = self._scores[width] = np.empty((*self._shape[:-1], self._source + width), dtype=np.float32)
         return scores
 
-    def _remember(self, layer: int, slots: Slots, step: int, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Write the new keys and values [P, S, 3, N, H]; return those that the query reads, [P, S, N, W, H] each."""
-        buffer, entry = slots.place(step)
-        cache = self._caches.get((layer, buffer))
-        if cache is None:
-            prompts, samples, _, heads, head = new.shape
-            shape = (2, prompts, samples, heads, slots.entries, head)
-            cache = self._caches[layer, buffer] = np.zeros(shape, dtype=np.float32)
-        cache[:, :, :, :, entry] = new[:, :, 1:].transpose(2, 0, 1, 3, 4)
-        keys, values = cache[:, :, :, :, slots.near(step)]
-        return keys, values
+    def _bind(self, layer: int, keys: np.ndarray, values: np.ndarray, near: slice, scores: np.ndarray
+              ) -> tuple[list[Bound], list[Bound]]:
+        """What runs before the mask is added to the scores (their products), and after it (softmax and values)."""
+        prompts, samples, heads, head = self._shape
+        entries, width, total, pairs = keys.shape[-1], near.stop - near.start, scores.shape[-1], keys[..., 0, 0].size
+        q, s, result, before, after = self._queries.ctypes.data, scores.ctypes.data, self._result.ctypes.data, [], []
+        if self._source:
+            # The samples of a prompt are the rows of one matrix, so that its source is read once for all of them.
+            together = samples if self._source <= _LONGEST_SUM else 1
+            step = heads if together > 1 else 1
+            turns, batch = (1, pairs) if samples == 1 else (pairs // (heads * together), heads)
+            inward = _product((batch, together, head, self._source), (head, step * head),
+                              (head * self._source, self._source), (total, step * total), False)
+            outward = _product((batch, together, self._source, head), (total, step * total),
+                               (head * self._source, head), (head, step * head), False)
+            source_keys, source_values = self._keys[layer].ctypes.data, self._values[layer].ctypes.data
+            for turn in range(turns):
+                at, prompt = turn * together * heads, turn * together // samples
+                source = _BYTES * prompt * heads * head * self._source
+                before.append(inward.at(q + _BYTES * at * head, source_keys + source, s + _BYTES * at * total))
+                after.append(outward.at(s + _BYTES * at * total, source_values + source, result + _BYTES * at * head))
+        inward = _product((pairs, 1, head, width), (head, head), (head * entries, entries), (total, total), False)
+        outward = _product((pairs, 1, width, head), (total, total), (head * entries, head), (head, head),
+                           bool(self._source))
+        s_cache = s + _BYTES * self._source
+        before.append(inward.at(q, keys.ctypes.data + _BYTES * near.start, s_cache))
+        after.append(outward.at(s_cache, values.ctypes.data + _BYTES * near.start * head, result))
+        return before, [softmax_primitives(pairs, total)[0].at(s, s), *after]
+
+    def _in_numpy(self, layer: int, keys: np.ndarray, values: np.ndarray, scores: np.ndarray,
+                  mask: np.ndarray | None) -> None:
+        """The same without the library: keys [P, S, N, H, W] and values [P, S, N, W, H]."""
+        q, source = self._queries[..., None, :], self._source
+        np.matmul(q, self._keys[layer][:, None], out=scores[..., None, :source])
+        np.matmul(q, keys, out=scores[..., None, source:])
+        if mask is not None:
+            scores += mask
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=-1, keepdims=True)
+        result = self._result[..., None, :]
+        np.matmul(scores[..., None, :source], self._values[layer][:, None], out=result)
+        result += np.matmul(scores[..., None, source:], values)
+
+
+def _product(sizes: tuple[int, int, int, int], a: tuple[int, int], b: tuple[int, int], out: tuple[int, int],
+             add: bool) -> Primitive:
+    """out = a·b (or += when ``add``) for ``sizes`` (batch, m, k, n); strides are those of batch and rows."""
+    return _products.get((sizes, a, b, out, add), _build_product)
+
+
+def _build_product(sizes: tuple[int, int, int, int], a: tuple[int, int], b: tuple[int, int], out: tuple[int, int],
+                   add: bool) -> Primitive:
+    batch, m, k, n = sizes
+    descriptors = [Descriptor((batch, *matrix), (*steps, 1))
+                   for matrix, steps in zip(((m, k), (k, n), (m, n)), (a, b, out))]
+    left, right, to = descriptors
+    return Primitive(operation("matmul", left, right, NOTHING, to, attributes(_STRICT, add)),
+                     list(zip((SRC, WEIGHTS, DST), descriptors)))
 
 
 class DeviceMaths:
@@ -230,21 +306,21 @@ class DeviceMaths:
         keys, values = self._remember(layer, slots, step, k, v)
         rows, _, heads, width = q.shape
         q = (q * (1 / math.sqrt(width))).reshape([rows, heads, 1, width])
-        source = self._source.keys[layer].shape[2]
-        scores = paddle.concat([self._from_source(q, self._source.keys[layer], transpose=True),
+        source = self._source.keys[layer].shape[3]
+        scores = paddle.concat([self._from_source(q, self._source.keys[layer]),
                                 functional.matmul(q, keys, transpose_y=True)], axis=-1)  # [R, N, 1, L + W]
         on_source, on_cache = paddle.split(functional.softmax(scores + mask), [source, keys.shape[2]], axis=-1)
         out = self._from_source(on_source, self._source.values[layer]) + functional.matmul(on_cache, values)
         return _fill(out.reshape([rows, 1, heads, width]), self._padded_rows)
 
-    def _from_source(self, x: Tensor, kept: Tensor, transpose: bool = False) -> Tensor:
-        """x [R, N, 1, X] times its own prompt's keys (transposed) or values [P, N, L, H] → [R, N, 1, ·].
+    def _from_source(self, x: Tensor, kept: Tensor) -> Tensor:
+        """x [R, N, 1, X] times its own prompt's keys [P, N, H, L] or values [P, N, L, H] → [R, N, 1, ·].
 
         The samples of a prompt form one matrix, so that its source is read once for all of them.
         """
         rows, heads, _, width = x.shape
         x = x.reshape([-1, self._samples, heads, width]).transpose([0, 2, 1, 3])  # [P, N, S, X]
-        y = functional.matmul(x, kept, transpose_y=transpose)
+        y = functional.matmul(x, kept)
         return y.transpose([0, 2, 1, 3]).reshape([rows, heads, 1, y.shape[-1]])
 
     def _remember(self, layer: int, slots: Slots, step: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,18 +336,6 @@ class DeviceMaths:
         whole = near == slice(0, slots.entries)
         keys, values = caches if whole else (cache[:, :, near] for cache in caches)
         return keys, values
-
-
-def _softmax_in_place(scores: np.ndarray) -> None:
-    """Softmax over the last axis of a dense array."""
-    if active():
-        columns = scores.shape[-1]
-        address = scores.ctypes.data
-        softmax_primitives(scores.size // columns, columns)[0](address, address)
-        return
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
 
 
 def _additive(visible: np.ndarray) -> np.ndarray:

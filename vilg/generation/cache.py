@@ -31,6 +31,9 @@ class Slots(Protocol):
     def held(self, step: int) -> np.ndarray:
         """The token that each entry of :meth:`near` holds once ``step`` is written, -1 or less for none: int64 [W]."""
 
+    def phase(self, step: int) -> int:
+        """A number that two steps share only if their queries see the same entries of what they read."""
+
 
 @dataclass(frozen=True)
 class RowSlots:
@@ -55,6 +58,9 @@ class RowSlots:
 
     def held(self, step: int) -> np.ndarray:
         return step - (step - np.arange(self.entries)) % self.entries
+
+    def phase(self, step: int) -> int:
+        return min(step, self.entries - 1)  # a full ring is seen whole
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,9 @@ class ColumnSlots:
     def held(self, step: int) -> np.ndarray:
         token = np.arange(self.entries) * self.count + step % self.count
         return np.where(token <= step, token, -1)
+
+    def phase(self, step: int) -> int:
+        return step // self.count
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,9 @@ class ConvSlots:
         token = (row - (row - slot) % self.band) * self.layout.columns + column  # the newest of its entry, if decoded
         return np.where(token > step, token - self.band * self.layout.columns, token)
 
+    def phase(self, step: int) -> int:
+        return step
+
 
 @dataclass(frozen=True)
 class DenseSlots:
@@ -145,6 +157,9 @@ class DenseSlots:
     def held(self, step: int) -> np.ndarray:
         token = np.arange(self.near(step).stop)
         return np.where(token <= step, token, -1)
+
+    def phase(self, step: int) -> int:
+        return step
 
 
 def image_slots(pattern: Pattern, layout: Layout, window: int) -> Slots:

@@ -29,8 +29,9 @@ class PrefillAttention(StreamAttention):
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         _, k, v = paddle.unbind(qkv, axis=2)
-        self.keys.append(keep(k))
-        self.values.append(keep(v))
+        keys, values = keep(k, v)
+        self.keys.append(keys)
+        self.values.append(values)
         return super().__call__(layer, qkv)
 
 
