@@ -23,13 +23,26 @@ def test_the_map_keeps_clear_of_zero_and_one_and_comes_back():
     np.testing.assert_allclose(from_laplace(paddle.to_tensor(mapped)).numpy(), x.numpy(), atol=1e-6)
 
 
-def test_logit_laplace_is_the_negative_log_density():
+@pytest.mark.parametrize("least", [0.0, 0.1, 2.0])
+def test_logit_laplace_is_the_negative_log_density(least):
     x = RNG.uniform(0.1, 0.9, (2, 3, 4, 4)).astype("float32")
     raw = RNG.standard_normal((2, 6, 4, 4)).astype("float32")
-    mean, scale = raw[:, :3].astype("float64"), np.exp(raw[:, 3:].astype("float64"))
+    mean, scale = raw[:, :3].astype("float64"), np.exp(raw[:, 3:].astype("float64")) + least
     density = np.exp(-np.abs(np.log(x / (1 - x)) - mean) / scale) / (2 * scale * x * (1 - x))
-    found = logit_laplace_loss(paddle.to_tensor(raw), paddle.to_tensor(x))
+    found = logit_laplace_loss(paddle.to_tensor(raw), paddle.to_tensor(x), least)
     assert float(found) == pytest.approx(-np.log(density).mean(), rel=1e-5)
+
+
+def test_a_least_scale_bounds_the_gradient_of_a_sure_network():
+    x = paddle.full([1, 3, 2, 2], 0.5)
+    slopes = []
+    for least in (0.0, 0.1):
+        raw = paddle.full([1, 6, 2, 2], -20.0)  # b = e⁻²⁰
+        raw[:, :3] = 0.01
+        raw.stop_gradient = False
+        logit_laplace_loss(raw, x, least).backward()
+        slopes.append(float(raw.grad[:, :3].sum()))
+    assert slopes[0] > 1e8 and slopes[1] == pytest.approx(10.0, rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.2, 1.5, float("nan")])

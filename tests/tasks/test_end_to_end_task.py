@@ -12,6 +12,7 @@ import yaml
 
 from vilg import build, config, pipeline
 from vilg.data.sample import Sample
+from vilg.engine.optim import OptimConfig, build_optimizer
 from vilg.errors import CheckpointError, ConfigError, DataError, VilgError
 from vilg.generation.sampling import SamplingConfig
 from vilg.models.released import load_bidirectional
@@ -107,6 +108,18 @@ def test_a_frozen_network_is_no_parameter_and_the_map_still_learns(make, anchor)
     found = gradients(task, task.step(batch_of(task), 0).loss)
     assert all(np.abs(found[name]).max() > 0 for name in names)
     assert [name for name in task.state() if name.startswith("reconstructor.network.")]
+
+
+def test_the_network_learns_at_its_own_rate_and_the_map_at_the_full_one(make):
+    task = make(network_rate=0.25)
+    batch = batch_of(task)
+    before = {name: value.numpy().copy() for name, value in task.phases[0].parameters.items()}
+    optimizer = build_optimizer(OptimConfig(lr=1e-2, weight_decay=0.0), task.phases[0].parameters, False)
+    task.step(batch, 0).loss.backward()
+    optimizer.step()
+    moved = {name: np.abs(value.numpy() - before[name]).max() for name, value in task.phases[0].parameters.items()}
+    assert moved["reconstructor.network.decoder.conv_out.weight"] == pytest.approx(2.5e-3, rel=1e-2)
+    assert moved["reconstructor.map.out.weight"] == pytest.approx(1e-2, rel=1e-2)
 
 
 def test_all_three_losses_fall_on_one_batch(make):
@@ -253,9 +266,10 @@ def test_fine_tuning_starts_from_a_reconstructor_too(make, exported):
 
 @pytest.mark.parametrize("changes, says", [
     ({"directions": "image_to_text"}, "draws no picture"), ({"reconstruction_weight": 0.0}, "reconstruction_weight"),
-    ({"reconstruction_warmup_steps": -1}, "reconstruction_warmup_steps"),
+    ({"reconstruction_warmup_steps": -1}, "reconstruction_warmup_steps"), ({"network_rate": 0.0}, "network_rate"),
     ({"adversary": {}, "train_network": False}, "adversary"),
     ({"loss": {"kind": "logit_laplace"}}, "task.loss.kind=pixels"),
+    ({"loss": {"kind": "logit_laplace", "least_scale": -0.1}}, "least_scale"),
     ({"caption_dropout": 2.0}, "caption_dropout"),
 ])
 def test_contradictions_are_refused(make, changes, says):

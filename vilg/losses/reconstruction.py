@@ -2,6 +2,7 @@
 import math
 
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor
 
 from vilg.errors import DataError
@@ -28,10 +29,10 @@ def from_laplace(values: Tensor) -> Tensor:
     return ((values - LAPLACE_MARGIN) / (1.0 - 2.0 * LAPLACE_MARGIN) * 2.0 - 1.0).clip(-1.0, 1.0)
 
 
-def logit_laplace_loss(raw: Tensor, values: Tensor) -> Tensor:
+def logit_laplace_loss(raw: Tensor, values: Tensor, least_scale: float = 0.0) -> Tensor:
     """Mean negative log-likelihood |logit(x) - μ| / b + ln(2b·x(1 - x)) of ``values`` x [B, 3, H, W] in (0, 1).
 
-    ``raw`` [B, 6, H, W] holds μ in channels 0–2 and ln b in channels 3–5. Raises DataError when a value is not inside
+    ``raw`` [B, 6, H, W] holds μ in channels 0–2 and ln(b - ``least_scale``) in channels 3–5. Raises DataError when a value is not inside
     (0, 1), where the logit does not exist.
     """
     if list(raw.shape) != [values.shape[0], 6, *values.shape[2:]] or values.shape[1] != 3:
@@ -42,6 +43,8 @@ def logit_laplace_loss(raw: Tensor, values: Tensor) -> Tensor:
         raise DataError(f"the logit-Laplace likelihood needs values inside (0, 1), got {low:g} … {high:g}; map pixels "
                         "from [-1, 1] by vilg.losses.reconstruction.to_laplace first")
     mean, log_scale = raw[:, :3], raw[:, 3:]
+    if least_scale:
+        log_scale = F.softplus(log_scale - math.log(least_scale)) + math.log(least_scale)
     logit = paddle.log(values) - paddle.log1p(-values)
     density = (logit - mean).abs() * paddle.exp(-log_scale) + log_scale + math.log(2.0)
     return (density + paddle.log(values) + paddle.log1p(-values)).mean()

@@ -32,7 +32,9 @@ class EndToEndTaskConfig(BidirectionalTaskConfig):
 
     ``loss`` is the image tokenizer's own reconstruction loss; it weighs ``reconstruction_weight`` (the paper's: as much
     as generation), which rises to that along ``reconstruction_warmup_steps``. ``train_network`` false trains the map
-    alone and freezes the network behind it. ``reaches_generator`` false keeps the picture's gradient from the
+    alone and freezes the network behind it; ``network_rate`` times the learning rate is that network's, below 1 to
+    spare one that begins trained (under ``distributed.level`` p_g_os it has the full rate: the slices are Paddle's).
+    ``reaches_generator`` false keeps the picture's gradient from the
     transformer, to see what that gradient does. ``adversary``, for pixels, begins at its own ``start_step``.
     ``init_from`` a folder with a reconstructor starts from that too.
     """
@@ -44,6 +46,7 @@ class EndToEndTaskConfig(BidirectionalTaskConfig):
     reconstruction_weight: float = 1.0
     reconstruction_warmup_steps: int = 0
     train_network: bool = True
+    network_rate: float = 1.0
     reaches_generator: bool = True
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class EndToEndTaskConfig(BidirectionalTaskConfig):
             raise ValueError("reconstruction_weight must be above 0; a run without it has kind bidirectional")
         if self.reconstruction_warmup_steps < 0:
             raise ValueError("reconstruction_warmup_steps cannot be negative")
+        if self.network_rate <= 0:
+            raise ValueError("network_rate must be above 0; train_network false freezes the network")
         if self.adversary and (self.loss.kind != "pixels" or not self.train_network):
             raise ValueError("adversary: judges pictures of a network that is trained; it needs loss.kind pixels and "
                              "train_network true")
@@ -108,6 +113,7 @@ class EndToEndTask(BidirectionalTask):
         self.reconstructor = self.end_to_end.reconstructor
         for parameter in self.reconstructor.behind_the_map:
             parameter.stop_gradient = not config.train_network
+            parameter.optimize_attr["learning_rate"] = config.network_rate
         self.discriminator = None
         if config.adversary:
             self.discriminator = PatchDiscriminator(config.adversary.layers, config.adversary.channels)
