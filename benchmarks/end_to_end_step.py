@@ -81,7 +81,7 @@ def training_step(threads: int, seed: int, kind: str, batch: int) -> Callable[[]
     else:
         reconstructor = EndToEndReconstructor(run.task.reconstructor, shape.width, tokenizer)
         module = EndToEndStep(model, reconstructor, run.task, None)
-        for parameter in reconstructor.network.parameters():
+        for parameter in reconstructor.behind_the_map:
             parameter.stop_gradient = kind == "frozen"
     parameters = [parameter for parameter in module.parameters() if not parameter.stop_gradient]
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=parameters)
