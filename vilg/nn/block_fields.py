@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import Tensor
 
-from vilg.nn.block_layout import BlockLayout, Piece
+from vilg.nn.block_layout import BlockLayout, Piece, block_mask
+from vilg.nn.block_scores import spread
 from vilg.nn.onednn.strided import View
 
 _BYTES = 4
@@ -78,6 +79,7 @@ class Product:
         self.count = piece.last - piece.first
         self.start = blocks.layout.text + (piece.start - piece.first - blocks.shifts[0]) * blocks.size
         self.axis = _HEADS_AXIS if piece.keys > 1 else None
+        self.mask = spread(block_mask(blocks, piece), blocks.slot_step * blocks.keys)
 
     def queries(self, image: Field) -> View:
         return image.groups(self.blocks, self.piece.first, self.count)
@@ -89,12 +91,12 @@ class Product:
         width = self.piece.keys * self.blocks.size
         return image.part(self.start, width).groups(self.blocks, self.piece.first, self.count)
 
-    def clear_beyond(self, gradient: Tensor) -> None:
-        """Zero what no product writes: the blocks beyond the edge of the grid, whose weights are zero."""
+    def fill_beyond(self, scores: Tensor, value: float) -> None:
+        """Write what no product writes: the scores with the blocks beyond the edge of the grid."""
         blocks, text, end = self.blocks, self.blocks.layout.text, self.start + self.piece.keys * self.blocks.size
         if self.start == text and end == blocks.keys:
             return
         slots = slice(self.piece.first * blocks.size, self.piece.last * blocks.size)
-        view = array(gradient)[:, :, slots]
-        view[..., text:self.start] = 0
-        view[..., end:] = 0
+        view = array(scores)[:, :, slots]
+        view[..., text:self.start] = value
+        view[..., end:] = value

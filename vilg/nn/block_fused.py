@@ -1,8 +1,8 @@
 """The same block-wise attention on a CPU, without copies: strided products on the packed [B, L, 3, N, H] tensor.
 
-Scores of the image queries live in one buffer [B, N, n, M + S·C] (text first, then one group a shift) that starts as
-the mask, receives each block's product where it belongs, and becomes the attention weights in place. The backward keeps
-those weights, and writes the gradients of queries, keys and values into one packed tensor.
+Scores of the image queries live in one buffer [B, N, n, M + S·C] (text first, then one group a shift) that receives
+each block's masked product where it belongs, and becomes the attention weights in place. The backward keeps those
+weights, and writes the gradients of queries, keys and values into one packed tensor.
 """
 import math
 
@@ -11,9 +11,10 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.attention import StreamContext, check_stream
+from vilg.nn.attention import MASKED, StreamContext, check_stream
 from vilg.nn.block_fields import Field, Product, array, fields, scores_field
-from vilg.nn.block_layout import block_layout, image_scores_mask, text_scores_mask
+from vilg.nn.block_layout import block_layout, image_text_mask, text_scores_mask
+from vilg.nn.block_scores import agrees as masked_products_agree, masked_product
 from vilg.nn.masks import Pattern
 from vilg.nn.onednn.autograd import contiguous, refuse_double_backward, wants_gradient
 from vilg.nn.onednn.elementwise import softmax_primitives
@@ -23,7 +24,7 @@ from vilg.nn.onednn.switch import active
 def usable(qkv: Tensor) -> bool:
     """Can this tensor take the path: float32 on a CPU, with the fast operators on?"""
     return (qkv.dtype == paddle.float32 and qkv.place.is_cpu_place() and bool(qkv.size) and active()
-            and strided_products_agree())
+            and strided_products_agree() and masked_products_agree())
 
 
 def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
@@ -55,14 +56,6 @@ def _dropped(weights: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
     return weights * factors, factors
 
 
-def _masked_scores(mask: np.ndarray, heads: int) -> Tensor:
-    """A fresh [B, N, queries, keys] that holds the mask [B, queries, keys]."""
-    batch, queries, keys = mask.shape
-    scores = paddle.empty([batch, heads, queries, keys], "float32")
-    np.copyto(array(scores), mask[:, None])
-    return scores
-
-
 class _Stream:
     """Forward and backward of one stream of the batch, on the memory of the packed tensors."""
 
@@ -75,7 +68,7 @@ class _Stream:
         self.m, self.n = context.layout.text, context.layout.image
 
     def image_mask(self) -> np.ndarray:
-        return self.context.once(("image mask", self.blocks), lambda: image_scores_mask(self.blocks, self.context))
+        return self.context.once("image text mask", lambda: image_text_mask(self.blocks, self.context))
 
     def text_mask(self) -> np.ndarray:
         return self.context.once("text mask", lambda: text_scores_mask(self.blocks, self.context))
@@ -83,20 +76,22 @@ class _Stream:
     def image_weights(self, q: Field, k: Field, scale: float) -> Tensor:
         """Softmax of the image queries' scores: [B, N, n, M + S·C]."""
         m, n = self.m, self.n
-        scores = _masked_scores(self.image_mask(), q.heads)
+        scores = paddle.empty([q.batch, q.heads, n, self.blocks.keys], "float32")
         field, queries, keys = scores_field(scores), q.after(m), k.after(m)
         if m:
-            multiply(queries.rows(n), k.rows(m).transposed, field.part(0, m).rows(n), scale, add=True)
+            masked_product(queries.rows(n), k.rows(m).transposed, field.part(0, m).rows(n), scale, self.image_mask())
         for each in self.products:
-            multiply(each.queries(queries), each.keys(keys).transposed, each.scores(field), scale, True, each.axis)
+            masked_product(each.queries(queries), each.keys(keys).transposed, each.scores(field), scale, each.mask)
+            each.fill_beyond(scores, MASKED)
         _softmax(scores)
         return scores
 
     def text_weights(self, q: Field, k: Field, scale: float) -> Tensor:
         """Softmax of the text queries' scores: [B, N, M, Y]."""
-        scores = _masked_scores(self.text_mask(), q.heads)
+        mask = self.text_mask()
+        scores = paddle.empty([q.batch, q.heads, *mask.shape[1:]], "float32")
         field = scores_field(scores)
-        multiply(q.rows(self.m), k.rows(field.width).transposed, field.rows(self.m), scale, add=True)
+        masked_product(q.rows(self.m), k.rows(field.width).transposed, field.rows(self.m), scale, mask)
         _softmax(scores)
         return scores
 
@@ -136,7 +131,7 @@ class _Stream:
             multiply(arriving.rows(n), v.rows(m).transposed, scores.part(0, m).rows(n))
             multiply(field.part(0, m).rows(n).transposed, arriving.rows(n), dv.rows(m), 1, True)
         for each in self.products:
-            each.clear_beyond(gradient)
+            each.fill_beyond(gradient, 0)
             above = each.queries(arriving)
             multiply(above, each.keys(v.after(m)).transposed, each.scores(scores), axis=each.axis)
             multiply(each.scores(field).transposed, above, each.keys(dv.after(m)), 1, True, each.axis)

@@ -79,12 +79,17 @@ class BlockLayout:
 
     def visible(self) -> np.ndarray:
         """May slot c of group g see slot k of group g + shifts[s]? Booleans [G, C, S, C], False beyond the grid."""
+        return self.seen(0, self.groups, range(len(self.shifts)))
+
+    def seen(self, start: int, stop: int, positions: range) -> np.ndarray:
+        """:meth:`visible` of groups ``start`` … ``stop - 1`` and the shifts at ``positions`` alone."""
         index = self.index()
-        seen = np.zeros((self.groups, self.size, len(self.shifts), self.size), dtype=bool)
-        for position, shift in enumerate(self.shifts):
-            first, last = self.meeting(shift)
+        seen = np.zeros((stop - start, self.size, len(positions), self.size), dtype=bool)
+        for place, position in enumerate(positions):
+            shift = self.shifts[position]
+            first, last = (min(max(bound, start), stop) for bound in self.meeting(shift))
             q, k = index[first:last, :, None], index[first + shift:last + shift, None, :]
-            seen[first:last, :, position] = image_rule(
+            seen[first - start:last - start, :, place] = image_rule(
                 self.pattern, self.role, q, k, self.layout.columns, self.window)
         return seen
 
@@ -105,20 +110,34 @@ def block_layout(pattern: Pattern, role: Role, layout: Layout, window: int = CON
     return BlockLayout(pattern, role, layout, window, groups, size, across, shifts)
 
 
+def image_text_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
+    """What to add to the scores of any image query with the text: float32 [B, 1, M]."""
+    length, prefix = (value.numpy().reshape(-1, 1) for value in (context.length, context.prefix))
+    seen = image_sees_text_rule(blocks.role, np.arange(blocks.layout.text)[None, :], length, prefix)
+    return _additive(np.broadcast_to(seen, (context.batch, blocks.layout.text)))[:, None]
+
+
+def block_mask(blocks: BlockLayout, piece: Piece) -> np.ndarray:
+    """What to add to the scores of every group of a piece with the groups that it meets: float32 [1, C, keys·C]."""
+    first = piece.start - piece.first - blocks.shifts[0]
+    seen = blocks.seen(piece.first, piece.first + 1, range(first, first + piece.keys))
+    return _additive(seen.reshape(1, blocks.size, -1))
+
+
 def image_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
     """What to add to the scores of the image queries: float32 [B, n, M + S·C], slots in raster order.
 
     The keys are the text, then one group a shift.
     """
     m, n = blocks.layout.text, blocks.layout.image
-    length, prefix = (value.numpy().reshape(-1, 1) for value in (context.length, context.prefix))
-    mask = np.full((context.batch, n, blocks.keys), MASKED, dtype="float32")
-    sees_text = image_sees_text_rule(blocks.role, np.arange(m)[None, :], length, prefix)
-    mask[:, :, :m][np.broadcast_to(sees_text[:, None], (context.batch, n, m))] = 0
-    image = np.empty((n, len(blocks.shifts) * blocks.size), dtype="float32")
-    image[blocks.index().reshape(-1)] = np.where(blocks.visible(), np.float32(0), np.float32(MASKED)).reshape(n, -1)
-    mask[:, :, m:] = image
+    mask = np.empty((context.batch, n, blocks.keys), dtype="float32")
+    mask[:, :, :m] = image_text_mask(blocks, context)
+    mask[:, blocks.index().reshape(-1), m:] = _additive(blocks.visible()).reshape(n, -1)
     return mask
+
+
+def _additive(visible: np.ndarray) -> np.ndarray:
+    return np.where(visible, np.float32(0), np.float32(MASKED))
 
 
 def text_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
@@ -129,4 +148,4 @@ def text_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
     layout = blocks.layout
     keys = layout.text if blocks.role is Role.TARGET else layout.length
     visible = text_mask(layout, blocks.role, context.length.numpy(), context.prefix.numpy())[:, :, :keys]
-    return np.where(visible, np.float32(0), np.float32(MASKED))
+    return _additive(np.ascontiguousarray(visible))
