@@ -1,4 +1,7 @@
 """What the operators share on Paddle's side: contiguous addresses, and the refusal of second derivatives."""
+import ctypes
+
+import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -22,6 +25,12 @@ def refuse_double_backward() -> None:
 def new(shape: list[int], dtype: paddle.dtype = FLOAT32) -> Tensor:
     """An uninitialised tensor; ``paddle.empty`` does the same in three times as long, which small operators feel."""
     return paddle._C_ops.empty(shape, dtype, _PLACE)
+
+
+def memory(x: Tensor) -> np.ndarray:
+    """A contiguous CPU tensor's own memory (float32 or int64), flat, as NumPy sees it."""
+    kind = ctypes.c_float if x.dtype == FLOAT32 else ctypes.c_int64
+    return np.ctypeslib.as_array((kind * x.size).from_address(x.data_ptr()))
 
 
 def contiguous(x: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
+from vilg.nn.onednn.autograd import contiguous, memory, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     DST, FORWARD_INFERENCE, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, NOTHING, SRC, SRC_1, VARIANCE, WEIGHTS, Cache,
     Primitive, operation, plain,
@@ -159,46 +158,49 @@ class GroupNorm(PyLayer):
         refuse_double_backward()
         x, = ctx.saved_tensor()
         images, channels = x.shape[:2]
-        dx, sums = _gradient(x, contiguous(dy), ctx.vectors, ctx.groups, ctx.epsilon, ctx.silu)
-        dw, db = (paddle.to_tensor(sums[name].reshape(images, channels).sum(0)) for name in ("scale", "shift"))
-        return tuple(value if needed else None for value, needed in zip((dx, dw, db), ctx.needs))
+        dx, *sums = _gradient(x, contiguous(dy), ctx.vectors, ctx.groups, ctx.epsilon, ctx.silu)
+        gradients = [dx, new([channels]), new([channels])]
+        for values, gradient in zip(sums, gradients[1:]):
+            np.sum(values.reshape(images, channels), 0, out=memory(gradient))
+        return tuple(value if needed else None for value, needed in zip(gradients, ctx.needs))
 
 
 def _gradient(x: Tensor, dy: Tensor, saved: _Vectors, groups: int, epsilon: float,
-              silu: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
-    """dx, and ("scale", "shift") the gradients of weight and bias before their sum over pictures."""
+              silu: bool) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """dx, and the gradients of weight and bias before their sum over pictures: [B · C] each."""
     plan, each = _plan(x, groups, epsilon), x.shape[1] // groups
+    mean, weight = saved["mean"], saved["weight"]
     r = 1.0 / np.sqrt(saved["variance"] + np.float32(epsilon))
-    mean, weight = np.repeat(saved["mean"], each), saved["weight"]
-    factor = weight * np.repeat(r, each)
-    lane = _Vectors(factor=factor, offset=saved["bias"] - mean * factor)
-    parts = _Vectors(dy=np.zeros(plan.lanes * plan.parts), x_dy=np.zeros(plan.lanes * plan.parts),
-                     ones=np.ones(plan.runs * plan.run // plan.lanes // plan.parts))
-    sums = {name: np.empty(mean.size, "float32") for name in ("dy", "x_dy")}
+    mean_by_lane, r_by_lane = np.repeat(mean, each), np.repeat(r, each)
+    factor = weight * r_by_lane
+    lane = _Vectors(factor=factor, offset=saved["bias"] - mean_by_lane * factor)
+    ones = np.ones(plan.runs * plan.run // plan.lanes // plan.parts, "float32")
+    parts = np.empty((2, plan.lanes, plan.parts), "float32")
+    to_ones, of_dy, of_x_dy = (array.ctypes.data for array in (ones, *parts))
+    sums = np.empty((2, factor.size), "float32")
+    per_run, third_power = r / np.float32(plan.run), r ** 3 / np.float32(plan.run)
     rows = _Vectors(slope=np.zeros(r.size), offset=np.zeros(r.size))
     dx = new(x.shape)
     scratch = np.empty((2, plan.runs * plan.run), "float32")
     products, inner = (part.ctypes.data for part in scratch)
+    from_x, from_dy, to_dx = x.data_ptr(), dy.data_ptr(), dx.data_ptr()
     for index in range(r.size // plan.runs):
         place, first = index * plan.runs * plan.run * _FLOAT, index * plan.lanes
-        source, incoming, target = x.data_ptr() + place, dy.data_ptr() + place, dx.data_ptr() + place
+        source, incoming, target = from_x + place, from_dy + place, to_dx + place
         if silu:
             plan.affine(source, *lane.at(first, "factor", "offset"), target)
             plan.logistic(target, products)
             plan.silu_gradient(target, products, target, products, incoming, inner)
             incoming = inner
-        ones, of_dy, of_x_dy = parts.at(0, "ones", "dy", "x_dy")
-        plan.sums(ones, incoming, of_dy)
+        plan.sums(to_ones, incoming, of_dy)
         plan.multiply(source, incoming, products)
-        plan.sums(ones, products, of_x_dy)
+        plan.sums(to_ones, products, of_x_dy)
         # dx = w·r·dy − r·⟨w·dy⟩ − r·x̂·⟨w·dy·x̂⟩ with r = 1/σ and ⟨⟩ the mean over a run: a line in x, and w·r·dy.
         here, lanes = slice(index * plan.runs, (index + 1) * plan.runs), slice(first, first + plan.lanes)
-        for name, total in sums.items():
-            total[lanes] = parts[name].reshape(plan.lanes, plan.parts).sum(1)
-        by_dy, by_x_dy = ((total[lanes] * weight[lanes]).reshape(plan.runs, -1).sum(1) / plan.run
-                          for total in sums.values())
-        rows["slope"][here] = -r[here] ** 3 * (by_x_dy - saved["mean"][here] * by_dy)
-        rows["offset"][here] = -r[here] * by_dy - rows["slope"][here] * saved["mean"][here]
+        total = np.add.reduce(parts, 2, out=sums[:, lanes])
+        by_dy, by_x_dy = np.add.reduce((total * weight[lanes]).reshape(2, plan.runs, each), 2)
+        slope = rows["slope"][here] = third_power[here] * (mean[here] * by_dy - by_x_dy)
+        rows["offset"][here] = -per_run[here] * by_dy - slope * mean[here]
         plan.line(source, *rows.at(index * plan.runs, "slope", "offset"), target)
         plan.combine(incoming, *lane.at(first, "factor"), target, target)
-    return dx, {"scale": np.repeat(r, each) * (sums["x_dy"] - mean * sums["dy"]), "shift": sums["dy"]}
+    return dx, r_by_lane * (sums[1] - mean_by_lane * sums[0]), sums[0]

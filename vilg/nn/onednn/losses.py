@@ -3,15 +3,13 @@
 Besides the logits themselves (when a gradient will need them) nothing of their size is ever held: the forward keeps one
 chunk of log-probabilities, the backward one chunk of the logits' gradient.
 """
-import ctypes
-
 import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import BFLOAT16, contiguous, new, refuse_double_backward
+from vilg.nn.onednn.autograd import BFLOAT16, contiguous, memory, new, refuse_double_backward
 from vilg.nn.onednn.library import (
     DST, FORWARD_INFERENCE, NO_ATTRIBUTES, SRC, SRC_1, Cache, Primitive, operation, plain,
 )
@@ -43,12 +41,6 @@ def _chunks(rows: int, columns: int):
     return [(start, min(size, rows - start)) for start in range(0, rows, size)]
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """A contiguous CPU tensor's own memory, flat, as NumPy sees it."""
-    kind = ctypes.c_float if tensor.dtype == paddle.float32 else ctypes.c_int64
-    return np.ctypeslib.as_array((kind * tensor.size).from_address(tensor.data_ptr()))
-
-
 def checked_labels(labels: Tensor, columns: int) -> np.ndarray:
     """The labels, flat; raises ValueError for one that is neither a class nor :data:`IGNORED`."""
     flat = labels.numpy().reshape(-1)
@@ -70,7 +62,7 @@ def _pick_losses(out: np.ndarray, logits: int, labels: np.ndarray, columns: int)
 
 def _losses(logits: Tensor, labels: np.ndarray, columns: int) -> Tensor:
     losses = new([len(labels)])
-    view, address = _array(losses), logits.data_ptr()
+    view, address = memory(losses), logits.data_ptr()
     for start, rows in _chunks(len(labels), columns):
         _pick_losses(view[start:start + rows], address + start * columns * _FLOAT, labels[start:start + rows], columns)
     return losses
@@ -109,7 +101,7 @@ class CrossEntropy(PyLayer):
         logits, = ctx.saved_tensor()
         columns = logits.shape[-1]
         dx = new(logits.shape)
-        out, factors = _array(dx).reshape(-1, columns), gradient.numpy().reshape(-1)
+        out, factors = memory(dx).reshape(-1, columns), gradient.numpy().reshape(-1)
         for start, rows in _chunks(len(factors), columns):
             part = slice(start, start + rows)
             _logit_gradient(logits.data_ptr() + start * columns * _FLOAT, ctx.labels[part], factors[part], out[part])
@@ -121,7 +113,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels:
     columns = weight.shape[1]
     flat, matrix = checked_labels(labels, columns), operand(weight)
     losses = new([len(flat)])
-    view = _array(losses)
+    view = memory(losses)
     for start, rows in _chunks(len(flat), columns):
         logits = product(operand(x[start:start + rows]), matrix, bias=bias)
         _pick_losses(view[start:start + rows], logits.data_ptr(), flat[start:start + rows], columns)
@@ -156,7 +148,7 @@ class LinearCrossEntropy(PyLayer):
             part, more = slice(start, start + rows), start > 0
             exact = new([rows, columns])
             _logit_gradient(logits.data_ptr() + start * columns * _FLOAT, ctx.labels[part], factors[part],
-                            _array(exact).reshape(rows, columns))
+                            memory(exact).reshape(rows, columns))
             rounded = operand(exact) if x.dtype == BFLOAT16 else exact
             if dx is not None:
                 product_into(dx.data_ptr() + start * width * _FLOAT, rounded, weight, transpose_b=True)
