@@ -3,6 +3,7 @@ import ctypes
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from paddle import Tensor
 
 from vilg.nn.block_layout import BlockLayout, Piece, block_mask
@@ -60,6 +61,20 @@ def scores_field(scores: Tensor) -> Field:
     """A contiguous [B, N, queries, keys] as a field."""
     batch, heads, queries, keys = scores.shape
     return Field(scores.data_ptr(), batch, heads, (heads * queries * keys, queries * keys, keys), keys)
+
+
+def head_by_head(field: Field, slots: int) -> tuple[Field, np.ndarray]:
+    """A copy of the first ``slots`` slots in which those of a head lie together, and the array that holds it.
+
+    In the packed tensor the slots are a multiple of 4 KB apart, so that a product which reads them again and again
+    keeps only a few in the cache.
+    """
+    view = field.rows(slots)
+    extent = 1 + sum((size - 1) * step for size, step in zip(view.dims, view.strides))
+    flat = np.ctypeslib.as_array((ctypes.c_float * extent).from_address(view.address))
+    copy = np.array(as_strided(flat, view.dims, [_BYTES * step for step in view.strides]), order="C")
+    steps = field.heads * slots * field.width, slots * field.width, field.width
+    return Field(copy.ctypes.data, field.batch, field.heads, steps, field.width), copy
 
 
 def array(x: Tensor) -> np.ndarray:

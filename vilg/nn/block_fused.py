@@ -12,7 +12,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from vilg.nn.attention import MASKED, StreamContext, check_stream
-from vilg.nn.block_fields import Field, Product, array, fields, scores_field
+from vilg.nn.block_fields import Field, Product, array, fields, head_by_head, scores_field
 from vilg.nn.block_layout import block_layout, image_text_mask, text_scores_mask
 from vilg.nn.block_scores import agrees as masked_products_agree, masked_product
 from vilg.nn.masks import Pattern
@@ -100,7 +100,8 @@ class _Stream:
         m, n = self.m, self.n
         field, values, target = scores_field(weights), v.after(m), out.after(m)
         if m:
-            multiply(field.part(0, m).rows(n), v.rows(m), target.rows(n))
+            text, _kept = head_by_head(v, m)
+            multiply(field.part(0, m).rows(n), text.rows(m), target.rows(n))
         for each in self.products:
             multiply(each.scores(field), each.keys(values), each.queries(target), 1, bool(m), each.axis)
 
@@ -139,7 +140,8 @@ class _Stream:
         _softmax_backward(weights, gradient)
         queries, to = q.after(m), dq.after(m)
         if m:
-            multiply(scores.part(0, m).rows(n), k.rows(m), to.rows(n), scale)
+            text, _kept = head_by_head(k, m)
+            multiply(scores.part(0, m).rows(n), text.rows(m), to.rows(n), scale)
             multiply(scores.part(0, m).rows(n).transposed, queries.rows(n), dk.rows(m), scale, True)
         for each in self.products:
             multiply(each.scores(scores), each.keys(k.after(m)), each.queries(to), scale, bool(m), each.axis)
