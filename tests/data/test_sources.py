@@ -31,6 +31,25 @@ def test_scenes():
         ScenesConfig(kinds=3, split="unseen")
 
 
+@pytest.mark.parametrize("say", ["places", "relations"])
+def test_a_scenes_source_that_prefers_what_captions_say(say):
+    anything = ScenesSource(ScenesConfig(count=40, size=16, kinds=2))
+    source = ScenesSource(ScenesConfig(count=40, size=16, kinds=2, say=say))
+
+    def says(sample):
+        claims = [parse_caption(text) for text in sample.captions]
+        return [bool(c.relations) if say == "relations" else all(group.cell for group in c.groups) for c in claims]
+
+    mixed = 0
+    for index in range(40):
+        assert 1 <= len(source[index].captions) <= 4
+        assert len(set(says(source[index]))) == 1  # all of them say it, or no caption of the scene does
+        mixed += len(set(says(anything[index]))) == 2
+        if any(says(anything[index])):
+            assert all(says(source[index]))
+    assert mixed > 10  # without the preference most scenes have both
+
+
 def test_a_scenes_source_of_several_kinds():
     source = ScenesSource(ScenesConfig(count=4, size=32, kinds=3))
     for index in range(4):

@@ -8,7 +8,8 @@ from vilg.config import configclass
 from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
 from vilg.data.records import caption_lines, parse_record
 from vilg.data.sample import BrokenSample, Sample
-from vilg.data.scenes import captions, questions, render, sample_scene
+from vilg.data.scenes import Scene, captions, parse_caption, questions, render, sample_scene
+from vilg.data.scenes.constraints import Constraints
 from vilg.errors import DataError
 
 
@@ -17,7 +18,8 @@ class ScenesConfig:
     """Scenes drawn as training goes: seeds ``first`` to ``first + count - 1`` of a split, drawn at ``size`` pixels.
 
     ``kinds``: at least so many different colour–shape pairs in every scene (1 to 3); which words go with which object
-    can only be learned where there are several.
+    can only be learned where there are several. ``say`` prefers captions that give every object's place, or that set
+    objects in relation; a scene of which nothing such was said keeps the captions that it has.
     """
 
     kind: Literal["scenes"] = "scenes"
@@ -28,6 +30,7 @@ class ScenesConfig:
     captions: int = 4
     questions: int = 5
     kinds: int = 1
+    say: Literal["any", "places", "relations"] = "any"
     repeat: int = 1
 
     def __post_init__(self):
@@ -82,7 +85,19 @@ class ScenesSource:
         scene = sample_scene(seed, self.config.split, self.config.kinds)
         rng = np.random.default_rng([seed, 1])
         return Sample(f"scenes/{self.config.split}/{seed}", render(scene, self.config.size),
-                      captions(scene, rng, self.config.captions), questions(scene, rng, self.config.questions))
+                      self._captions(scene, rng), questions(scene, rng, self.config.questions))
+
+    def _captions(self, scene: Scene, rng: np.random.Generator) -> list[str]:
+        number = self.config.captions
+        if self.config.say == "any":
+            return captions(scene, rng, number)
+        texts = captions(scene, rng, 4 * number)
+        return ([text for text in texts if self._says(parse_caption(text))] or texts)[:number]
+
+    def _says(self, claims: Constraints) -> bool:
+        if self.config.say == "relations":
+            return bool(claims.relations)
+        return all(group.cell for group in claims.groups)
 
 
 class FolderSource:
