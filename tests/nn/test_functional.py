@@ -13,6 +13,8 @@ LABELS = paddle.to_tensor([3, 0, 36, 7, -100, 20, 11])
 CASES = {
     "linear": (functional.linear, F.linear, [(3, 5, 7), (7, 11), (11,)]),
     "linear_flat": (functional.linear, F.linear, [(1, 33), (33, 17)]),
+    "linear_many_rows": (functional.linear, F.linear, [(3, 175, 7), (7, 11), (11,)]),
+    "linear_many_rows_unbiased": (functional.linear, F.linear, [(600, 16), (16, 1)]),
     "matmul": (functional.matmul, paddle.matmul, [(2, 3, 5, 7), (2, 3, 7, 9)]),
     "matmul_transposed": (lambda a, b: functional.matmul(a, b, True, True),
                           lambda a, b: paddle.matmul(a, b, True, True), [(3, 7, 5), (3, 9, 7)]),

@@ -43,6 +43,7 @@ def close(mine: paddle.Tensor, theirs: paddle.Tensor, bound: float) -> bool:
 
 @pytest.mark.parametrize("function, arguments", [
     (functional.linear, [(3, 40, 64), (64, 96), (96,)]),
+    (functional.linear, [(3, 200, 64), (64, 96), (96,)]),
     (functional.matmul, [(4, 40, 64), (4, 64, 33)]),
     (lambda x, w, b: functional.conv2d(x, w, b, 1, 1), [(2, 16, 9, 8), (32, 16, 3, 3), (32,)]),
     (lambda x, w, b: functional.linear_cross_entropy(x, w, b, paddle.arange(7)), [(7, 64), (64, 300), (300,)]),

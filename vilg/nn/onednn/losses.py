@@ -13,7 +13,7 @@ from vilg.nn.onednn.autograd import BFLOAT16, contiguous, memory, new, refuse_do
 from vilg.nn.onednn.library import (
     DST, FORWARD_INFERENCE, NO_ATTRIBUTES, SRC, SRC_1, Cache, Primitive, operation, plain,
 )
-from vilg.nn.onednn.matmul import add_column_sums, operand, product, product_into
+from vilg.nn.onednn.matmul import add_column_sums, linear_product, operand, product, product_into
 
 IGNORED = -100
 """The label of a row that has no loss, as in Paddle."""
@@ -130,7 +130,7 @@ class LinearCrossEntropy(PyLayer):
         columns = weight.shape[1]
         ctx.labels = checked_labels(labels, columns)
         x, weight = operand(x), operand(weight)
-        logits = product(x, weight, bias=bias)
+        logits = linear_product(x, weight, bias)
         ctx.save_for_backward(x, weight, logits)
         return _losses(logits, ctx.labels, columns)
 

@@ -8,10 +8,14 @@ from paddle.autograd import PyLayer
 from vilg.nn.onednn import precision
 from vilg.nn.onednn.autograd import BFLOAT16, FLOAT32, contiguous, new, refuse_double_backward
 from vilg.nn.onednn.library import (
-    BF16, BIAS, DST, F32, NOTHING, SRC, WEIGHTS, Cache, Descriptor, Primitive, operation, plain, reorder,
+    BF16, BIAS, DIFF_BIAS, DIFF_DST, DIFF_SRC, DIFF_WEIGHTS, DST, F32, FORWARD_TRAINING, NO_ATTRIBUTES, NOTHING, SRC,
+    WEIGHTS, Cache, Descriptor, Primitive, operation, plain, reorder,
 )
 
-_products, _casts = Cache(), Cache()
+_products, _maps, _casts = Cache(), Cache(), Cache()
+_MANY_ROWS = 512
+"""From here on linear maps run as inner products: their kernels do not mind widths that are powers of two, where the
+product's lose 10–15 %; in float32 the gradient of the bias comes with the weight's. With fewer rows products win."""
 
 
 def _build_product(groups: int, m: int, k: int, n: int, transpose_a: bool, transpose_b: bool, bias: bool,
@@ -77,15 +81,50 @@ def _multiply(out: int, a: Tensor, b: Tensor, sizes: tuple[int, int, int, int], 
         run(a.data_ptr(), b.data_ptr(), out, bias.data_ptr())
 
 
+def _build_map(rows: int, inputs: int, outputs: int, bias: bool,
+               dtype: int) -> tuple[Primitive, Primitive, Primitive]:
+    """A linear map of many rows: (x, weight, y[, bias]), (dy, weight, dx) and (x, dy, dw[, db if float32])."""
+    def weight(kind: int) -> Descriptor:
+        return Descriptor([outputs, inputs], [1, outputs], kind)
+
+    x, y, offset = plain([rows, inputs], dtype), plain([rows, outputs], dtype), plain([outputs])
+    dx, result, offset_or_nothing = plain([rows, inputs]), plain([rows, outputs]), offset if bias else NOTHING
+    forward = operation("inner_product_forward", FORWARD_TRAINING, x, weight(dtype), offset_or_nothing, result,
+                        NO_ATTRIBUTES)
+    to_x = operation("inner_product_backward_data", dx, weight(dtype), y, forward, NO_ATTRIBUTES)
+    sums = bias and dtype == F32  # of a gradient rounded to bf16 they would be off by more than a product is
+    to_weight = operation("inner_product_backward_weights", x, weight(F32), offset if sums else NOTHING, y, forward,
+                          NO_ATTRIBUTES)
+    return (Primitive(forward, [(SRC, x), (WEIGHTS, weight(dtype)), (DST, result)] + [(BIAS, offset)] * bias),
+            Primitive(to_x, [(DIFF_DST, y), (WEIGHTS, weight(dtype)), (DIFF_SRC, dx)]),
+            Primitive(to_weight, [(SRC, x), (DIFF_DST, y), (DIFF_WEIGHTS, weight(F32))] + [(DIFF_BIAS, offset)] * sums))
+
+
+def _map_of_many_rows(x: Tensor, weight: Tensor, bias: bool) -> tuple[Primitive, Primitive, Primitive] | None:
+    """The primitives of :func:`_build_map`, or None where products serve better."""
+    rows = math.prod(x.shape[:-1])
+    if rows < _MANY_ROWS or precision.fpmath():  # AMX kernels would want another layout of the weight
+        return None
+    dtype = F32 if weight.dtype is FLOAT32 or weight.dtype == FLOAT32 else BF16
+    return _maps.get((rows, *weight.shape, bias, dtype), _build_map)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., in] · weight [in, out] + bias [out], not recorded."""
-    return _linear(operand(x), operand(weight), bias)
+    return linear_product(operand(x), operand(weight), bias)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """:func:`linear` of operands from :func:`operand`."""
     (*lead, inputs), outputs = x.shape, weight.shape[1]
     y = new([*lead, outputs])
-    _multiply(y.data_ptr(), x, weight, (0, math.prod(lead), inputs, outputs), bias=bias)
+    many = _map_of_many_rows(x, weight, bias is not None)
+    if many is None:
+        _multiply(y.data_ptr(), x, weight, (0, math.prod(lead), inputs, outputs), bias=bias)
+    elif bias is None:
+        many[0](x.data_ptr(), weight.data_ptr(), y.data_ptr())
+    else:
+        many[0](x.data_ptr(), weight.data_ptr(), y.data_ptr(), bias.data_ptr())
     return y
 
 
@@ -98,7 +137,7 @@ class Linear(PyLayer):
         ctx.has_bias = bias is not None
         x, weight = operand(x), operand(weight)
         ctx.save_for_backward(x, weight)
-        return _linear(x, weight, bias)
+        return linear_product(x, weight, bias)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
@@ -108,15 +147,22 @@ class Linear(PyLayer):
         rows = math.prod(x.shape[:-1])
         exact = contiguous(dy)
         gradient = operand(exact) if weight.dtype == BFLOAT16 else exact
-        dx = dw = db = None
-        if ctx.needs[0]:
-            dx = new(x.shape)
-            _multiply(dx.data_ptr(), gradient, weight, (0, rows, outputs, inputs), transpose_b=True)
-        if ctx.needs[1]:
-            dw = new([inputs, outputs])
-            _multiply(dw.data_ptr(), x, gradient, (0, inputs, rows, outputs), transpose_a=True)
-        if ctx.needs[2]:
-            db = new([outputs])
+        many = _map_of_many_rows(x, weight, ctx.has_bias)
+        dx, dw, db = (new(shape) if needed else None
+                      for needed, shape in zip(ctx.needs, (x.shape, [inputs, outputs], [outputs])))
+        if dx is not None:
+            if many is None:
+                _multiply(dx.data_ptr(), gradient, weight, (0, rows, outputs, inputs), transpose_b=True)
+            else:
+                many[1](gradient.data_ptr(), weight.data_ptr(), dx.data_ptr())
+        with_sums = many is not None and dw is not None and ctx.has_bias and weight.dtype != BFLOAT16
+        if dw is not None:
+            if many is None:
+                _multiply(dw.data_ptr(), x, gradient, (0, inputs, rows, outputs), transpose_a=True)
+            else:
+                sums = new([outputs]) if db is None else db  # held until the call is over, wanted or not
+                many[2](x.data_ptr(), gradient.data_ptr(), dw.data_ptr(), *([sums.data_ptr()] if with_sums else []))
+        if db is not None and not with_sums:
             add_column_sums(db.data_ptr(), exact, rows, outputs, False)
         return (dx, dw, db) if ctx.has_bias else (dx, dw)
 

@@ -30,6 +30,7 @@ def _cases() -> list:
     pad, labels = (0, 1, 0, 1), paddle.to_tensor([3, 0, 36, losses.IGNORED, 7])
     return [
         ("linear", matmul.Linear.apply, F.linear, [(5, 24), (24, 33), (33,)]),
+        ("linear of many rows", matmul.Linear.apply, F.linear, [(520, 24), (24, 33), (33,)]),
         ("matmul", lambda a, b: matmul.Matmul.apply(a, b, False, True),
          lambda a, b: paddle.matmul(a, b, transpose_y=True), [(2, 3, 7, 16), (2, 3, 9, 16)]),
         ("gelu", lambda x: elementwise.Map.apply(x, elementwise.GELU_ERF), F.gelu, [(3, 17)]),
