@@ -32,8 +32,8 @@ def from_laplace(values: Tensor) -> Tensor:
 def logit_laplace_loss(raw: Tensor, values: Tensor, least_scale: float = 0.0) -> Tensor:
     """Mean negative log-likelihood |logit(x) - μ| / b + ln(2b·x(1 - x)) of ``values`` x [B, 3, H, W] in (0, 1).
 
-    ``raw`` [B, 6, H, W] holds μ in channels 0–2 and ln(b - ``least_scale``) in channels 3–5. Raises DataError when a value is not inside
-    (0, 1), where the logit does not exist.
+    ``raw`` [B, 6, H, W] holds μ in channels 0–2 and ln(b - ``least_scale``) in channels 3–5. Raises DataError when a
+    value is not inside (0, 1), where the logit does not exist.
     """
     if list(raw.shape) != [values.shape[0], 6, *values.shape[2:]] or values.shape[1] != 3:
         raise DataError(f"the logit-Laplace likelihood compares [B, 6, H, W] with pictures [B, 3, H, W], got "
