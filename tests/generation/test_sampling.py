@@ -27,6 +27,18 @@ def test_top_k_is_a_number_of_tokens_even_when_all_are_alike():
     assert tokens.shape == (2, 7) and (weights == 1).all()
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_top_k_keeps_the_likeliest_of_every_row_in_order(alike):
+    logits = np.random.default_rng(0).standard_normal((5, 300)).astype("float32")
+    if alike:
+        logits[2, 50:60] = np.sort(logits[2])[-7]  # several tokens are the last that is kept
+    tokens, weights = candidates(logits, SamplingConfig(top_k=7))
+    best = np.sort(logits, axis=-1)[:, :-8:-1]
+    np.testing.assert_array_equal(np.sort(np.take_along_axis(logits, tokens, -1), axis=-1)[:, ::-1], best)
+    np.testing.assert_allclose(np.sort(weights, axis=-1)[:, ::-1], np.exp(best - best[:, :1]), rtol=1e-6)
+    assert (np.diff(tokens, axis=-1) > 0).all()
+
+
 def test_filters_apply_together_and_in_order():
     assert kept(top_k=3, top_p=0.8) == [0, 2], "of the three kept, the first two hold 0.82"
     assert kept(top_k=1, top_p=0.99) == [0]

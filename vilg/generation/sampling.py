@@ -43,9 +43,7 @@ def candidates(logits: np.ndarray, config: SamplingConfig) -> tuple[np.ndarray, 
     vocabulary = logits.shape[-1]
     tokens = np.broadcast_to(np.arange(vocabulary), logits.shape)
     if 0 < config.top_k < vocabulary:
-        best = np.argpartition(logits, vocabulary - config.top_k, axis=-1)[:, vocabulary - config.top_k:]
-        tokens = np.sort(best, axis=-1)
-        logits = np.take_along_axis(logits, tokens, axis=-1)
+        tokens, logits = _likeliest(logits, config.top_k)
     scaled = logits.astype(np.float32) / np.float32(config.temperature)
     weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     if config.top_p < 1:
@@ -54,6 +52,20 @@ def candidates(logits: np.ndarray, config: SamplingConfig) -> tuple[np.ndarray, 
         kept = (before < config.top_p * ordered.sum(axis=-1, keepdims=True)).sum(axis=-1, keepdims=True)
         weights[weights < np.take_along_axis(ordered, kept - 1, axis=-1)] = 0
     return tokens, weights
+
+
+def _likeliest(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` likeliest tokens of every row, ascending, and their logits: [R, count] each."""
+    rows, vocabulary = logits.shape
+    # Values sort twice as fast as places, and tokens at or above the last kept value come out in order.
+    least = np.partition(logits, vocabulary - count, axis=-1)[:, vocabulary - count, None]
+    places = np.flatnonzero(logits >= least)
+    if len(places) == rows * count:
+        tokens = places.reshape(rows, count)
+        return tokens - vocabulary * np.arange(rows)[:, None], logits.reshape(-1)[tokens]
+    best = np.argpartition(logits, vocabulary - count, axis=-1)[:, vocabulary - count:]  # several are the last alike
+    tokens = np.sort(best, axis=-1)
+    return tokens, np.take_along_axis(logits, tokens, axis=-1)
 
 
 def draw(logits: np.ndarray, config: SamplingConfig, uniform: np.ndarray) -> np.ndarray:
