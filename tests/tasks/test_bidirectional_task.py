@@ -65,6 +65,28 @@ def test_dropped_captions_are_empty_and_only_for_drawing(make):
     assert (batch["caption_length"] == 2).all() and (batch["text_length"] > 2).all()
 
 
+def test_noise_changes_what_is_read_and_not_what_is_predicted(make):
+    clean, noisy = make(), make(code_noise=0.4, word_noise=0.4)
+    plain, batch = (task.collate(samples(24), list(range(24))) for task in (clean, noisy))
+    assert all(np.array_equal(plain[name], batch[name]) for name in plain)
+    wrong = batch["text_read"] != batch["text"]
+    assert 0.15 < (batch["code_noise"] >= 0).mean() < 0.65 and wrong.any()
+    slots = np.arange(wrong.shape[1])
+    assert not wrong[:, 0].any() and not wrong[slots < batch["text_prefix"][:, None]].any()
+    assert not wrong[slots >= batch["text_length"][:, None] - 1].any()
+    alone = noisy.collate(samples()[3:4], [3])
+    assert np.array_equal(alone["code_noise"][0], batch["code_noise"][3])
+    # Only codes that were replaced change what drawing reads; the picture that is described stays whole.
+    batch = noisy.prepare(tensors(batch))
+    drawn, described = noisy.step.hidden(batch | {"text_read": batch["text"]})
+    seen = paddle.where(batch["code_noise"] >= 0, batch["code_noise"], batch["codes"])
+    model = noisy.model
+    expected = model.text_to_image_hidden(batch["caption"], batch["caption_length"], seen)
+    assert np.allclose(drawn.numpy(), expected.numpy(), atol=1e-5)
+    expected = model.image_to_text_hidden(batch["codes"], batch["text"], batch["text_length"], batch["text_prefix"])
+    assert np.allclose(described.numpy(), expected.numpy(), atol=1e-5)
+
+
 def test_codes_and_pictures_give_the_same_loss(make):
     task = make()
     batch = task.prepare(tensors(task.collate(samples(), list(range(6)))))

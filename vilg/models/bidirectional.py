@@ -84,16 +84,18 @@ class BidirectionalTransformer(nn.Layer):
         return self.norm(x[:, :self.layout.text])
 
     def both_hidden(self, text: Tensor, length: Tensor, codes: Tensor, target_text: Tensor, target_length: Tensor,
-                    prefix: Tensor) -> tuple[Tensor, Tensor]:
+                    prefix: Tensor, drawn_codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both streams of the same pictures in one pass: what the two methods above return, [B, n, D] and [B, M, D].
 
         ``text`` and ``length`` are what the picture is drawn from, ``target_text``, ``target_length`` and ``prefix``
-        what is written about it (the same caption, or a question with its answer).
+        what is written about it (the same caption, or a question with its answer). ``drawn_codes`` [B, n]: what
+        drawing reads as the codes before each one, where that is not ``codes``.
         """
         batch, m = codes.shape[0], self.layout.text
         image = self.embed_image(codes)
+        drawn = image if drawn_codes is None else self.embed_image(drawn_codes)
         words = self.embed_text(paddle.concat([self.pad_text(text), self.pad_text(target_text)], axis=0))
-        x = paddle.concat([words, paddle.concat([self._shifted(image), image], axis=0)], axis=1)
+        x = paddle.concat([words, paddle.concat([self._shifted(drawn), image], axis=0)], axis=1)
         x = self._run(x, [self.context(Role.TARGET, length), self.context(Role.SOURCE, target_length, prefix)])
         return self.norm(x[:batch, m:]), self.norm(x[batch:, :m])
 

@@ -7,6 +7,7 @@ import paddle
 from paddle import Tensor, nn
 
 from vilg.config import configclass
+from vilg.data.noise import code_noise, word_noise
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.engine.task import LogPicture, Phase, StepOutput
@@ -26,7 +27,9 @@ class BidirectionalTaskConfig:
     """What a bidirectional run trains, and on what its two tokenizers are.
 
     ``question_share``: how often a sample that carries questions trains image→text on one of them instead of a caption.
-    ``caption_dropout``: how often text→image sees an empty caption, which guidance needs later.
+    ``caption_dropout``: how often text→image sees an empty caption, which guidance needs later. ``code_noise`` and
+    ``word_noise``: the mean share of codes that drawing reads wrong, and of words that writing does, while what is to
+    be predicted stays right; at most 0.5. A model that cannot trust what it drew so far leans more on the caption.
     ``written_captions``: image→text learns any of a sample's captions, or only its first (an exact name before key
     words); text→image draws from any of them either way. ``init_from``: a released model folder to start from
     (fine-tuning); its tokenizers must be this run's.
@@ -41,6 +44,8 @@ class BidirectionalTaskConfig:
     image_to_text_weight: float = 1.0
     question_share: float = 0.3
     caption_dropout: float = 0.1
+    code_noise: float = 0.0
+    word_noise: float = 0.0
     written_captions: Literal["any", "first"] = "any"
     init_from: str | None = None
     preview_captions: int = 4
@@ -49,6 +54,9 @@ class BidirectionalTaskConfig:
         for name in ("question_share", "caption_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, from 0 to 1")
+        for name in ("code_noise", "word_noise"):
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise ValueError(f"{name} is a mean share, from 0 to 0.5 (samples draw theirs from 0 to twice that)")
 
 
 class BidirectionalStep(nn.Layer):
@@ -78,14 +86,19 @@ class BidirectionalStep(nn.Layer):
 
     def hidden(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """Hidden vectors of text→image [B, n, D] and image→text [B, M, D], None for a direction left out."""
-        codes = batch["codes"]
+        codes, drawn = batch["codes"], _read_codes(batch)
         source = (batch["caption"], batch["caption_length"])
-        target = (batch["text"], batch["text_length"], batch["text_prefix"])
+        target = (batch.get("text_read", batch["text"]), batch["text_length"], batch["text_prefix"])
         if self.directions == "text_to_image":
-            return self.model.text_to_image_hidden(*source, codes), None
+            return self.model.text_to_image_hidden(*source, codes if drawn is None else drawn), None
         if self.directions == "image_to_text":
             return None, self.model.image_to_text_hidden(codes, *target)
-        return self.model.both_hidden(*source, codes, *target)
+        return self.model.both_hidden(*source, codes, *target, drawn)
+
+
+def _read_codes(batch: dict[str, Tensor]) -> Tensor | None:
+    noise = batch.get("code_noise")
+    return None if noise is None else paddle.where(noise >= 0, noise, batch["codes"])
 
 
 class BidirectionalTask:
@@ -131,7 +144,17 @@ class BidirectionalTask:
         self.captions_cut += int((targets.cut > 0).sum())
         batch = {"caption": sources.ids, "caption_length": sources.length,
                  "text": text, "text_length": text_length, "text_prefix": prefix}
-        return batch | self._pictures(samples)
+        return batch | self._noise(batch, seeds) | self._pictures(samples)
+
+    def _noise(self, batch: dict[str, np.ndarray], seeds: list[int]) -> dict[str, np.ndarray]:
+        config, noise = self.config, {}
+        if config.code_noise and config.directions != "image_to_text":
+            model = config.model
+            noise["code_noise"] = code_noise(seeds, model.rows * model.columns, model.codebook_size, config.code_noise)
+        if config.word_noise and config.directions != "text_to_image":
+            noise["text_read"] = word_noise(seeds, batch["text"], batch["text_length"], batch["text_prefix"],
+                                            self.words.ordinary_ids, config.word_noise)
+        return noise
 
     def _pictures(self, samples: list[Sample]) -> dict[str, np.ndarray]:
         if all(sample.codes is not None for sample in samples):

@@ -58,6 +58,8 @@ class WordPieceTokenizer:
                             "use a vocab.txt of BERT or ERNIE, or build one with tools/build_vocab.py")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             self._ids[self.special[kind]] for kind in SPECIAL_TOKENS)
+        named = {self._ids[name] for name in self.special.values()}
+        self.ordinary_ids = np.array([index for index in range(len(self.tokens)) if index not in named])
         self._tokenizer = Tokenizer(models.WordPiece(
             self._ids, unk_token=self.special["unk"], max_input_chars_per_word=LONGEST_WORD,
             continuing_subword_prefix=CONTINUATION))
