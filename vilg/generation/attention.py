@@ -8,6 +8,7 @@ import paddle
 from paddle import Tensor
 
 from vilg.errors import ShapeError
+from vilg.generation.buffers import Buffer, zeros
 from vilg.generation.cache import Slots
 from vilg.nn import functional
 from vilg.nn.attention import MASKED
@@ -65,8 +66,11 @@ class Source:
 def keep(keys: Tensor, values: Tensor) -> tuple[Any, Any]:
     """Keys and values of a whole stream, [P, L, N, H] each, in the form that a :class:`Source` holds."""
     if keys.place.is_cpu_place() and keys.dtype == paddle.float32:
-        return (np.ascontiguousarray(keys.numpy().transpose(0, 2, 3, 1)),
-                np.ascontiguousarray(values.numpy().transpose(0, 2, 1, 3)))
+        kept = []
+        for side in (keys.numpy().transpose(0, 2, 3, 1), values.numpy().transpose(0, 2, 1, 3)):
+            kept.append(zeros(*side.shape))
+            kept[-1][...] = side
+        return tuple(kept)
     return keys.transpose([0, 2, 3, 1]).contiguous(), values.transpose([0, 2, 1, 3]).contiguous()
 
 
@@ -85,13 +89,28 @@ class LayerCache:
         return (held >= 0) & image_rule(self.pattern, Role.TARGET, np.int64(step), held, self.columns, self.window)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a step does in the caches of layers of one kind: the entry of a buffer that it writes, those that it reads.
+
+    ``mask`` is what :class:`StepMaths` made of what its query sees of them.
+    """
+
+    step: int
+    phase: int
+    buffer: int
+    entry: int
+    near: slice
+    mask: Any
+
+
 class StepMaths(Protocol):
     """The arithmetic of a step, for the place where the tensors live."""
 
     def mask(self, seen: np.ndarray) -> Any:
         """What to add to scores, from what is seen of the cache: booleans [W]."""
 
-    def attend(self, layer: int, slots: Slots, step: int, mask: Any, qkv: Tensor) -> Tensor:
+    def attend(self, layer: int, entries: int, reading: Reading, qkv: Tensor) -> Tensor:
         """Keep the new keys and values of qkv [padded R, 1, 3, N, H], then attend: → [padded R, 1, N, H]."""
 
     def nbytes(self) -> int:
@@ -110,38 +129,37 @@ class CachedAttention:
         self.rows = source.prompts * samples
         self.padded_rows = -(-self.rows // ROW_BLOCK) * ROW_BLOCK
         self.step = 0
-        self.maths: StepMaths = (HostMaths if source.on_host else DeviceMaths)(source, samples, self.padded_rows)
-        self._masks: dict[Pattern, tuple[int, Any]] = {}  # the last phase and its mask
-
-    @property
-    def on_host(self) -> bool:
-        """Are caches and their arithmetic in numpy?"""
-        return isinstance(self.maths, HostMaths)
+        maths = HostMaths if source.on_host else DeviceMaths
+        self.maths: HostMaths | DeviceMaths = maths(source, samples, self.padded_rows)
+        self._kinds = [layers.index(layer) for layer in layers]  # those alike read and write alike
+        self._readings: dict[int, Reading] = {}  # of every kind, the last
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Packed qkv [padded R, 1, 3, N, H] of token number ``step`` → [padded R, 1, N, H]."""
         rows, tokens = qkv.shape[:2]
         if (rows, tokens) != (self.padded_rows, 1):
             raise ShapeError(f"the cache decodes 1 token of {self.padded_rows} rows, but got {tokens} of {rows}")
-        slots, mask = self._slots(layer)
-        return self.maths.attend(layer, slots, self.step, mask, qkv)
+        return self.maths.attend(layer, self.layers[layer].slots.entries, self._reading(layer), qkv)
 
-    def attend_rows(self, layer: int, qkv: np.ndarray, out: np.ndarray) -> None:
-        """The same on the host: packed qkv [padded R, 3, N, H], written to ``out`` [padded R, N, H]."""
-        slots, mask = self._slots(layer)
-        self.maths.attend_rows(layer, slots, self.step, mask, qkv, out)
+    def attend_buffers(self, layer: int) -> None:
+        """The same on the host, between the buffers of its :class:`HostMaths`."""
+        self.maths.attend_buffers(layer, self.layers[layer].slots.entries, self._reading(layer))
 
-    def _slots(self, layer: int) -> tuple[Slots, Any]:
-        """Where the layer keeps its tokens, and the mask of this step."""
-        cache = self.layers[layer]
-        if self.step >= cache.slots.steps:
-            raise ShapeError(f"the cache holds {cache.slots.steps} tokens, but token number {self.step + 1} came")
-        built, mask = self._masks.get(cache.pattern, (-1, None))
-        phase = cache.slots.phase(self.step)
-        if built != phase:  # the first layer of its pattern in this step, and often in more than one step
-            mask = self.maths.mask(cache.seen(self.step))
-            self._masks[cache.pattern] = (phase, mask)
-        return cache.slots, mask
+    def _reading(self, layer: int) -> Reading:
+        """What this step does in the caches of the layer's kind."""
+        kind = self._kinds[layer]
+        last = self._readings.get(kind)
+        if last is None or last.step != self.step:
+            last = self._readings[kind] = self._read(self.layers[layer], last)
+        return last
+
+    def _read(self, cache: LayerCache, last: Reading | None) -> Reading:
+        slots, step = cache.slots, self.step
+        if step >= slots.steps:
+            raise ShapeError(f"the cache holds {slots.steps} tokens, but token number {step + 1} came")
+        phase = slots.phase(step)
+        mask = last.mask if last is not None and last.phase == phase else self.maths.mask(cache.seen(step))
+        return Reading(step, phase, *slots.place(step), slots.near(step), mask)
 
     def pad(self, x: Tensor) -> Tensor:
         """Fill x [R, …] up to the padded number of rows."""
@@ -152,66 +170,65 @@ class HostMaths:
     """On a CPU, in numpy and products tied to their memory: at a few rows, the cost of an operator is its call.
 
     Keys are kept transposed, [H, entries], so that both products of a query read memory as it lies. Every row is a
-    product of its own, or one whose bits do not depend on the rows beside it.
+    product of its own, or one whose bits do not depend on the rows beside it. Whoever has queries, keys and values
+    writes them to ``qkv`` [padded R, 3, N, H] and finds the result in ``attended`` [padded R, N, H], in unused rows 0.
     """
 
     def __init__(self, source: Source, samples: int, padded_rows: int):
-        self._keys, self._values = source.keys, source.values
-        self._source_mask = _additive(source.visible)[:, None, None]  # [P, 1, 1, L]
+        self._keys, self._values, self._seen = source.keys, source.values, source.visible
         heads, head, self._source = source.keys[0].shape[1:]
-        self._shape, self._padded_rows = (source.prompts, samples, heads, head), padded_rows
+        self._shape = source.prompts, samples, heads, head
+        self.qkv, self.attended = Buffer((padded_rows, 3, heads, head)), Buffer((padded_rows, heads, head))
+        rows = source.prompts * samples
+        self._new = self.qkv.array[:rows].reshape(source.prompts, samples, 3, heads, head)
         self._caches: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # (layer, buffer) → two of [P, S, N, ·]
         self._scale = np.float32(1 / math.sqrt(head))
-        self._queries, self._result = np.empty((2, *self._shape), dtype=np.float32)
+        self._queries, self._result = zeros(*self._shape), self.attended.array[:rows].reshape(self._shape)
         self._scores: dict[int, np.ndarray] = {}  # keys W of the cache → [P, S, N, L + W]
         self._bound: dict[tuple[int, int, int, int], tuple[list[Bound], list[Bound]]] = {}
 
     def nbytes(self) -> int:
         return sum(cache.nbytes for pair in self._caches.values() for cache in pair)
 
-    def mask(self, seen: np.ndarray) -> np.ndarray | None:
-        """[P, 1, 1, L + W], or None when everything is seen."""
-        if seen.all() and not self._source_mask.any():
+    def mask(self, seen: np.ndarray) -> tuple[slice, np.ndarray] | None:
+        """The run of scores [L + W] in which some are not seen and what to add there, [P, 1, 1, ·]; None if all are."""
+        visible = np.concatenate([self._seen, np.broadcast_to(seen, (len(self._seen), len(seen)))], axis=-1)
+        hidden = np.flatnonzero(~visible.all(axis=0))
+        if not len(hidden):
             return None
-        mask = np.broadcast_to(_additive(seen), (*self._source_mask.shape[:-1], len(seen)))
-        return np.concatenate([self._source_mask, mask], axis=-1)
+        run_of_scores = slice(hidden[0], hidden[-1] + 1)
+        return run_of_scores, _additive(visible[:, run_of_scores])[:, None, None]
 
-    def attend(self, layer: int, slots: Slots, step: int, mask: np.ndarray | None, qkv: Tensor) -> Tensor:
-        out = np.zeros((self._padded_rows, *qkv.shape[3:]), dtype=np.float32)
-        self.attend_rows(layer, slots, step, mask, qkv.numpy()[:, 0], out)
-        return paddle.to_tensor(out[:, None])
+    def attend(self, layer: int, entries: int, reading: Reading, qkv: Tensor) -> Tensor:
+        self.qkv.array[...] = qkv.numpy()[:, 0]
+        self.attend_buffers(layer, entries, reading)
+        return paddle.to_tensor(self.attended.array[:, None])
 
-    def attend_rows(self, layer: int, slots: Slots, step: int, mask: np.ndarray | None, qkv: np.ndarray,
-                    out: np.ndarray) -> None:
-        """:meth:`attend` of [padded R, 3, N, H], written to ``out`` [padded R, N, H], whose unused rows it leaves."""
-        prompts, samples, heads, head = self._shape
-        rows = prompts * samples
-        new = qkv[:rows].reshape(prompts, samples, 3, heads, head)
-        buffer, entry = slots.place(step)
-        keys, values = self._cache(layer, buffer, slots.entries)
+    def attend_buffers(self, layer: int, entries: int, reading: Reading) -> None:
+        """:meth:`attend` of ``qkv``, written to ``attended``."""
+        near, entry, mask, new = reading.near, reading.entry, reading.mask, self._new
+        keys, values = self._cache(layer, reading.buffer, entries)
         keys[..., entry], values[..., entry, :] = new[:, :, 1], new[:, :, 2]
         np.multiply(new[:, :, 0], self._scale, out=self._queries)
-        near = slots.near(step)
         scores = self._scores_of(near.stop - near.start)
-        if active():
-            key = (layer, buffer, near.start, near.stop)
-            if key not in self._bound:
-                self._bound[key] = self._bind(layer, keys, values, near, scores)
-            before, after = self._bound[key]
-            run(before)
-            if mask is not None:
-                scores += mask
-            run(after)
-        else:
+        if not active():
             self._in_numpy(layer, keys[..., near], values[..., near, :], scores, mask)
-        out[:rows] = self._result.reshape(rows, heads, head)
+            return
+        key = layer, reading.buffer, near.start, near.stop
+        if key not in self._bound:
+            self._bound[key] = self._bind(layer, keys, values, near, scores)
+        before, after = self._bound[key]
+        run(before)
+        if mask is not None:
+            scores[..., mask[0]] += mask[1]
+        run(after)
 
     def _cache(self, layer: int, buffer: int, entries: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys [P, S, N, H, entries] and values [P, S, N, entries, H] of a layer's buffer, zero at first."""
+        """Keys [P, S, N, H, entries or more] and values [P, S, N, entries, H] of a layer's buffer, zero at first."""
         pair = self._caches.get((layer, buffer))
         if pair is None:
             *lead, head = self._shape
-            pair = np.zeros((*lead, head, entries), np.float32), np.zeros((*lead, entries, head), np.float32)
+            pair = zeros(*lead, head, _spread(entries)), zeros(*lead, entries, head)
             self._caches[layer, buffer] = pair
         return pair
 
@@ -219,14 +236,15 @@ class HostMaths:
         """Room for the scores of a source and ``width`` keys of a cache."""
         scores = self._scores.get(width)
         if scores is None:
-            scores = self._scores[width] = np.empty((*self._shape[:-1], self._source + width), dtype=np.float32)
+            scores = self._scores[width] = zeros(*self._shape[:-1], self._source + width)
         return scores
 
     def _bind(self, layer: int, keys: np.ndarray, values: np.ndarray, near: slice, scores: np.ndarray
               ) -> tuple[list[Bound], list[Bound]]:
         """What runs before the mask is added to the scores (their products), and after it (softmax and values)."""
         prompts, samples, heads, head = self._shape
-        entries, width, total, pairs = keys.shape[-1], near.stop - near.start, scores.shape[-1], keys[..., 0, 0].size
+        spread, entries, width, total = keys.shape[-1], values.shape[-2], near.stop - near.start, scores.shape[-1]
+        pairs = prompts * samples * heads
         q, s, result, before, after = self._queries.ctypes.data, scores.ctypes.data, self._result.ctypes.data, [], []
         if self._source:
             # The samples of a prompt are the rows of one matrix, so that its source is read once for all of them.
@@ -243,7 +261,7 @@ class HostMaths:
                 source = _BYTES * prompt * heads * head * self._source
                 before.append(inward.at(q + _BYTES * at * head, source_keys + source, s + _BYTES * at * total))
                 after.append(outward.at(s + _BYTES * at * total, source_values + source, result + _BYTES * at * head))
-        inward = _product((pairs, 1, head, width), (head, head), (head * entries, entries), (total, total), False)
+        inward = _product((pairs, 1, head, width), (head, head), (head * spread, spread), (total, total), False)
         outward = _product((pairs, 1, width, head), (total, total), (head * entries, head), (head, head),
                            bool(self._source))
         s_cache = s + _BYTES * self._source
@@ -252,13 +270,13 @@ class HostMaths:
         return before, [softmax_primitives(pairs, total)[0].at(s, s), *after]
 
     def _in_numpy(self, layer: int, keys: np.ndarray, values: np.ndarray, scores: np.ndarray,
-                  mask: np.ndarray | None) -> None:
+                  mask: tuple[slice, np.ndarray] | None) -> None:
         """The same without the library: keys [P, S, N, H, W] and values [P, S, N, W, H]."""
         q, source = self._queries[..., None, :], self._source
         np.matmul(q, self._keys[layer][:, None], out=scores[..., None, :source])
         np.matmul(q, keys, out=scores[..., None, source:])
         if mask is not None:
-            scores += mask
+            scores[..., mask[0]] += mask[1]
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
@@ -301,9 +319,10 @@ class DeviceMaths:
         mask = paddle.to_tensor(_additive(seen)).astype(self._dtype).reshape([1, 1, 1, -1])
         return paddle.concat([self._source_mask, mask.expand([self._source_mask.shape[0], -1, -1, -1])], axis=-1)
 
-    def attend(self, layer: int, slots: Slots, step: int, mask: Tensor, qkv: Tensor) -> Tensor:
+    def attend(self, layer: int, entries: int, reading: Reading, qkv: Tensor) -> Tensor:
+        mask = reading.mask
         q, k, v = paddle.unbind(qkv[:mask.shape[0]], axis=2)
-        keys, values = self._remember(layer, slots, step, k, v)
+        keys, values = self._remember(layer, entries, reading, k, v)
         rows, _, heads, width = q.shape
         q = (q * (1 / math.sqrt(width))).reshape([rows, heads, 1, width])
         source = self._source.keys[layer].shape[3]
@@ -323,19 +342,25 @@ class DeviceMaths:
         y = functional.matmul(x, kept)
         return y.transpose([0, 2, 1, 3]).reshape([rows, heads, 1, y.shape[-1]])
 
-    def _remember(self, layer: int, slots: Slots, step: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _remember(self, layer: int, entries: int, reading: Reading, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v [R, 1, N, H]; return the keys and values that the query reads, [R, N, W, H] each."""
-        buffer, entry = slots.place(step)
         rows, _, heads, width = k.shape
-        if (layer, buffer) not in self._caches:
-            shape = [rows, heads, slots.entries, width]
-            self._caches[layer, buffer] = paddle.zeros(shape, k.dtype), paddle.zeros(shape, v.dtype)
-        caches, near = self._caches[layer, buffer], slots.near(step)
+        place = layer, reading.buffer
+        if place not in self._caches:
+            shape = [rows, heads, entries, width]
+            self._caches[place] = paddle.zeros(shape, k.dtype), paddle.zeros(shape, v.dtype)
+        caches, near, entry = self._caches[place], reading.near, reading.entry
         for cache, new in zip(caches, (k, v)):
             cache[:, :, entry:entry + 1] = new.reshape([rows, heads, 1, width])
-        whole = near == slice(0, slots.entries)
+        whole = near == slice(0, entries)
         keys, values = caches if whole else (cache[:, :, near] for cache in caches)
         return keys, values
+
+
+def _spread(entries: int) -> int:
+    """How far apart the rows of keys lie: a multiple of 512 bytes would put them into few sets of a processor's cache,
+    where a new key, which is a value in every row, takes ten times as long to write."""
+    return entries + 16 if entries % 128 == 0 else entries
 
 
 def _additive(visible: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import numpy as np
 
 from vilg.nn.masks import Layout, Pattern
 
-# A dense cache is read, and grows, in whole multiples of this many slots.
-DENSE_GRAIN = 32
+# A dense cache is read in whole multiples of this many slots, and a column of rows.
+DENSE_GRAIN, COLUMN_GRAIN = 32, 8
 
 
 class Slots(Protocol):
@@ -86,10 +86,10 @@ class ColumnSlots:
         return column, row
 
     def near(self, step: int) -> slice:
-        return slice(0, self.entries)
+        return slice(0, min(self.entries, (step // self.count // COLUMN_GRAIN + 1) * COLUMN_GRAIN))
 
     def held(self, step: int) -> np.ndarray:
-        token = np.arange(self.entries) * self.count + step % self.count
+        token = np.arange(self.near(step).stop) * self.count + step % self.count
         return np.where(token <= step, token, -1)
 
     def phase(self, step: int) -> int:

@@ -8,7 +8,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn.functional import embedding
 
-from vilg.generation.attention import CachedAttention, LayerCache, Source, keep
+from vilg.generation.attention import CachedAttention, HostMaths, LayerCache, Source, keep
 from vilg.generation.cache import DenseSlots, image_slots
 from vilg.generation.compiled import CompiledStack
 from vilg.models.bidirectional import BidirectionalTransformer
@@ -90,8 +90,8 @@ class Decoder:
                  places: Tensor):
         self.attention, self._model, self._head = attention, model, head
         self._compiled: CompiledStack | None = None
-        if attention.on_host and active() and not model.training:
-            self._compiled = CompiledStack(model.stack, model.norm, attention.padded_rows)
+        if isinstance(attention.maths, HostMaths) and active() and not model.training:
+            self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended)
             tokens, places = tokens.numpy(), places.numpy()
         self._tables = tokens, places
         self._hidden = paddle.zeros([0, model.config.width])
@@ -112,7 +112,7 @@ class Decoder:
             return
         into = self._compiled.x
         into[:attention.rows], into[attention.rows:] = x.numpy() if isinstance(x, Tensor) else x, 0
-        self._compiled(attention.attend_rows)
+        self._compiled(attention.attend_buffers)
 
     def hidden(self) -> Tensor:
         """The last step's vectors after the final normalisation: [R, D]."""

@@ -40,11 +40,13 @@ def candidates(logits: np.ndarray, config: SamplingConfig) -> tuple[np.ndarray, 
 
     Weights of a row need not sum to one. ``config.temperature`` must be above 0.
     """
+    # Between two steps the caches are full of weights, so that each call costs more than what it computes: few of them.
     vocabulary = logits.shape[-1]
-    tokens = np.broadcast_to(np.arange(vocabulary), logits.shape)
     if 0 < config.top_k < vocabulary:
         tokens, logits = _likeliest(logits, config.top_k)
-    scaled = logits.astype(np.float32) / np.float32(config.temperature)
+    else:
+        tokens = np.broadcast_to(np.arange(vocabulary), logits.shape)
+    scaled = logits.astype(np.float32, copy=False) / np.float32(config.temperature)
     weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     if config.top_p < 1:
         ordered = np.sort(weights, axis=-1)[:, ::-1].astype(np.float64)
@@ -76,5 +78,5 @@ def draw(logits: np.ndarray, config: SamplingConfig, uniform: np.ndarray) -> np.
     cumulative = np.cumsum(weights, axis=-1, dtype=np.float64)
     total = cumulative[:, -1]
     point = np.minimum(uniform * total, np.nextafter(total, 0))  # below the total, so that some token exceeds it
-    index = (cumulative <= point[:, None]).sum(axis=-1, keepdims=True)
-    return np.take_along_axis(tokens, index, axis=-1)[:, 0].astype(np.int64)
+    index = (cumulative <= point[:, None]).sum(axis=-1)
+    return tokens[np.arange(len(tokens)), index]
