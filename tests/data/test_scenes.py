@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +7,12 @@ from PIL import Image, ImageFilter
 
 from vilg.data import scenes
 from vilg.data.scenes.constraints import Constraints, Description, Relation
-from vilg.data.scenes.lexicon import COLOURS, SHAPES
-from vilg.data.scenes.scene import held_out_kinds, held_out_pairs
+from vilg.data.scenes.lexicon import COLOURS, MORE_SHAPES, SHAPES
+from vilg.data.scenes.renderer import coverage
+from vilg.data.scenes.scene import held_out_kinds, held_out_pairs, wide_kinds
+from vilg.tokenizers.wordpiece import WordPieceTokenizer
+
+VOCABULARY = Path(__file__).resolve().parents[2] / "configs" / "vilg" / "vocabulary"
 
 
 def kinds_and_pairs(scene):
@@ -39,6 +44,40 @@ def test_scenes_cover_the_lexicon_and_keep_objects_apart():
             for other in scene.objects[:i]:
                 gap = max(abs(one.x - other.x), abs(one.y - other.y)) - (one.extent + other.extent) / 2
                 assert gap >= 3
+
+
+def test_wide_scenes_add_colours_and_shapes_and_show_nothing_held_out():
+    shown = set()
+    for seed in range(1500):
+        scene = scenes.sample_scene(seed, "train", wide=True)
+        kinds, pairs = kinds_and_pairs(scene)
+        assert kinds & set(wide_kinds()), seed
+        assert not kinds & held_out_kinds() and not pairs & held_out_pairs()
+        shown |= kinds
+    assert shown >= set(wide_kinds()) and len(wide_kinds()) > 150
+    # Every colour and shape of the tested world goes with new ones.
+    assert {colour for colour, _ in wide_kinds()} >= set(COLOURS)
+    assert {shape for _, shape in wide_kinds()} >= set(SHAPES)
+    with pytest.raises(ValueError, match="wide scenes are for split train, not test"):
+        scenes.sample_scene(0, "test", wide=True)
+
+
+def test_captions_and_questions_of_wide_scenes_are_true_and_in_the_vocabulary():
+    words = WordPieceTokenizer.from_folder(VOCABULARY)
+    for seed in range(300):
+        scene, rng = scenes.sample_scene(seed, "train", wide=True), np.random.default_rng(seed)
+        for caption in scenes.captions(scene, rng, 3):
+            assert scenes.parse_caption(caption).hold(scene), caption
+            assert words.unk_id not in words.encode(caption, 28), caption
+        for question, answer in scenes.questions(scene, rng, 4):
+            assert scenes.answer_is_right(question, answer, scene), (question, answer)
+
+
+@pytest.mark.parametrize("shape", MORE_SHAPES)
+def test_shapes_of_wide_scenes_differ_from_all_others(shape):
+    cover = {name: coverage(name, 32.0, 32.0, 23.0, 64)[0] for name in SHAPES + MORE_SHAPES}
+    assert 0.2 < cover[shape].mean() < 0.95
+    assert min(np.abs(cover[shape] - other).mean() for name, other in cover.items() if name != shape) > 0.05
 
 
 @pytest.mark.parametrize("split", ["train", "test", "unseen"])

@@ -19,7 +19,8 @@ class ScenesConfig:
 
     ``kinds``: at least so many different colour–shape pairs in every scene (1 to 3); which words go with which object
     can only be learned where there are several. ``say`` prefers captions that give every object's place, or that set
-    objects in relation; a scene of which nothing such was said keeps the captions that it has.
+    objects in relation; a scene of which nothing such was said keeps the captions that it has. ``wide`` scenes, of
+    split train alone, show colours and shapes that are never tested; they teach that any colour goes with any shape.
     """
 
     kind: Literal["scenes"] = "scenes"
@@ -31,6 +32,7 @@ class ScenesConfig:
     questions: int = 5
     kinds: int = 1
     say: Literal["any", "places", "relations"] = "any"
+    wide: bool = False
     repeat: int = 1
 
     def __post_init__(self):
@@ -40,6 +42,8 @@ class ScenesConfig:
             raise ValueError(f"kinds is 1, 2 or 3 (a scene holds no more objects), not {self.kinds}")
         if self.kinds == 3 and self.split == "unseen":
             raise ValueError("kinds is at most 2 in split unseen, where every other scene is a pair of objects")
+        if self.wide and self.split != "train":
+            raise ValueError(f"wide scenes are for split train, not {self.split}: nothing judges their shapes")
 
 
 @configclass
@@ -82,7 +86,7 @@ class ScenesSource:
 
     def __getitem__(self, index: int) -> Sample:
         seed = self.config.first + index
-        scene = sample_scene(seed, self.config.split, self.config.kinds)
+        scene = sample_scene(seed, self.config.split, self.config.kinds, self.config.wide)
         rng = np.random.default_rng([seed, 1])
         return Sample(f"scenes/{self.config.split}/{seed}", render(scene, self.config.size),
                       self._captions(scene, rng), questions(scene, rng, self.config.questions))

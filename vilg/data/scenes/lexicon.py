@@ -11,6 +11,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (245, 110, 175),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")
+# Only wide scenes show these, and only training sees wide scenes: the more others a colour or a shape goes with, the
+# less it is learned as part of one thing.
+MORE_COLOURS: dict[str, tuple[int, int, int]] = {
+    "orange": (240, 125, 30), "brown": (125, 75, 40), "grey": (130, 130, 135), "lime": (165, 215, 50),
+    "gold": (190, 150, 60),
+}
+MORE_SHAPES = ("rectangle", "semicircle", "hexagon", "trapezoid", "parallelogram", "crescent", "arrow", "drop",
+               "flower", "cloud", "hourglass")
 SIZES: dict[str, float] = {"small": 15.0, "large": 23.0}  # extent in pixels of a 64-pixel picture
 SIDES = ("left", "right", "above", "below")
 
@@ -18,10 +26,14 @@ SIDES = ("left", "right", "above", "below")
 COLOUR_WORDS = {
     "red": ("红色",), "yellow": ("黄色",), "green": ("绿色",), "blue": ("蓝色",),
     "purple": ("紫色",), "cyan": ("青色",), "black": ("黑色",), "pink": ("粉色",),
+    "orange": ("橙色",), "brown": ("棕色",), "grey": ("灰色",), "lime": ("草绿色",), "gold": ("金色",),
 }
 SHAPE_WORDS = {
     "circle": ("圆形", "圆"), "square": ("方块", "正方形"), "triangle": ("三角形", "三角"), "diamond": ("菱形",),
     "star": ("星星", "五角星"), "cross": ("十字", "十字形"), "ring": ("圆环", "环形"), "heart": ("心形", "爱心"),
+    "rectangle": ("长方形",), "semicircle": ("半圆",), "hexagon": ("六边形",), "trapezoid": ("梯形",),
+    "parallelogram": ("平行四边形",), "crescent": ("月牙",), "arrow": ("箭头",), "drop": ("水滴",), "flower": ("花朵",),
+    "cloud": ("云朵",), "hourglass": ("沙漏",),
 }
 ANY_SHAPE = "图形"
 SIZE_WORDS = {"small": ("小",), "large": ("大",)}

@@ -3,11 +3,12 @@ import math
 
 import numpy as np
 
-from vilg.data.scenes.lexicon import COLOURS
+from vilg.data.scenes.lexicon import COLOURS, MORE_COLOURS
 from vilg.data.scenes.scene import Background, Scene
 
 SUPERSAMPLING = 4
 REFERENCE_SIZE = 64
+INKS = COLOURS | MORE_COLOURS
 
 
 def render(scene: Scene, size: int = REFERENCE_SIZE) -> np.ndarray:
@@ -17,7 +18,7 @@ def render(scene: Scene, size: int = REFERENCE_SIZE) -> np.ndarray:
     for item in scene.objects:
         cover, top, left = coverage(item.shape, item.x * scale, item.y * scale, item.extent * scale, size)
         window = picture[top:top + cover.shape[0], left:left + cover.shape[1]]
-        window += cover[..., None] * (np.array(COLOURS[item.colour], np.float32) - window)
+        window += cover[..., None] * (np.array(INKS[item.colour], np.float32) - window)
     return np.rint(picture).astype(np.uint8)
 
 
@@ -65,7 +66,30 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return (a * a + b * b - 1) ** 3 <= a * a * b ** 3
     if shape == "star":
         return _inside_star(u, v)
+    if shape in MORE:
+        return MORE[shape](u, v)
     raise ValueError(f"no shape is called {shape!r}")
+
+
+def _disc(u: np.ndarray, v: np.ndarray, x: float, y: float, squared_radius: float) -> np.ndarray:
+    return (u - x) ** 2 + (v - y) ** 2 <= squared_radius
+
+
+# The shapes of wide scenes, in the same square.
+MORE = {
+    "rectangle": lambda u, v: (np.abs(u) <= 0.95) & (np.abs(v) <= 0.48),
+    "semicircle": lambda u, v: _disc(u, v, 0, 0.4, 0.96) & (v <= 0.4),
+    "hexagon": lambda u, v: (np.abs(v) <= 0.84) & (np.abs(u) * 0.866 + np.abs(v) * 0.5 <= 0.84),
+    "trapezoid": lambda u, v: (np.abs(v) <= 0.65) & (np.abs(u) <= 0.7 + v * 0.46),
+    "parallelogram": lambda u, v: (np.abs(v) <= 0.6) & (np.abs(u + v * 0.45) <= 0.68),
+    "crescent": lambda u, v: _disc(u, v, 0, 0, 0.96) & ~_disc(u, v, 0.5, 0, 0.6),
+    "arrow": lambda u, v: np.where(u <= 0.1, (np.abs(v) <= 0.26) & (u >= -0.95), np.abs(v) * 1.2 <= 0.95 - u),
+    "drop": lambda u, v: _disc(u, v, 0, 0.3, 0.42) | ((v <= 0.3) & (np.abs(u) <= (v + 0.95) * 0.5)),
+    "flower": lambda u, v: np.hypot(u, v) <= 0.66 + 0.3 * np.cos(5 * np.arctan2(u, -v)),
+    "cloud": lambda u, v: (_disc(u, v, -0.5, 0.2, 0.2) | _disc(u, v, 0.5, 0.2, 0.2) | _disc(u, v, 0, -0.1, 0.32)
+                           | ((np.abs(u) <= 0.5) & (v >= 0) & (v <= 0.64))),
+    "hourglass": lambda u, v: (np.abs(v) <= 0.85) & (np.abs(u) <= np.abs(v) * 0.9 + 0.04),
+}
 
 
 def _inside_star(u: np.ndarray, v: np.ndarray, inner: float = 0.45) -> np.ndarray:

@@ -6,13 +6,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from vilg.data.scenes.lexicon import COLOURS, SHAPES, SIZES
+from vilg.data.scenes.lexicon import COLOURS, MORE_COLOURS, MORE_SHAPES, SHAPES, SIZES
 
 SPLITS = ("train", "test", "unseen")
 CENTRES = (12.0, 32.0, 52.0)  # of rows and columns, in pixels of a 64-pixel picture
 GAP = 3.0  # between the bounding boxes of two objects
 TINTS = ((252, 252, 252), (222, 224, 228), (252, 240, 214), (214, 232, 250))
 Kind = tuple[str, str]  # colour, shape
+# Kinds of wide scenes that look or are called nearly like one of those held out, so they are left out with it.
+NEAR_HELD_OUT = frozenset({("red", "rectangle"), ("cyan", "semicircle"), ("lime", "heart"), ("yellow", "flower"),
+                           ("gold", "star"), ("blue", "hourglass")})
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ def held_out_pairs() -> frozenset[frozenset[Kind]]:
                      if hashlib.sha256(repr(pair).encode()).digest()[0] % 10 == 0)
 
 
+@lru_cache
+def wide_kinds() -> tuple[Kind, ...]:
+    """The colour–shape pairs that only wide scenes show: one of the two, or both, is not of COLOURS and SHAPES."""
+    every = itertools.product(COLOURS | MORE_COLOURS, SHAPES + MORE_SHAPES)
+    return tuple(kind for kind in every if kind not in NEAR_HELD_OUT and not (kind[0] in COLOURS and kind[1] in SHAPES))
+
+
 def is_held_out(objects: tuple[Object, ...]) -> bool:
     """Whether a scene of these objects shows a combination that training never does."""
     kinds = {item.kind for item in objects}
@@ -90,18 +100,22 @@ def is_held_out(objects: tuple[Object, ...]) -> bool:
         frozenset(pair) in held_out_pairs() for pair in itertools.combinations(kinds, 2))
 
 
-def sample_scene(seed: int, split: str, kinds: int = 1) -> Scene:
-    """The scene of ``seed`` in ``split``: a pure function of both (and of ``kinds``).
+def sample_scene(seed: int, split: str, kinds: int = 1, wide: bool = False) -> Scene:
+    """The scene of ``seed`` in ``split``: a pure function of both (and of ``kinds`` and ``wide``).
 
     "train" and "test" show seen combinations only; in "unseen" every scene holds a held-out colour–shape pair (even
     seeds) or a held-out pair of objects (odd seeds). ``kinds``, at most 3, asks for at least so many different
-    colour–shape pairs in the scene. Raises ValueError for another split.
+    colour–shape pairs in the scene. ``wide`` scenes hold at least one of MORE_COLOURS or MORE_SHAPES; they are for
+    training, as the reader does not know these. Raises ValueError for another split, or a wide one but "train".
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if wide and split != "train":
+        raise ValueError(f"wide scenes are for split train, not {split}: the reader does not know their shapes")
     rng = np.random.default_rng([SPLITS.index(split), seed])
     while True:
         drawn = _unseen_kinds(rng, pair=bool(seed % 2)) if split == "unseen" else _seen_kinds(rng)
+        drawn = _widened(rng, drawn) if wide else drawn
         objects = _place(rng, drawn) if len(set(drawn)) >= kinds else None
         if objects is None or is_held_out(objects) != (split == "unseen"):
             continue
@@ -117,6 +131,13 @@ def _seen_kinds(rng: np.random.Generator) -> list[Kind]:
     if number == 3:
         return [first] * 3 if draw < 0.35 else [first, first, second] if draw < 0.6 else [first, second, third]
     return [first]
+
+
+def _widened(rng: np.random.Generator, kinds: list[Kind]) -> list[Kind]:
+    """The first kind, wherever it stands, and half of the others become kinds of wide scenes."""
+    every = wide_kinds()
+    other = {kind: every[int(rng.integers(len(every)))] for kind in kinds if kind == kinds[0] or rng.random() < 0.5}
+    return [other.get(kind, kind) for kind in kinds]
 
 
 def _unseen_kinds(rng: np.random.Generator, pair: bool) -> list[Kind]:
