@@ -1,5 +1,6 @@
 """What the operators share on Paddle's side: contiguous addresses, and the refusal of second derivatives."""
 import ctypes
+import math
 
 import numpy as np
 import paddle
@@ -30,7 +31,8 @@ def new(shape: list[int], dtype: paddle.dtype = FLOAT32) -> Tensor:
 def memory(x: Tensor) -> np.ndarray:
     """A contiguous CPU tensor's own memory (float32 or int64), flat, as NumPy sees it."""
     kind = ctypes.c_float if x.dtype == FLOAT32 else ctypes.c_int64
-    return np.ctypeslib.as_array((kind * x.size).from_address(x.data_ptr()))
+    size = math.prod(x.shape)  # x.size takes three times as long as all the rest
+    return np.ctypeslib.as_array((kind * size).from_address(x.data_ptr()))
 
 
 def contiguous(x: Tensor) -> Tensor:

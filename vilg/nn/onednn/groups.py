@@ -19,23 +19,33 @@ from vilg.nn.onednn.library import (
 from vilg.nn.onednn.precision import BINARY_ADD, BINARY_MUL, Step, chain, linear_step, post_operand, swish_step
 
 _LOGISTIC = 0x29
-_CHUNK = 1 << 19
-"""Elements of the runs that are gone over together: two megabytes."""
+_FORWARD_CHUNK, _BACKWARD_CHUNK = 1 << 20, 1 << 19
+"""Elements of the runs that are gone over together: four and two megabytes."""
 _LANE_PARTS = 64
 _FLOAT = 4
 
 
 @dataclass
-class _Plan:
+class _Forward:
+    """Primitives over ``runs`` runs of ``run`` elements, ``lanes`` channels in all."""
+
+    runs: int
+    run: int
+    lanes: int
+    standardise: Primitive
+    affine: Primitive
+    affine_silu: Primitive
+
+
+@dataclass
+class _Backward:
     """Primitives over ``runs`` runs of ``run`` elements, ``lanes`` channels in all, each summed in ``parts`` parts."""
 
     runs: int
     run: int
     lanes: int
     parts: int
-    standardise: Primitive
     affine: Primitive
-    affine_silu: Primitive
     logistic: Primitive
     silu_gradient: Primitive
     multiply: Primitive
@@ -44,24 +54,35 @@ class _Plan:
     combine: Primitive
 
 
-def _build(images: int, channels: int, pixels: int, groups: int, epsilon: float) -> _Plan:
+def _runs_together(images: int, groups: int, run: int, chunk: int) -> int:
+    return max(count for count in range(1, images * groups + 1)
+               if images * groups % count == 0 and (count == 1 or count * run <= chunk))
+
+
+def _build_forward(images: int, channels: int, pixels: int, groups: int, epsilon: float) -> _Forward:
     run = channels // groups * pixels
-    runs = max(count for count in range(1, images * groups + 1)
-               if images * groups % count == 0 and (count == 1 or count * run <= _CHUNK))
+    runs = _runs_together(images, groups, run, _FORWARD_CHUNK)
     lanes = runs * channels // groups
-    size, rows, statistics = runs * run, plain([runs, run]), plain([runs])
+    rows, statistics = plain([runs, run]), plain([runs])
     standardise = operation("layer_normalization_forward", FORWARD_TRAINING, rows, rows, statistics,
                             ctypes.c_float(epsilon), 0, NO_ATTRIBUTES)
+    return _Forward(runs, run, lanes,
+                    Primitive(standardise, [(SRC, rows), (MEAN, statistics), (VARIANCE, statistics), (DST, rows)]),
+                    _affine(lanes, pixels), _affine(lanes, pixels, swish_step()))
+
+
+def _build_backward(images: int, channels: int, pixels: int, groups: int) -> _Backward:
+    run = channels // groups * pixels
+    runs = _runs_together(images, groups, run, _BACKWARD_CHUNK)
+    lanes, size = runs * channels // groups, runs * run
     # The library sums down the columns of a small matrix three times as fast as along a row.
     parts = math.gcd(pixels, _LANE_PARTS)
     flat, image = plain([size]), plain([lanes, pixels // parts, parts])
     ones, column = plain([1, 1, pixels // parts]), plain([lanes, 1, parts])
     multiply = operation("binary", BINARY_MUL, flat, flat, flat, NO_ATTRIBUTES)
     sums = operation("matmul", ones, image, NOTHING, column, NO_ATTRIBUTES)
-    return _Plan(
-        runs, run, lanes, parts,
-        Primitive(standardise, [(SRC, rows), (MEAN, statistics), (VARIANCE, statistics), (DST, rows)]),
-        _affine(lanes, pixels), _affine(lanes, pixels, swish_step()), _logistic(size), _silu_gradient(size),
+    return _Backward(
+        runs, run, lanes, parts, _affine(lanes, pixels), _logistic(size), _silu_gradient(size),
         Primitive(multiply, [(SRC, flat), (SRC_1, flat), (DST, flat)]),
         Primitive(sums, [(SRC, ones), (WEIGHTS, image), (DST, column)]),
         _affine(runs, run), _combination(lanes, pixels))
@@ -96,12 +117,7 @@ def _silu_gradient(size: int) -> Primitive:
                      [(SRC, flat), (SRC_1, flat), *((post_operand(step), flat) for step in (1, 2, 3)), (DST, flat)])
 
 
-_plans = Cache(512)
-
-
-def _plan(x: Tensor, groups: int, epsilon: float) -> _Plan:
-    images, channels, *sides = x.shape
-    return _plans.get((images, channels, math.prod(sides), groups, epsilon), _build)
+_forwards, _backwards = Cache(512), Cache(512)
 
 
 class _Vectors:
@@ -121,8 +137,8 @@ class _Vectors:
 
 def _normalise(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float,
                silu: bool) -> tuple[Tensor, _Vectors]:
-    images, channels = x.shape[:2]
-    plan = _plan(x, groups, epsilon)
+    images, channels, *sides = x.shape
+    plan = _forwards.get((images, channels, math.prod(sides), groups, epsilon), _build_forward)
     y = new(x.shape)
     vectors = _Vectors(mean=np.zeros(images * groups), variance=np.zeros(images * groups),
                        weight=np.tile(weight.numpy(), images), bias=np.tile(bias.numpy(), images))
@@ -168,7 +184,9 @@ class GroupNorm(PyLayer):
 def _gradient(x: Tensor, dy: Tensor, saved: _Vectors, groups: int, epsilon: float,
               silu: bool) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """dx, and the gradients of weight and bias before their sum over pictures: [B · C] each."""
-    plan, each = _plan(x, groups, epsilon), x.shape[1] // groups
+    images, channels, *sides = x.shape
+    plan = _backwards.get((images, channels, math.prod(sides), groups), _build_backward)
+    each = channels // groups
     mean, weight = saved["mean"], saved["weight"]
     r = 1.0 / np.sqrt(saved["variance"] + np.float32(epsilon))
     mean_by_lane, r_by_lane = np.repeat(mean, each), np.repeat(r, each)

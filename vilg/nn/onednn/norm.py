@@ -1,4 +1,4 @@
-"""Layer normalisation and group normalisation."""
+"""Layer normalisation."""
 import ctypes
 import math
 
@@ -12,6 +12,7 @@ from vilg.nn.onednn.library import (
 )
 
 _SCALE_AND_SHIFT = 2 | 4
+_FLOAT = 4
 _layer_norms = Cache()
 
 
@@ -28,14 +29,15 @@ def _build_layer_norm(rows: int, width: int, epsilon: float) -> tuple[Primitive,
                                  (DIFF_SHIFT, vector)]))
 
 
-def _normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    width = x.shape[-1]
-    rows = math.prod(x.shape[:-1])
-    y = new(x.shape)
-    mean, variance = new([rows]), new([rows])
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The result, and means and variances in one tensor."""
+    *lead, width = shape = x.shape
+    rows = math.prod(lead)
+    y, moments = new(shape), new([2 * rows])
+    mean = moments.data_ptr()
     _layer_norms.get((rows, width, epsilon), _build_layer_norm)[0](
-        x.data_ptr(), mean.data_ptr(), variance.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr())
-    return y, mean, variance
+        x.data_ptr(), mean, mean + rows * _FLOAT, weight.data_ptr(), bias.data_ptr(), y.data_ptr())
+    return y, moments
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -50,19 +52,20 @@ class LayerNorm(PyLayer):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         ctx.needs = [not tensor.stop_gradient for tensor in (x, weight, bias)]
         x = contiguous(x)
-        y, mean, variance = _normalise(x, weight, bias, epsilon)
-        ctx.save_for_backward(x, weight, bias, mean, variance)
+        y, moments = _normalise(x, weight, bias, epsilon)
+        ctx.save_for_backward(x, weight, bias, moments)
         ctx.epsilon = epsilon
         return y
 
     @staticmethod
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
-        x, weight, bias, mean, variance = ctx.saved_tensor()
-        width = x.shape[-1]
-        dx = new(x.shape)
-        dw, db = new([width]), new([width])
-        _layer_norms.get((math.prod(x.shape[:-1]), width, ctx.epsilon), _build_layer_norm)[1](
-            x.data_ptr(), mean.data_ptr(), variance.data_ptr(), weight.data_ptr(), bias.data_ptr(),
-            contiguous(dy).data_ptr(), dx.data_ptr(), dw.data_ptr(), db.data_ptr())
+        x, weight, bias, moments = ctx.saved_tensor()
+        *lead, width = shape = x.shape
+        rows = math.prod(lead)
+        dx, dw, db = new(shape), new([width]), new([width])
+        mean = moments.data_ptr()
+        _layer_norms.get((rows, width, ctx.epsilon), _build_layer_norm)[1](
+            x.data_ptr(), mean, mean + rows * _FLOAT, weight.data_ptr(), bias.data_ptr(), contiguous(dy).data_ptr(),
+            dx.data_ptr(), dw.data_ptr(), db.data_ptr())
         return tuple(gradient if needed else None for gradient, needed in zip((dx, dw, db), ctx.needs))
