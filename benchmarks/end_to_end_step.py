@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace, batch: int, names: list[str]) -> dict[s
     contestant = harness.Contestant("steps", setup, options, names, batch).wait()
     grown = {name: float(value) for name, value in zip(names, contestant.cases[len(names):])}
     times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(4):
+    for _ in range(2 if options.quick else 4):
         for name in names:
             times[name] += contestant.time(name, 3)
     contestant.close()

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -24,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAUSE = 0.22
 """Seconds between contestants: an idle OpenMP team keeps spinning for 0.2 s and would take the next one's cores."""
+SHORT_PAUSE = 0.03
+"""The same after ours (whose team sleeps after 10 ms) and after torch (GNU's runtime: a few ms)."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 Case = Callable[[], Callable[[], None]]
 """Prepares one repetition and returns what is timed."""
@@ -59,12 +62,14 @@ class Contestant:
     """One process that holds the cases of ``setup(threads, seed, *details)`` and times them when told to.
 
     ``setup`` is a function of the benchmark's own top level; it imports what it needs, so that the process of one
-    contestant never loads another's library. ``environment`` is in force when that process begins.
+    contestant never loads another's library. ``environment`` is in force when that process begins. ``pause`` is how
+    many seconds its idle threads need to leave the cores to others.
     """
 
     def __init__(self, name: str, setup: Callable[..., dict[str, Case]], options: argparse.Namespace, *details: Any,
-                 environment: dict[str, str] | None = None):
+                 environment: dict[str, str] | None = None, pause: float = PAUSE):
         self.name = name
+        self.pause = 0.0 if options.threads == 1 else pause
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         job = (theirs, setup, options.threads or physical_cores(), options.seed, options.clock, details)
@@ -83,14 +88,20 @@ class Contestant:
         self.cases = self._answer()
         return self
 
-    def time(self, case: str, repetitions: int, uncounted: int = 1) -> list[float]:
-        """Seconds of every repetition, after ``uncounted`` that do not count."""
-        self._pipe.send((case, repetitions, uncounted))
+    def time(self, case: str, repetitions: int, uncounted: int = 1, limit: float = math.inf) -> list[float]:
+        """Seconds of every repetition, after ``uncounted`` that do not count; after ``limit`` seconds no other begins
+        (one always counts)."""
+        self._pipe.send((case, repetitions, uncounted, limit))
+        return self._answer()
+
+    def ask(self, case: str) -> Any:
+        """What a case that is not timed answers: it is called once, and its result sent back."""
+        self._pipe.send((case,))
         return self._answer()
 
     def close(self) -> None:
-        """End the process."""
-        self._pipe.send(None)
+        """End the process at once: it has nothing to put in order, and letting libraries do so takes a second each."""
+        self._process.kill()
         self._process.join()
 
     def _answer(self) -> Any:
@@ -109,29 +120,52 @@ def _serve(pipe, setup: Callable[..., dict[str, Case]], threads: int, seed: int,
         cases = setup(threads, seed, *details)
         pipe.send((True, list(cases)))
         while (order := pipe.recv()) is not None:
-            name, repetitions, uncounted = order
-            times = []
-            for _ in range(uncounted + repetitions):
-                timed = cases[name]()
-                start = now()
-                timed()
-                times.append(now() - start)
-            pipe.send((True, times[uncounted:]))
+            case, *amount = order
+            pipe.send((True, _repeat(cases[case], now, *amount) if amount else cases[case]()))
     except EOFError:
         return
     except Exception:
         pipe.send((False, traceback.format_exc()))
 
 
+def _repeat(case: Case, now: Callable[[], float], repetitions: int, uncounted: int, limit: float) -> list[float]:
+    times = []
+    end = math.inf
+    for number in range(uncounted + repetitions):
+        if number == uncounted:
+            end = time.perf_counter() + limit
+        elif time.perf_counter() > end:
+            break
+        timed = case()
+        start = now()
+        timed()
+        times.append(now() - start)
+    return times[uncounted:]
+
+
 def alternate(contestants: Sequence[Contestant], case: str, rounds: int, repetitions: int,
-              uncounted: int = 1) -> dict[str, float]:
-    """Median seconds of ``case`` for every contestant that has it, timed in turns ``rounds`` times."""
+              uncounted: int = 1, limit: float = math.inf) -> dict[str, float]:
+    """Median seconds of ``case`` for every contestant that has it, timed in turns ``rounds`` times.
+
+    One that is named twice has two turns a round. The rest is as in :meth:`Contestant.time`.
+    """
+    turns = [(contestant.name, contestant, case) for contestant in contestants if case in contestant.cases]
+    return medians(take_turns(turns, rounds, repetitions, uncounted, limit))
+
+
+def take_turns(turns: Sequence[tuple[str, Contestant, str]], rounds: int, repetitions: int, uncounted: int = 1,
+               limit: float = math.inf) -> dict[str, list[float]]:
+    """All seconds by name: of (name, contestant, case), in that order, ``rounds`` times."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for contestant in contestants:
-            if case in contestant.cases:
-                time.sleep(PAUSE)
-                times.setdefault(contestant.name, []).extend(contestant.time(case, repetitions, uncounted))
+        for name, contestant, case in turns:
+            times.setdefault(name, []).extend(contestant.time(case, repetitions, uncounted, limit))
+            time.sleep(contestant.pause)
+    return times
+
+
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    """The middle one of each name's seconds."""
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 

@@ -3,27 +3,31 @@
     python benchmarks/train_step.py --json train_step.json
     python benchmarks/train_step.py --size 24x1024 --batch 1
     python benchmarks/train_step.py --quick                    3 layers, one sample
-    python benchmarks/train_step.py --only sparse torch        these contestants' times, no memory
+    python benchmarks/train_step.py --only sparse torch        these contestants
     python benchmarks/train_step.py --threads 1 --clock cpu    on a busy machine
 
 12 layers of width 512, 64 text and 32×32 image tokens, 8192 codes, batch 2: text→image, forward, backward, AdamW.
-Every contestant has a process of its own and they take turns; torch is left out where it is not installed. Three steps
-come first that do not count (one of stock Paddle, whose step takes 20 s on two cores): the optimizer's state is made in
-the first, and until memory has settled a step takes up to twice as long.
+Ours, stock Paddle and torch have processes of their own (ours two, sparse and dense) and take turns; torch is left out
+where it is not installed. Three steps come first that do not count (one of stock Paddle, whose step takes 20 s on two
+cores): the optimizer's state is made in the first, and until memory has settled a step takes up to twice as long.
 
 ``sparse_over_dense_time`` and ``_memory``: ours, sparse against dense; memory is the growth of the process's peak
-during a step over weights and optimizer state (``_whole_`` keys: with them). ``fp32_over_torch_sdpa`` and
+during its second step over weights and optimizer state (``_whole_`` keys: with them). ``fp32_over_torch_sdpa`` and
 ``bf16_over_torch_bf16``: ours sparse against torch at equal precision. ``fp32_over_stock``: against the dense model on
 stock operators and settings; ``fp32_over_stock_sparse``: against our sparse model on them. ``gemm_utilisation``: the
-step's model FLOPs over what a 2048³ product reaches in the same process. ``shared_over_separate_time``: both directions
-in one pass against one after the other, sparse.
+step's model FLOPs a second over ``gemm_gflops``, the most that a product of n³ ever reached (n one of GEMM_SIDES) in
+the same process, between the steps. ``shared_over_separate_time``: both directions in one pass against one after the
+other, sparse.
 
 ``end_to_end_over_generator_time`` and ``_memory``: the end-to-end step against the generator's own, of the small model
 of configs/end_to_end/table7.yaml; more of it by ``benchmarks/end_to_end_step.py``.
 """
 import argparse
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import end_to_end_step
 import harness
@@ -31,10 +35,13 @@ import numpy as np
 
 TEXT, SIDE, CODES, VOCABULARY = 64, 32, 8192, 8192
 SIZES = {"3x512": (3, 512, 8), "12x512": (12, 512, 8), "24x1024": (24, 1024, 16)}
-GEMM = 2048
-ENTRANTS = ("sparse", "dense", "sparse_bf16", "stock", "stock_sparse", "torch", "torch_bf16")
-WARMING = {"stock": 1, "stock_sparse": 1}
-"""Steps that do not count, three unless named here."""
+GEMM_SIDES = (1024, 1536, 2048, 3072)
+ENTRANTS = {"sparse": ("sparse", "fp32"), "dense": ("dense", "fp32"), "sparse_bf16": ("sparse", "bf16"),
+            "torch": ("torch", "fp32"), "torch_bf16": ("torch", "bf16"),
+            "stock": ("stock", "dense"), "stock_sparse": ("stock", "sparse")}
+"""Who is timed: the process and its case."""
+WARMING = {"sparse": 1, "dense": 1, "torch": 3, "stock": 1}
+"""Steps that do not count, by process; ours come after the two that memory is measured in."""
 
 
 def main() -> None:
@@ -43,66 +50,80 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), help="layers x width (default 12x512; with --quick 3x512)")
     parser.add_argument("--batch", type=int, help="samples a step (default 2; with --quick 1)")
     parser.add_argument("--only", nargs="+", choices=ENTRANTS, metavar="NAME",
-                        help=f"time a step of these contestants and measure no more: {', '.join(ENTRANTS)}")
+                        help=f"a step of these contestants and no more: {', '.join(ENTRANTS)}")
     options = parser.parse_args()
     options.size = options.size or ("3x512" if options.quick else "12x512")
     options.batch = options.batch or (1 if options.quick else 2)
-    figures = measure_times(options)
+    figures = measure(options)
     if not options.only:
-        figures |= measure_memory(options)
         figures |= end_to_end_step.measure(options, 4 if options.quick else 0, ["generator", "end_to_end"])
     harness.report(options, figures, size=options.size, batch=options.batch, text=TEXT, image=SIDE * SIDE)
 
 
-def measure_times(options: argparse.Namespace) -> dict[str, float]:
-    """Seconds a step of every contestant, and the ratios."""
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds and megabytes of a step by contestant, and the ratios; without --only both directions as well."""
     shape = (*SIZES[options.size], options.batch)
-    seconds, extra = _step_seconds(options, shape)
-    figures = {f"{name}_seconds": value for name, value in seconds.items()}
-    for ratio, (mine, other) in {
-            "sparse_over_dense_time": ("sparse", "dense"), "fp32_over_stock": ("sparse", "stock"),
-            "fp32_over_stock_sparse": ("sparse", "stock_sparse"), "bf16_over_fp32": ("sparse_bf16", "sparse"),
-            "fp32_over_torch_sdpa": ("sparse", "torch"), "bf16_over_torch_bf16": ("sparse_bf16", "torch_bf16"),
-            "dense_over_torch_sdpa": ("dense", "torch")}.items():
-        if mine in seconds and other in seconds:
-            figures[ratio] = seconds[mine] / seconds[other]
-    if "gemm" in extra:
+    names = [name for name in options.only or ENTRANTS if ENTRANTS[name][0] != "torch" or find_spec("torch")]
+    processes = _processes({ENTRANTS[name][0] for name in names}, options, shape)
+    turns = [(name, processes[process], case) for name, (process, case) in ENTRANTS.items() if name in names]
+    figures = _memory(processes)
+    for _, process, case in turns:
+        process.time(case, 0, WARMING[process.name])
+    fast = [turn for turn in turns if turn[1].name != "stock"]
+    products = [(f"gemm_{side}", processes["sparse"], f"gemm_{side}") for side in GEMM_SIDES if "sparse" in processes]
+    times = harness.take_turns([*fast[:1], *products, *fast[1:], *products], 2 if options.quick else 4, 1, uncounted=0)
+    slow = [turn for turn in turns if turn not in fast]
+    times |= harness.take_turns(slow, 1, 1, uncounted=0)  # says enough
+    seconds = harness.medians({name: times[name] for name in names})
+    figures |= {f"{name}_seconds": value for name, value in seconds.items()} | ratios(seconds)
+    if "sparse" in seconds:
         flops = model_flops(*shape)
-        figures |= {
-            "gemm_gflops": 2 * GEMM ** 3 / extra["gemm"] / 1e9,
-            "gemm_utilisation": flops / seconds["sparse"] * extra["gemm"] / (2 * GEMM ** 3),
-            "model_gigaflops": flops / 1e9,
-        }
-    if "both" in extra:
-        figures["shared_over_separate_time"] = extra["both"] / extra["separate"]
+        peak = max(2 * side ** 3 / min(times[f"gemm_{side}"]) for side in GEMM_SIDES)
+        figures |= {"gemm_gflops": peak / 1e9, "gemm_utilisation": flops / seconds["sparse"] / peak,
+                    "model_gigaflops": flops / 1e9}
+    if not options.only:
+        directions = [(case, processes["sparse"], case) for case in ("both", "separate")]
+        passes = harness.medians(harness.take_turns(directions, 1, 1))
+        figures["shared_over_separate_time"] = passes["both"] / passes["separate"]
+    for process in processes.values():
+        process.close()
     return figures
 
 
-def _step_seconds(options: argparse.Namespace, shape: tuple[int, ...]) -> tuple[dict[str, float], dict[str, float]]:
-    """Medians of the step's seconds by contestant, and those of the sparse contestant's other cases."""
-    off = {"VILG_ONEDNN": "0"}
-    entrants = {"sparse": (ours, ("sparse", "fp32"), None), "dense": (ours, ("dense", "fp32"), None),
-                "sparse_bf16": (ours, ("sparse", "bf16"), None), "stock": (stock, ("dense",), off),
-                "stock_sparse": (stock, ("sparse",), off)}
-    if find_spec("torch"):
-        entrants |= {"torch": (torch_stack, ("fp32",), None), "torch_bf16": (torch_stack, ("bf16",), None)}
-    contestants = [harness.Contestant(name, setup, options, *shape, *details, environment=environment)
-                   for name, (setup, details, environment) in entrants.items() if name in (options.only or entrants)]
-    for contestant in contestants:
-        contestant.wait()
-    for contestant in contestants:
-        contestant.time("step", 0, WARMING.get(contestant.name, 3))
-    slow = [contestant for contestant in contestants if contestant.name.startswith("stock")]  # one turn says enough
-    others = [contestant for contestant in contestants if contestant not in slow]
-    seconds = harness.alternate(others, "step", 2 if options.quick else 3, 1, uncounted=0)
-    seconds |= harness.alternate(slow, "step", 1, 1, uncounted=0)
-    sparse = [contestant for contestant in contestants if contestant.name == "sparse"]
-    cases = {"gemm": 5} if options.only else {"gemm": 5, "both": 1, "separate": 1}
-    extra = {case: harness.alternate(sparse, case, 1, repetitions)["sparse"]
-             for case, repetitions in cases.items() if sparse}
-    for contestant in contestants:
-        contestant.close()
-    return seconds, extra
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """Steps over one another, of the contestants that there are."""
+    wanted = {"sparse_over_dense_time": ("sparse", "dense"), "fp32_over_stock": ("sparse", "stock"),
+              "fp32_over_stock_sparse": ("sparse", "stock_sparse"), "bf16_over_fp32": ("sparse_bf16", "sparse"),
+              "fp32_over_torch_sdpa": ("sparse", "torch"), "bf16_over_torch_bf16": ("sparse_bf16", "torch_bf16"),
+              "dense_over_torch_sdpa": ("dense", "torch")}
+    return {ratio: seconds[mine] / seconds[other] for ratio, (mine, other) in wanted.items()
+            if mine in seconds and other in seconds}
+
+
+def _processes(needed: set[str], options: argparse.Namespace,
+               shape: tuple[int, ...]) -> dict[str, harness.Contestant]:
+    """The processes that are needed, with their cases set up."""
+    setups = {"sparse": (ours, ("sparse",), {}), "dense": (ours, ("dense",), {}), "torch": (torch_stack, (), {}),
+              "stock": (stock, (), {"environment": {"VILG_ONEDNN": "0"}, "pause": harness.PAUSE})}
+    processes = {name: harness.Contestant(name, setup, options, *shape, *details,
+                                          **{"pause": harness.SHORT_PAUSE} | settings)
+                 for name, (setup, details, settings) in setups.items() if name in needed}
+    for process in processes.values():
+        process.wait()
+    return processes
+
+
+def _memory(processes: dict[str, harness.Contestant]) -> dict[str, float]:
+    """Megabytes of the second step of the sparse and the dense model, and the ratios."""
+    figures = {}
+    for kind in ("sparse", "dense"):
+        if kind in processes:
+            figures[f"{kind}_megabytes"], figures[f"{kind}_whole_megabytes"] = processes[kind].ask("memory")
+    if len(figures) == 4:
+        for what in ("", "_whole"):
+            ratio = figures[f"sparse{what}_megabytes"] / figures[f"dense{what}_megabytes"]
+            figures[f"sparse_over_dense{what}_memory"] = ratio
+    return figures
 
 
 def model_flops(layers: int, width: int, heads: int, batch: int) -> float:
@@ -117,57 +138,51 @@ def model_flops(layers: int, width: int, heads: int, batch: int) -> float:
     return 3.0 * batch * (linear + 4 * width * pairs)
 
 
-def measure_memory(options: argparse.Namespace) -> dict[str, float]:
-    """Megabytes of a step of the sparse and the dense model, each in a fresh process."""
-    grown, whole = {}, {}
-    for kind in ("sparse", "dense"):
-        contestant = harness.Contestant(f"{kind} memory", memory_setup, options, *SIZES[options.size], options.batch,
-                                        kind)
-        try:
-            grown[kind], whole[kind] = (float(value) for value in contestant.wait().cases)
-        finally:
-            contestant.close()
-    return {"sparse_megabytes": grown["sparse"], "dense_megabytes": grown["dense"],
-            "sparse_over_dense_memory": grown["sparse"] / grown["dense"],
-            "sparse_whole_megabytes": whole["sparse"], "dense_whole_megabytes": whole["dense"],
-            "sparse_over_dense_whole_memory": whole["sparse"] / whole["dense"]}
-
-
-def memory_setup(threads: int, seed: int, layers: int, width: int, heads: int, batch: int,
-                 kind: str) -> dict[str, None]:
-    """Two numbers as the names of cases: growth of the peak during the second step, and the peak with everything."""
+def ours(threads: int, seed: int, layers: int, width: int, heads: int, batch: int, kind: str) -> dict[str, Any]:
+    """Our model as it trains, in either arithmetic; ``memory`` is to be asked first."""
     paddle = harness.prepare_ours(threads, seed)
-    empty = harness.resident_megabytes()
-    step = trainer(paddle, layers, width, heads, batch, kind, seed).text_to_image
-    step()
-    held = harness.resident_megabytes()
-    grown = harness.peak_growth(step)
-    return {f"{grown:.3f}": None, f"{held - empty + grown:.3f}": None}
-
-
-def ours(threads: int, seed: int, layers: int, width: int, heads: int, batch: int, kind: str,
-         math: str) -> dict[str, harness.Case]:
-    """Our model as it trains."""
-    paddle = harness.prepare_ours(threads, seed, math)
     from vilg.nn import functional
+    from vilg.nn.onednn import precision
 
+    empty = harness.resident_megabytes()
     model = trainer(paddle, layers, width, heads, batch, kind, seed)
-    square = paddle.randn([GEMM, GEMM])
-    return {"step": lambda: model.text_to_image, "both": lambda: model.both, "separate": lambda: model.separate,
-            "gemm": lambda: lambda: functional.linear(square, square)}
+
+    def step(math: str) -> Callable[[], None]:
+        precision.use_bf16(math == "bf16")
+        return model.text_to_image
+
+    def in_fp32(run: Callable[[], None]) -> Callable[[], None]:
+        precision.use_bf16(False)
+        return run
+
+    def product(side: int) -> Callable[[], None]:
+        precision.use_bf16(False)
+        square = paddle.randn([side, side])
+        functional.linear(square, square)
+        return lambda: functional.linear(square, square)
+
+    def memory() -> tuple[float, float]:
+        """Megabytes by which the second step's peak rises over what is held, and the peak with everything."""
+        model.text_to_image()
+        held = harness.resident_megabytes()
+        grown = harness.peak_growth(model.text_to_image)
+        return grown, held - empty + grown
+
+    return {**{math: partial(step, math) for math in ("fp32", "bf16")}, "memory": memory,
+            "both": lambda: in_fp32(model.both), "separate": lambda: in_fp32(model.separate),
+            **{f"gemm_{side}": partial(product, side) for side in GEMM_SIDES}}
 
 
-def stock(threads: int, seed: int, layers: int, width: int, heads: int, batch: int,
-          kind: str) -> dict[str, harness.Case]:
-    """Our model on Paddle's own operators, allocator and flags."""
+def stock(threads: int, seed: int, layers: int, width: int, heads: int, batch: int) -> dict[str, harness.Case]:
+    """Our models on Paddle's own operators, allocator and flags."""
     paddle = harness.prepare_stock(threads, seed)
     flags = paddle.get_flags("FLAGS_use_stride_kernel")
     from vilg import runtime
 
     runtime.configure(runtime.RuntimeConfig(threads=threads, onednn=False, allocator=False))
     paddle.set_flags(flags)
-    model = trainer(paddle, layers, width, heads, batch, kind, seed)
-    return {"step": lambda: model.text_to_image}
+    models = {kind: trainer(paddle, layers, width, heads, batch, kind, seed) for kind in ("dense", "sparse")}
+    return {kind: lambda model=model: model.text_to_image for kind, model in models.items()}
 
 
 def trainer(paddle, layers: int, width: int, heads: int, batch: int, kind: str, seed: int) -> SimpleNamespace:
@@ -213,8 +228,7 @@ def numbers(batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, VOCABULARY, (batch, TEXT)), random.integers(0, CODES, (batch, SIDE * SIDE))
 
 
-def torch_stack(threads: int, seed: int, layers: int, width: int, heads: int, batch: int,
-                math: str) -> dict[str, harness.Case]:
+def torch_stack(threads: int, seed: int, layers: int, width: int, heads: int, batch: int) -> dict[str, harness.Case]:
     """The same shapes in plain torch, with scaled_dot_product_attention under the dense mask and a fused AdamW."""
     torch = harness.prepare_torch(threads, seed)
     from torch import nn
@@ -255,7 +269,7 @@ def torch_stack(threads: int, seed: int, layers: int, width: int, heads: int, ba
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     text, codes = (torch.from_numpy(value) for value in numbers(batch, seed))
 
-    def step() -> None:
+    def step(math: str) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=math == "bf16"):
             logits = model(text, codes)
             loss = functional.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
@@ -263,7 +277,7 @@ def torch_stack(threads: int, seed: int, layers: int, width: int, heads: int, ba
         optimizer.step()
         optimizer.zero_grad()
 
-    return {"step": lambda: step}
+    return {math: lambda math=math: partial(step, math) for math in ("fp32", "bf16")}
 
 
 if __name__ == "__main__":
