@@ -48,13 +48,13 @@ def test_scenes_cover_the_lexicon_and_keep_objects_apart():
 
 def test_wide_scenes_add_colours_and_shapes_and_show_nothing_held_out():
     shown = set()
-    for seed in range(1500):
+    for seed in range(4000):
         scene = scenes.sample_scene(seed, "train", wide=True)
         kinds, pairs = kinds_and_pairs(scene)
         assert kinds & set(wide_kinds()), seed
         assert not kinds & held_out_kinds() and not pairs & held_out_pairs()
         shown |= kinds
-    assert shown >= set(wide_kinds()) and len(wide_kinds()) > 150
+    assert shown >= set(wide_kinds()) and len(wide_kinds()) > 300
     # Every colour and shape of the tested world goes with new ones.
     assert {colour for colour, _ in wide_kinds()} >= set(COLOURS)
     assert {shape for _, shape in wide_kinds()} >= set(SHAPES)

@@ -18,7 +18,8 @@ MORE_COLOURS: dict[str, tuple[int, int, int]] = {
     "gold": (190, 150, 60),
 }
 MORE_SHAPES = ("rectangle", "semicircle", "hexagon", "trapezoid", "parallelogram", "crescent", "arrow", "drop",
-               "flower", "cloud", "hourglass")
+               "flower", "cloud", "hourglass", "pentagon", "sector", "leaf", "fish", "house", "mushroom", "stairs",
+               "saltire", "crown", "bow tie", "flag", "bottle")
 SIZES: dict[str, float] = {"small": 15.0, "large": 23.0}  # extent in pixels of a 64-pixel picture
 SIDES = ("left", "right", "above", "below")
 
@@ -33,7 +34,9 @@ SHAPE_WORDS = {
     "star": ("星星", "五角星"), "cross": ("十字", "十字形"), "ring": ("圆环", "环形"), "heart": ("心形", "爱心"),
     "rectangle": ("长方形",), "semicircle": ("半圆",), "hexagon": ("六边形",), "trapezoid": ("梯形",),
     "parallelogram": ("平行四边形",), "crescent": ("月牙",), "arrow": ("箭头",), "drop": ("水滴",), "flower": ("花朵",),
-    "cloud": ("云朵",), "hourglass": ("沙漏",),
+    "cloud": ("云朵",), "hourglass": ("沙漏",), "pentagon": ("五边形",), "sector": ("扇形",), "leaf": ("叶子",),
+    "fish": ("鱼形",), "house": ("房子",), "mushroom": ("蘑菇",), "stairs": ("楼梯",), "saltire": ("叉号",),
+    "crown": ("皇冠",), "bow tie": ("蝴蝶结",), "flag": ("旗子",), "bottle": ("瓶子",),
 }
 ANY_SHAPE = "图形"
 SIZE_WORDS = {"small": ("小",), "large": ("大",)}

@@ -89,6 +89,24 @@ MORE = {
     "cloud": lambda u, v: (_disc(u, v, -0.5, 0.2, 0.2) | _disc(u, v, 0.5, 0.2, 0.2) | _disc(u, v, 0, -0.1, 0.32)
                            | ((np.abs(u) <= 0.5) & (v >= 0) & (v <= 0.64))),
     "hourglass": lambda u, v: (np.abs(v) <= 0.85) & (np.abs(u) <= np.abs(v) * 0.9 + 0.04),
+    "pentagon": lambda u, v: np.hypot(u, v) * np.cos((np.arctan2(u, v) + math.pi / 5) % (0.4 * math.pi)
+                                                     - math.pi / 5) <= 0.76,
+    "sector": lambda u, v: _disc(u, v, -0.8, 0.8, 2.6) & (u >= -0.8) & (v <= 0.8),
+    "leaf": lambda u, v: _disc(u + v, u - v, 0.7, 0, 1.8) & _disc(u + v, u - v, -0.7, 0, 1.8),
+    "fish": lambda u, v: (_disc(u / 0.72, v / 0.46, 0.32, 0, 1) | ((np.abs(u + 0.6) <= 0.35)
+                                                                   & (np.abs(v) <= 0.1 - (u + 0.25) * 0.8))),
+    "house": lambda u, v: np.where(v >= 0, (np.abs(u) <= 0.65) & (v <= 0.85), np.abs(u) <= (v + 0.92) * 1.05),
+    "mushroom": lambda u, v: np.where(v <= 0, _disc(u, v, 0, 0, 0.9), (np.abs(u) <= 0.28) & (v <= 0.85)),
+    "stairs": lambda u, v: ((np.maximum(np.abs(u), np.abs(v)) <= 0.85)
+                            & (v >= np.where(u < -0.28, 0.28, np.where(u < 0.28, -0.28, -1)))),
+    "saltire": lambda u, v: ((np.minimum(np.abs(u + v), np.abs(u - v)) <= 0.36)
+                             & (np.maximum(np.abs(u), np.abs(v)) <= 0.85)),
+    "crown": lambda u, v: ((np.abs(u) <= 0.87) & (v <= 0.65)
+                           & (v >= 0.1 - 1.7 * np.abs((u / 0.58 + 0.5) % 1 - 0.5))),
+    "bow tie": lambda u, v: (np.abs(u) <= 0.92) & (np.abs(v) <= np.abs(u) * 0.75 + 0.06),
+    "flag": lambda u, v: ((np.abs(u + 0.72) <= 0.13) & (np.abs(v) <= 0.92)
+                          | (np.abs(u - 0.1) <= 0.8) & (np.abs(v + 0.4) <= 0.5)),
+    "bottle": lambda u, v: np.where(v >= -0.2, (np.abs(u) <= 0.48) & (v <= 0.9), (np.abs(u) <= 0.2) & (v >= -0.92)),
 }
 
 
