@@ -25,6 +25,7 @@ def parse() -> argparse.Namespace:
                         help="pictures a caption for the re-ranked figure (%(default)s)")
     parser.add_argument("--temperature", type=float, help="of the drawing; 0: the likeliest code (the model's own)")
     parser.add_argument("--guidance", type=float, help="of the drawing (the model's own)")
+    parser.add_argument("--guidance-min-p", type=float, help="of the drawing (the model's own)")
     parser.add_argument("--data", default="data/emoji", help="folder written by tools/prepare_emoji.py (%(default)s)")
     parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
     parser.add_argument("--device", help="cpu, gpu:0 …")
@@ -38,7 +39,8 @@ def main() -> int:
     from vilg.evaluation.figures import write_json
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
-    model.use_sampling(temperature=arguments.temperature, guidance=arguments.guidance)
+    model.use_sampling(temperature=arguments.temperature, guidance=arguments.guidance,
+                       guidance_min_p=arguments.guidance_min_p)
     evaluation = {"scenes": judge.scenes_figures, "emoji": judge.emoji_figures, "tokenizer": judge.tokenizer_figures}
     figures = {}
     for name, value in evaluation[arguments.task](model, arguments):

@@ -31,6 +31,8 @@ def parse() -> argparse.Namespace:
     drawing.add_argument("--top-p", type=float, help="sample among the codes that hold this much probability")
     drawing.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder")
     drawing.add_argument("--guidance", type=float, help="how hard to follow the text; 1 is plain sampling")
+    drawing.add_argument("--guidance-min-p", type=float,
+                         help="guidance chooses among codes at least this likely beside the likeliest, 0 among all")
     drawing.add_argument("--path", choices=["two_stage", "end_to_end"], default="two_stage",
                          help="decode codes, or the hidden vectors by the reconstructor (%(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,7 +62,8 @@ def main() -> int:
     output = Path(arguments.output)
     if arguments.task in ("text2image", "complete"):
         settings = {name: getattr(arguments, name) for name in
-                    ("num_images", "seed", "best_of", "top_k", "top_p", "temperature", "guidance", "path")}
+                    ("num_images", "seed", "best_of", "top_k", "top_p", "temperature", "guidance", "guidance_min_p",
+                     "path")}
         if arguments.task == "complete":
             settings |= {"known_image": arguments.image, "known_rows": arguments.known_rows,
                          "known_mask": arguments.known_mask}

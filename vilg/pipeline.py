@@ -70,7 +70,8 @@ class Pipeline:
 
     def text_to_image(self, texts: str | list[str], num_images: int = 1, seed: int | list[int] = 0,
                       best_of: int | None = None, top_k: int | None = None, top_p: float | None = None,
-                      temperature: float | None = None, guidance: float | None = None, path: str = "two_stage",
+                      temperature: float | None = None, guidance: float | None = None,
+                      guidance_min_p: float | None = None, path: str = "two_stage",
                       known_image: Picture | None = None, known_rows: int | None = None,
                       known_mask: Picture | np.ndarray | None = None,
                       progress: bool = False) -> list[list[Image.Image]]:
@@ -90,7 +91,8 @@ class Pipeline:
             raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
                             f"{best_of}")
         self._check_path(path)
-        sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance)
+        sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance,
+                                  guidance_min_p=guidance_min_p)
         known = self._known(known_image, known_rows, known_mask)
         draws = best_of or num_images
         seeds = [seed] * len(texts) if isinstance(seed, int) else list(seed)

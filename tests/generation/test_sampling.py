@@ -3,7 +3,7 @@ import pytest
 
 from vilg import config as configs
 from vilg.errors import ConfigError
-from vilg.generation.sampling import SamplingConfig, candidates, draw, uniforms
+from vilg.generation.sampling import SamplingConfig, candidates, draw, guide, uniforms
 
 LOGITS = np.log(np.array([[0.4, 0.1, 0.3, 0.15, 0.05]]))
 
@@ -78,7 +78,20 @@ def test_random_numbers_belong_to_seed_and_sample():
 
 
 @pytest.mark.parametrize("key,value", [
-    ("temperature", -1), ("top_k", -1), ("top_p", 0), ("top_p", 1.5), ("guidance", -0.1)])
+    ("temperature", -1), ("top_k", -1), ("top_p", 0), ("top_p", 1.5), ("guidance", -0.1),
+    ("guidance_min_p", -0.1), ("guidance_min_p", 1.1)])
 def test_senseless_settings_are_refused(key, value):
     with pytest.raises(ConfigError, match=key):
         configs.from_dict(SamplingConfig, {key: value})
+
+
+def test_guidance_chooses_among_plausible_tokens_only():
+    told = np.log(np.array([[0.6, 0.3, 0.06, 0.04]], dtype="float32"))
+    free = np.log(np.array([[0.6, 0.38, 0.0001, 0.0199]], dtype="float32"))
+    # The third token is far likelier with the text than without it, and still unlikely.
+    plain = guide(told, free, SamplingConfig(guidance=4.0))
+    assert plain.argmax() == 2 and np.allclose(plain, free + 4 * (told - free))
+    guarded = guide(told, free, SamplingConfig(guidance=4.0, guidance_min_p=0.2))
+    assert guarded.argmax() == 0 and np.isneginf(guarded[0, 2:]).all() and np.array_equal(guarded[0, :2], plain[0, :2])
+    drawn = draw(np.repeat(guarded, 64, axis=0), SamplingConfig(), np.linspace(0, 0.999, 64))
+    assert set(drawn.tolist()) == {0, 1}

@@ -9,7 +9,7 @@ from paddle import Tensor
 from vilg.errors import ShapeError
 from vilg.generation.attention import Source
 from vilg.generation.decoder import evaluating, image_decoder, prefill_image, prefill_text, text_decoder
-from vilg.generation.sampling import SamplingConfig, draw, uniforms
+from vilg.generation.sampling import SamplingConfig, draw, guide, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -109,8 +109,7 @@ def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
     """Logits of told rows and then free rows under guidance → logits of the told rows."""
     if sampling.guidance == 1:
         return logits
-    told, free = np.split(logits, 2)
-    return free + np.float32(sampling.guidance) * (told - free)
+    return guide(*np.split(logits, 2), sampling)
 
 
 def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: int, steps: int) -> np.ndarray:

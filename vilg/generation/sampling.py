@@ -14,6 +14,7 @@ class SamplingConfig:
     top_k: int = 0  # how many of the likeliest tokens may be drawn, 0 for all
     top_p: float = 1.0  # the smallest set of likeliest tokens that holds this much probability, 1 for all
     guidance: float = 1.0  # text→image: logits = free + guidance · (told - free); 1 is the plain model
+    guidance_min_p: float = 0.0  # guidance chooses among tokens whose told probability is this share of the likeliest's
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -24,6 +25,8 @@ class SamplingConfig:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.guidance < 0:
             raise ValueError(f"guidance must be 0 or more, not {self.guidance}")
+        if not 0 <= self.guidance_min_p <= 1:
+            raise ValueError(f"guidance_min_p must be from 0 to 1, not {self.guidance_min_p}")
 
 
 def uniforms(seed: int, sample: int, steps: int) -> np.ndarray:
@@ -33,6 +36,20 @@ def uniforms(seed: int, sample: int, steps: int) -> np.ndarray:
     """
     key = np.array([seed % 2 ** 64, sample], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random(steps)
+
+
+def guide(told: np.ndarray, free: np.ndarray, config: SamplingConfig) -> np.ndarray:
+    """Logits with the text [R, V] and without it → guided logits [R, V] (-inf excludes a token).
+
+    Strong guidance lifts tokens that are merely less unlikely with the text than without, such as one more object where
+    the background belongs; ``guidance_min_p`` keeps those out (the plausibility constraint of contrastive decoding,
+    Li et al. 2022) and lets guidance decide where the model itself is in doubt.
+    """
+    guided = free + np.float32(config.guidance) * (told - free)
+    if config.guidance_min_p:
+        least = told.max(axis=-1, keepdims=True) + np.float32(np.log(config.guidance_min_p))
+        guided = np.where(told >= least, guided, np.float32(-np.inf))
+    return guided
 
 
 def candidates(logits: np.ndarray, config: SamplingConfig) -> tuple[np.ndarray, np.ndarray]:
