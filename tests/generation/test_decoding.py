@@ -12,6 +12,7 @@ from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransfor
 from vilg.nn.functional import stock_operators
 from vilg.nn.masks import Layout, Pattern, Role, image_rule
 from vilg.nn.onednn import precision
+from vilg.nn.onednn.switch import active
 
 
 def build(rows=5, columns=7, layers=4, window=3, **changes):
@@ -97,6 +98,9 @@ def test_a_cache_past_its_end_is_refused_with_both_numbers(pattern):
     attention.step = 20
     with pytest.raises(ShapeError, match="holds 20 tokens, but token number 21 came"):
         attention(0, paddle.zeros([8, 1, 3, 2, 8]))
+    with paddle.no_grad(), pytest.raises(ShapeError, match="holds 20 tokens, but token number 21 came"):
+        one = decoder.image_decoder(model, decoder.prefill_text(model, *texts(5)))
+        one.step(20, paddle.zeros([1, 16]))
 
 
 def test_a_source_is_prefilled_once_for_all_samples(monkeypatch):
@@ -123,9 +127,12 @@ def test_a_step_of_another_batch_is_refused_with_both_numbers():
     attention = decoder.image_attention(model, decoder.prefill_text(model, *texts(5)))
     with pytest.raises(ShapeError, match="1 token of 8 rows, but got 1 of 3"):
         attention(0, paddle.zeros([3, 1, 3, 2, 8]))
+    two = decoder.image_decoder(model, decoder.prefill_text(model, *texts(5)), samples=2)
+    with paddle.no_grad(), pytest.raises(ShapeError, match="made for 2 rows, but 3 came"):
+        two.step(0, paddle.zeros([3, 16]))
 
 
-@pytest.mark.skipif(precision.bf16_method() == "none", reason="this CPU has no bf16 arithmetic")
+@pytest.mark.skipif(precision.bf16_method() == "none" or not active(), reason="no bf16 arithmetic here")
 def test_a_compiled_step_in_bf16_stays_near_the_exact_one():
     model, (text, length) = build(rows=4, columns=4, width=64, heads=4), texts(5, 3)
     known = dict(known_codes=paddle.zeros([1, 16], "int64"), known_mask=paddle.ones([16], "bool"), keep_hidden=True)

@@ -8,6 +8,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn.functional import embedding
 
+from vilg.errors import ShapeError
 from vilg.generation.attention import CachedAttention, HostMaths, LayerCache, Source, keep
 from vilg.generation.cache import DenseSlots, image_slots
 from vilg.generation.compiled import CompiledStack
@@ -103,8 +104,13 @@ class Decoder:
         return sum(embedding(paddle.to_tensor(ids), table) for ids, table in zip((tokens, places), self._tables))
 
     def step(self, number: int, x: Any) -> None:
-        """Pass token ``number`` through the stack, as :meth:`embed` gives it or a Tensor: [R, D], or [1, D] for all."""
+        """Pass token ``number`` through the stack, as :meth:`embed` gives it or a Tensor: [R, D], or [1, D] for all.
+
+        Raises ShapeError for another number of rows, and when the caches have no place for the token.
+        """
         attention = self.attention
+        if x.shape[0] not in (1, attention.rows):
+            raise ShapeError(f"the caches were made for {attention.rows} rows, but {x.shape[0]} came")
         attention.step = number
         if self._compiled is None:
             x = attention.pad(paddle.expand(x, [attention.rows, -1])).unsqueeze(1)
