@@ -3,9 +3,14 @@
     python benchmarks/attention.py --json attention.json --plot attention.png
     python benchmarks/attention.py --quick
 
-Width 1024, 16 heads, 64 text tokens, one sample, and grids of 16², 32² and 64² image tokens. Every pattern runs in a
-process of its own and they take turns. ``<pattern>_time_ratio`` and ``<pattern>_memory_ratio`` compare with dense
-attention under the same pattern's mask at 32², the image being drawn (causal); ``_source_`` when it is looked at.
+Width 1024, 16 heads, 64 text tokens, one sample, and grids of 16², 32² and 64² image tokens. Every pattern runs in
+processes of its own, one a role, and they take turns.
+
+<pattern>_time_ratio, <pattern>_memory_ratio: a layer over dense attention under the same pattern's mask at 32², where
+    the image is **drawn** (causal). Where it is looked at (two-sided), the figures stand beside them and say so:
+    <pattern>_looked_at_time_ratio, <pattern>_looked_at_memory_ratio. Queries of rows meet half as many rows more then,
+    and the text's meet the image, so that these are larger.
+
 Memory is the growth of the process's peak during a step, gradients included. ``scaling_exponent`` is the power of n
 with which the attention of a 12-layer sparse stack grows from 16² to 64². ``dense_in_place`` is dense attention on the
 machinery of the block-wise forms: one block that is the whole image.
@@ -24,45 +29,52 @@ SPARSE = ("row", "column", "conv")
 FORMS = ("dense", "dense_in_place", *SPARSE)
 MEASURED = 1024
 LAYERS = 12
+MARKS = {"target": "", "source": "_looked_at"}
+"""Role of the image → what the names of its figures have in them."""
 
 
 def main() -> None:
-    """Time all forms in turns, measure their memory and report."""
+    """Measure the memory of all forms, time them in turns and report."""
     parser = harness.arguments(__doc__)
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw time against n there (needs matplotlib)")
     options = parser.parse_args()
-    figures = measure_times(options)
-    for role in ("target", "source"):
-        dense = peak_megabytes("dense", role, options)
-        for form in FORMS:
-            peak = dense if form == "dense" else peak_megabytes(form, role, options)
-            mark = "" if role == "target" else "_source"
-            figures[f"{form}{mark}_megabytes"] = peak
-            if form != "dense":
-                figures[f"{form}{mark}_memory_ratio"] = peak / dense
+    contestants = {role: [harness.Contestant(form, setup, options, form, role, pause=harness.SHORT_PAUSE)
+                          for form in FORMS] for role in MARKS}
+    everyone = [each for of_role in contestants.values() for each in of_role]
+    for contestant in everyone:
+        contestant.wait()
+    figures = measure_memory(contestants) | measure_times(contestants, options)
+    for contestant in everyone:
+        contestant.close()
     harness.report(options, figures, width=WIDTH, heads=HEADS, text=TEXT)
     if options.plot:
         plot(figures, options.plot)
 
 
-def measure_times(options: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds a step of every form and size, the ratios to dense, and how the sparse stack's time grows."""
-    contestants = [harness.Contestant(form, setup, options, form) for form in FORMS]
-    for contestant in contestants:
-        contestant.wait()
+def measure_memory(contestants: dict[str, list[harness.Contestant]]) -> dict[str, float]:
+    """Megabytes of every form in both roles, and the ratios to dense; in processes that have done nothing before."""
     figures: dict[str, float] = {}
-    for role in ("target", "source"):
-        mark = "" if role == "target" else "_source"
+    for role, mark in MARKS.items():
+        for contestant in contestants[role]:
+            form = contestant.name
+            peak = figures[f"{form}{mark}_megabytes"] = contestant.ask("memory")
+            if form != "dense":
+                figures[f"{form}{mark}_memory_ratio"] = peak / figures[f"dense{mark}_megabytes"]
+    return figures
+
+
+def measure_times(contestants: dict[str, list[harness.Contestant]], options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds a step of every form and size, the ratios to dense, and how the sparse stack's time grows."""
+    figures: dict[str, float] = {}
+    for role, mark in MARKS.items():
         for n in SIDES:
             if role == "source" and n != MEASURED:
                 continue
-            entrants = [each for each in contestants if n < 4096 or each.name in SPARSE]
-            medians = harness.alternate(entrants, f"{role}@{n}", *((2, 3) if options.quick else (5, 6)))
+            entrants = [each for each in contestants[role] if n < 4096 or each.name in SPARSE]
+            medians = harness.alternate(entrants, str(n), *((2, 3) if options.quick else (5, 6)))
             figures |= {f"{form}{mark}_{n}_ms": 1000 * seconds for form, seconds in medians.items()}
             if n == MEASURED:
                 figures |= {f"{form}{mark}_time_ratio": medians[form] / medians["dense"] for form in FORMS[1:]}
-    for contestant in contestants:
-        contestant.close()
     figures["scaling_exponent"] = math.log(stack_time(figures, 4096) / stack_time(figures, 256), 16)
     return figures
 
@@ -74,11 +86,16 @@ def stack_time(figures: dict[str, float], n: int) -> float:
     return sum(figures[f"{pattern.value}_{n}_ms"] for pattern in layer_patterns(LAYERS, sparse=True))
 
 
-def setup(threads: int, seed: int, form: str) -> dict[str, harness.Case]:
-    """A case for every size and role."""
+def setup(threads: int, seed: int, form: str, role: str) -> dict[str, harness.Case]:
+    """A case for every size, and one for memory."""
     paddle = harness.prepare_ours(threads, seed)
-    return {f"{role}@{n}": case(paddle, form, role, side, seed)
-            for role in ("target", "source") for n, side in SIDES.items()}
+
+    def megabytes() -> float:
+        """Growth of the peak memory during one step at 32², after a small step."""
+        case(paddle, form, role, 4, seed)()()
+        return harness.peak_growth(case(paddle, form, role, SIDES[MEASURED], seed)())
+
+    return {"memory": megabytes, **{str(n): case(paddle, form, role, side, seed) for n, side in SIDES.items()}}
 
 
 def case(paddle, form: str, role: str, side: int, seed: int) -> Callable:
@@ -108,24 +125,6 @@ def case(paddle, form: str, role: str, side: int, seed: int) -> Callable:
         return step
 
     return prepare
-
-
-def peak_megabytes(form: str, role: str, options: argparse.Namespace) -> float:
-    """Growth of the peak memory of a fresh process during one step at 32², after a small step."""
-    contestant = harness.Contestant(f"{form} memory", memory_setup, options, form, role)
-    try:
-        contestant.wait()
-        return contestant.cases[0]
-    finally:
-        contestant.close()
-
-
-def memory_setup(threads: int, seed: int, form: str, role: str) -> dict[float, None]:
-    """The measured megabytes, as the name of the only case."""
-    paddle = harness.prepare_ours(threads, seed)
-    case(paddle, form, role, 4, seed)()()
-    step = case(paddle, form, role, SIDES[MEASURED], seed)()
-    return {harness.peak_growth(step): None}
 
 
 def plot(figures: dict[str, float], path: Path) -> None:

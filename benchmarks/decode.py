@@ -1,6 +1,6 @@
 """Drawing 1024 tokens one at a time: our sparse model, our dense one, and a torch stack, all with key–value caches.
 
-Sparse and torch run in float32 and in bf16 (ours: bf16 products of float32 values; torch: everything in bf16).
+All run in float32 and in bf16 (ours: bf16 products of float32 values; torch: everything in bf16).
 
     python benchmarks/decode.py --json decode.json --plot decode.png
     python benchmarks/decode.py --quick
@@ -8,16 +8,23 @@ Sparse and torch run in float32 and in bf16 (ours: bf16 products of float32 valu
 Every contestant has 12 layers of width 512, 64 text tokens, a 32×32 grid, 8192 image tokens, and draws with top-k 256;
 torch's attention is dense. They take turns at windows of steps spread over the picture; tokens/s is what a whole
 picture would reach at that pace. Caches are empty at the start of a window but read at their full size, which takes the
-same time.
+same time. A batch is so many prompts (1, 8), or so many samples of one prompt, which share its keys and values
+(8_one_prompt, as best-of-8 draws; 60). bf16 and one prompt are timed at batch 8 alone.
 
-``fp32_over_torch`` and ``bf16_over_torch`` are tokens/s of our sparse model over torch in float32, and
-``bf16_over_torch_bf16`` over torch in bf16, at batch 8; ``sparse_over_dense_tokens_per_s`` is over our own dense one.
-``late_over_early_step_time`` compares the last 100 tokens with tokens 100–200, ``cache_memory_ratio`` the caches of a
-whole picture, sparse over dense, ``source_memory_60_over_1`` the prefilled text of 60 samples of a prompt with one's.
+sparse_over_dense_tokens_per_s: tokens/s of our sparse model over those of our dense one, eight prompts, in the precision
+    that inference runs in unless told otherwise (``vilg.load`` without ``cpu_math``): float32. The same figure stands
+    beside it as ..._fp32, and in bf16 as ..._bf16; with ..._8_one_prompt_fp32 and ..._8_one_prompt_bf16 for samples of
+    one prompt, ..._1 and ..._60 for those batches in float32.
+fp32_over_torch, bf16_over_torch: our sparse model over torch in float32, eight prompts; bf16_over_torch_bf16: over
+    torch in bf16.
+late_over_early_step_time: the last 100 tokens against tokens 100–200.
+cache_memory_ratio: the caches of a whole picture, sparse over dense.
+source_memory_60_over_1: the prefilled text of 60 samples of a prompt against one's.
 """
 import statistics
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import harness
@@ -25,11 +32,33 @@ import numpy as np
 
 LAYERS, WIDTH, HEADS, TEXT, GRID, CODEBOOK = 12, 512, 8, 64, 32, 8192
 TOKENS = GRID * GRID
-BATCHES = {1: 16, 8: 32, 60: 2}  # batch: steps of a window, of which there are 8
-QUICK_BATCHES = {1: 8, 8: 8, 60: 1}
 EARLY, LATE = 100, TOKENS - 100
 TOP_K = 256
 Step = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """So many rows, samples of so many prompts: who draws them, and how many steps a window has, of which there are 8.
+
+    A step's time is linear in its position, so that ``quick_starts`` in its middle stand for all.
+    """
+
+    rows: int
+    prompts: int
+    contestants: tuple[str, ...]
+    steps: int
+    quick_steps: int
+    quick_starts: tuple[int, ...]
+
+
+OURS, EXACT = ("sparse", "dense", "sparse_bf16", "dense_bf16"), ("sparse", "dense", "torch")
+BATCHES = {
+    "1": Batch(1, 1, EXACT, 16, 8, (TOKENS // 2,)),
+    "8": Batch(8, 8, (*OURS, "torch", "torch_bf16"), 32, 8, (64, TOKENS // 2, TOKENS - 64)),
+    "8_one_prompt": Batch(8, 1, OURS, 16, 8, (TOKENS // 2,)),
+    "60": Batch(60, 1, EXACT, 2, 1, (TOKENS // 8,)),  # 60 caches up to the middle take too long
+}
 
 
 def main() -> None:
@@ -37,17 +66,18 @@ def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the figures there (needs matplotlib)")
     options = parser.parse_args()
-    contestants = [harness.Contestant(name, CONTESTANTS[name], options, options.quick, math)
+    contestants = [harness.Contestant(name, CONTESTANTS[name], options, options.quick, math, pause=harness.SHORT_PAUSE)
                    for name, math in MATHS.items() if available(name)]
     for contestant in contestants:
         contestant.wait()
     steps = step_times(contestants, options)
     for contestant in contestants:
         contestant.close()
-    figures = summary(steps) | memory_figures()
-    harness.report(options, figures, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS)
+    default = default_math()
+    figures = summary(steps, default) | memory_figures()
+    harness.report(options, figures, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS, default_cpu_math=default)
     if options.plot:
-        plot(steps, options.plot)
+        plot(steps, figures, options.plot)
 
 
 def available(name: str) -> bool:
@@ -57,14 +87,19 @@ def available(name: str) -> bool:
     return not name.startswith("torch") or find_spec("torch") is not None
 
 
-def windows(batch: int, quick: bool) -> dict[str, tuple[int, int]]:
-    """Case name → first step and number of steps, of the windows timed for a batch size."""
-    steps = (QUICK_BATCHES if quick else BATCHES)[batch]
-    starts = range(0, TOKENS, 128)
-    if quick:  # a step's time is linear in its position, so the middle stands for all; 60 caches that far take too long
-        starts = {1: (TOKENS // 2,), 8: (64, TOKENS // 2, TOKENS - 64), 60: (TOKENS // 8,)}[batch]
-    cases = {f"{batch}@{start}": (start, steps) for start in starts}
-    if batch == 8:
+def default_math() -> str:
+    """The precision of products that ``vilg.load`` leaves in force when it is not told one."""
+    from vilg.runtime import RuntimeConfig
+
+    return RuntimeConfig().cpu_math
+
+
+def windows(name: str, quick: bool) -> dict[str, tuple[int, int]]:
+    """Case name → first step and number of steps, of the windows timed for a batch."""
+    batch = BATCHES[name]
+    starts, steps = (batch.quick_starts, batch.quick_steps) if quick else (range(0, TOKENS, 128), batch.steps)
+    cases = {f"{name}@{start}": (start, steps) for start in starts}
+    if name == "8":
         longer = 16 if quick else 100
         cases |= {"8 early": (EARLY, longer), "8 late": (LATE, longer)}
     return cases
@@ -73,29 +108,26 @@ def windows(batch: int, quick: bool) -> dict[str, tuple[int, int]]:
 def step_times(contestants: list[harness.Contestant], options: Namespace) -> dict[str, dict[str, float]]:
     """Case → contestant → median seconds of one step."""
     times = {}
-    for batch in BATCHES:
-        for case, (_, steps) in windows(batch, options.quick).items():
+    for name, batch in BATCHES.items():
+        for case, (_, steps) in windows(name, options.quick).items():
             ends = case.endswith(("early", "late"))  # figures of ours alone, and of a few percent
-            taking_part = contestants[:1] if ends else contestants if batch == 8 else contestants[:3]  # bf16: batch 8
+            taking_part = [each for each in contestants if each.name in (("sparse",) if ends else batch.contestants)]
             medians = harness.alternate(taking_part, case, 3 if ends else 1, repetitions=1)
             times[case] = {name: seconds / steps for name, seconds in medians.items()}
     return times
 
 
-def summary(times: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The figures of the report."""
+def summary(times: dict[str, dict[str, float]], default: str) -> dict[str, float]:
+    """The figures of the report; ``default`` is the precision of the headline."""
     figures = {}
-    for batch in BATCHES:
-        of_batch = [step for case, step in times.items() if case.startswith(f"{batch}@")]
-        for name in of_batch[0]:
-            figures[f"{name}_tokens_per_s_{batch}"] = batch / statistics.mean(step[name] for step in of_batch)
-        for other in ("dense", "torch"):
-            if other in of_batch[0]:
-                ratio = figures[f"sparse_tokens_per_s_{batch}"] / figures[f"{other}_tokens_per_s_{batch}"]
-                figures[f"sparse_over_{other}_tokens_per_s" + ("" if batch == 8 else f"_{batch}")] = ratio
-    for name, (ours, theirs) in COMPARED.items():
-        if f"{theirs}_tokens_per_s_8" in figures:
-            figures[name] = figures[f"{ours}_tokens_per_s_8"] / figures[f"{theirs}_tokens_per_s_8"]
+    for name, batch in BATCHES.items():
+        of_batch = [step for case, step in times.items() if case.startswith(f"{name}@")]
+        for each in of_batch[0]:
+            figures[f"{each}_tokens_per_s_{name}"] = batch.rows / statistics.mean(step[each] for step in of_batch)
+    for figure, (ours, theirs, name) in RATIOS.items():
+        if f"{theirs}_tokens_per_s_{name}" in figures:
+            figures[figure] = figures[f"{ours}_tokens_per_s_{name}"] / figures[f"{theirs}_tokens_per_s_{name}"]
+    figures["sparse_over_dense_tokens_per_s"] = figures[f"sparse_over_dense_tokens_per_s_{default}"]
     figures["late_over_early_step_time"] = times["8 late"]["sparse"] / times["8 early"]["sparse"]
     return figures
 
@@ -130,8 +162,7 @@ def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -
     model, sampling = model_of(sparse_layers), SamplingConfig(top_k=TOP_K)
     paddle.set_grad_enabled(False)
 
-    def begin(batch: int) -> Step:
-        prompts = 1 if batch == 60 else batch  # 60 are the samples of one prompt
+    def begin(batch: int, prompts: int) -> Step:
         source = prefill_text(model, paddle.ones([prompts, TEXT], "int64"), paddle.full([prompts], TEXT, "int64"))
         decoder, random = image_decoder(model, source, batch // prompts), np.random.default_rng(seed)
         token = np.zeros([batch], "int64")
@@ -162,7 +193,7 @@ def torch_stack(threads: int, seed: int, quick: bool, math: str) -> dict[str, ha
     final, to_codes = torch.nn.LayerNorm(WIDTH).to(kind), torch.nn.Linear(WIDTH, CODEBOOK).to(kind)
     embedding = torch.nn.Embedding(CODEBOOK, WIDTH).to(kind)
 
-    def begin(batch: int) -> Step:
+    def begin(batch: int, prompts: int) -> Step:  # each row has its text's keys and values
         keys, values = (torch.zeros(LAYERS, batch, HEADS, TEXT + TOKENS, head, dtype=kind) for _ in range(2))
         token = torch.zeros(batch, dtype=torch.int64)
 
@@ -184,30 +215,42 @@ def torch_stack(threads: int, seed: int, quick: bool, math: str) -> dict[str, ha
     return cases_of(begin, quick)
 
 
-CONTESTANTS = {"sparse": sparse, "dense": dense, "torch": torch_stack, "sparse_bf16": sparse, "torch_bf16": torch_stack}
-MATHS = {"sparse": "fp32", "dense": "fp32", "torch": "fp32", "sparse_bf16": "bf16", "torch_bf16": "bf16"}
-COMPARED = {"fp32_over_torch": ("sparse", "torch"), "bf16_over_torch": ("sparse_bf16", "torch"),
-            "bf16_over_torch_bf16": ("sparse_bf16", "torch_bf16")}
+CONTESTANTS = {"sparse": sparse, "dense": dense, "torch": torch_stack, "sparse_bf16": sparse, "dense_bf16": dense,
+               "torch_bf16": torch_stack}
+MATHS = {name: "bf16" if name.endswith("_bf16") else "fp32" for name in CONTESTANTS}
+RATIOS = {
+    "sparse_over_dense_tokens_per_s_fp32": ("sparse", "dense", "8"),
+    "sparse_over_dense_tokens_per_s_bf16": ("sparse_bf16", "dense_bf16", "8"),
+    "sparse_over_dense_tokens_per_s_8_one_prompt_fp32": ("sparse", "dense", "8_one_prompt"),
+    "sparse_over_dense_tokens_per_s_8_one_prompt_bf16": ("sparse_bf16", "dense_bf16", "8_one_prompt"),
+    "sparse_over_dense_tokens_per_s_1": ("sparse", "dense", "1"),
+    "sparse_over_dense_tokens_per_s_60": ("sparse", "dense", "60"),
+    "sparse_over_torch_tokens_per_s_1": ("sparse", "torch", "1"),
+    "sparse_over_torch_tokens_per_s_60": ("sparse", "torch", "60"),
+    "fp32_over_torch": ("sparse", "torch", "8"),
+    "bf16_over_torch": ("sparse_bf16", "torch", "8"),
+    "bf16_over_torch_bf16": ("sparse_bf16", "torch_bf16", "8"),
+}
 
 
-def cases_of(begin: Callable[[int], Step], quick: bool) -> dict[str, harness.Case]:
-    """All cases of a contestant; ``begin(batch)`` makes new caches and gives the function of one step."""
-    current: dict[int, Step] = {}
+def cases_of(begin: Callable[[int, int], Step], quick: bool) -> dict[str, harness.Case]:
+    """All cases of a contestant; ``begin(rows, prompts)`` makes new caches and gives the function of one step."""
+    current: dict[str, Step] = {}
 
-    def case(batch: int, start: int, steps: int) -> harness.Case:
+    def case(name: str, start: int, steps: int) -> harness.Case:
         def prepare() -> Callable[[], None]:
-            if batch not in current:
-                current.clear()  # the caches of one batch size at a time
-                current[batch] = begin(batch)
+            if name not in current:
+                current.clear()  # the caches of one batch at a time
+                current[name] = begin(BATCHES[name].rows, BATCHES[name].prompts)
 
             def run() -> None:
                 for position in range(start, start + steps):
-                    current[batch](position)
+                    current[name](position)
 
             return run
         return prepare
 
-    return {name: case(batch, *window) for batch in BATCHES for name, window in windows(batch, quick).items()}
+    return {case_name: case(name, *window) for name in BATCHES for case_name, window in windows(name, quick).items()}
 
 
 def memory_figures() -> dict[str, float]:
@@ -230,23 +273,24 @@ def memory_figures() -> dict[str, float]:
             "source_memory_60_over_1": many.attention.source.nbytes() / one.attention.source.nbytes()}
 
 
-def plot(times: dict[str, dict[str, float]], path: Path) -> None:
-    """Time of a step by position for batch 8, and tokens/s by batch."""
+def plot(times: dict[str, dict[str, float]], figures: dict[str, float], path: Path) -> None:
+    """Time of a step by position for eight prompts, and tokens/s by batch."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
-    figures, names = summary(times), list(times["8@512"])
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
     windows_of_8 = {int(case[2:]): step for case, step in times.items() if case.startswith("8@")}
+    names = list(next(iter(windows_of_8.values())))
     for number, name in enumerate(names):
         left.plot(list(windows_of_8), [1e3 * step[name] for step in windows_of_8.values()], marker="o", label=name)
         bars = [figures.get(f"{name}_tokens_per_s_{batch}", 0) for batch in BATCHES]
-        right.bar(np.arange(len(BATCHES)) + 0.16 * number, bars, 0.16, label=name)
-    left.set(xlabel="position", ylabel="ms a step (batch 8)", ylim=(0, None))
+        right.bar(np.arange(len(BATCHES)) + 0.13 * number, bars, 0.13, label=name)
+    left.set(xlabel="position", ylabel="ms a step (eight prompts)", ylim=(0, None))
     left.legend()
-    right.set_xticks(np.arange(len(BATCHES)) + 0.32, [str(batch) for batch in BATCHES])
+    right.set_xticks(np.arange(len(BATCHES)) + 0.13 * (len(names) - 1) / 2,
+                     [batch.replace("_", " ") for batch in BATCHES])
     right.set(xlabel="batch", ylabel="tokens/s")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
