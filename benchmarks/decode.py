@@ -11,10 +11,11 @@ picture would reach at that pace. Caches are empty at the start of a window but 
 same time. A batch is so many prompts (1, 8), or so many samples of one prompt, which share its keys and values
 (8_one_prompt, as best-of-8 draws; 60). bf16 and one prompt are timed at batch 8 alone.
 
-sparse_over_dense_tokens_per_s: tokens/s of our sparse model over those of our dense one, eight prompts, in the precision
-    that inference runs in unless told otherwise (``vilg.load`` without ``cpu_math``): float32. The same figure stands
-    beside it as ..._fp32, and in bf16 as ..._bf16; with ..._8_one_prompt_fp32 and ..._8_one_prompt_bf16 for samples of
-    one prompt, ..._1 and ..._60 for those batches in float32.
+sparse_over_dense_tokens_per_s: tokens/s of our sparse model over those of our dense one, eight prompts, in the
+    precision that inference runs in unless told otherwise (``vilg.load`` without ``cpu_math``): float32, which the JSON
+    repeats as config_default_cpu_math. The same in either precision as ..._fp32 and ..._bf16, with eight samples of one
+    prompt as ..._8_one_prompt_fp32 and ..._8_one_prompt_bf16; ..._1 and ..._60 are those batches in float32. With
+    --quick, batch 60 is timed at position 128, where dense caches are short: over a picture the ratio is larger.
 fp32_over_torch, bf16_over_torch: our sparse model over torch in float32, eight prompts; bf16_over_torch_bf16: over
     torch in bf16.
 late_over_early_step_time: the last 100 tokens against tokens 100–200.
