@@ -63,14 +63,7 @@ class Upsample(nn.Layer):
         self.conv = Conv2D(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(nearest_twice(x))
-
-
-def nearest_twice(x: Tensor) -> Tensor:
-    """[B, C, H, W] → [B, C, 2H, 2W], every value four times."""
-    batch, channels, height, width = x.shape
-    x = x.reshape([batch, channels, height, 1, width, 1]).expand([batch, channels, height, 2, width, 2])
-    return x.reshape([batch, channels, 2 * height, 2 * width])
+        return self.conv(functional.nearest_twice(x))
 
 
 def fold_patches(x: Tensor, patch: int) -> Tensor:

@@ -9,13 +9,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm
+from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, resampling
 from vilg.nn.onednn.autograd import wants_gradient
 from vilg.nn.onednn.precision import full_precision
 from vilg.nn.onednn.switch import active, stock_operators
 
-__all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "cross_entropy",
-           "linear_cross_entropy", "full_precision", "stock_operators"]
+__all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "nearest_twice",
+           "cross_entropy", "linear_cross_entropy", "full_precision", "stock_operators"]
 
 _FLOAT32 = paddle.float32
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
@@ -109,6 +109,15 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     if wants_gradient(x, weight, bias):
         return conv.Conv2D.apply(x, weight, bias, stride, sides)
     return conv.conv2d(x, weight, bias, stride, sides)
+
+
+def nearest_twice(x: Tensor) -> Tensor:
+    """x [B, C, H, W] → [B, C, 2H, 2W], every value four times."""
+    if not _fast(x):
+        batch, channels, height, width = x.shape
+        x = x.reshape([batch, channels, height, 1, width, 1]).expand([batch, channels, height, 2, width, 2])
+        return x.reshape([batch, channels, 2 * height, 2 * width])
+    return resampling.NearestTwice.apply(x) if wants_gradient(x) else resampling.nearest_twice(x)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

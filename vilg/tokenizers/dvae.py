@@ -15,7 +15,7 @@ from paddle import Tensor, nn
 from vilg.config import configclass
 from vilg.losses.reconstruction import from_laplace, to_laplace
 from vilg.nn import functional
-from vilg.nn.conv import fold_patches, nearest_twice, unfold_patches
+from vilg.nn.conv import fold_patches, unfold_patches
 from vilg.nn.layers import Conv2D
 from vilg.tokenizers.image import ImageTokenizer, Reconstruction, Reconstructor
 from vilg.tokenizers.quantize import cosine_schedule, gumbel_softmax, usage_figures
@@ -164,7 +164,7 @@ class DVAEDecoder(Reconstructor):
 
     def features(self, z: Tensor) -> Tensor:
         for number, stage in enumerate(self.stages):
-            z = nearest_twice(z) if number else z
+            z = functional.nearest_twice(z) if number else z
             for block in stage:
                 z = block(z)
         return F.relu(z)

@@ -46,9 +46,9 @@ class Map(PyLayer):
     def backward(ctx, dy: Tensor) -> Tensor:
         refuse_double_backward()
         x, = ctx.saved_tensor()
-        dx = new(x.shape)
+        dy, dx = contiguous(dy), new(x.shape)  # the name keeps a copy until it has been read
         run = _maps.get((math.prod(x.shape), ctx.algorithm), _build_map)[1]
-        run(x.data_ptr(), contiguous(dy).data_ptr(), dx.data_ptr())
+        run(x.data_ptr(), dy.data_ptr(), dx.data_ptr())
         return dx
 
 
@@ -89,7 +89,7 @@ class Softmax(PyLayer):
         refuse_double_backward()
         y, = ctx.saved_tensor()
         columns = y.shape[-1]
-        dx = new(y.shape)
+        dy, dx = contiguous(dy), new(y.shape)
         run = _softmaxes.get((math.prod(y.shape[:-1]), columns), _build_softmax)[1]
-        run(y.data_ptr(), contiguous(dy).data_ptr(), dx.data_ptr())
+        run(y.data_ptr(), dy.data_ptr(), dx.data_ptr())
         return dx

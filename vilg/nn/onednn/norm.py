@@ -63,9 +63,9 @@ class LayerNorm(PyLayer):
         x, weight, bias, moments = ctx.saved_tensor()
         *lead, width = shape = x.shape
         rows = math.prod(lead)
-        dx, dw, db = new(shape), new([width]), new([width])
+        dy, dx, dw, db = contiguous(dy), new(shape), new([width]), new([width])
         mean = moments.data_ptr()
         _layer_norms.get((rows, width, ctx.epsilon), _build_layer_norm)[1](
-            x.data_ptr(), mean, mean + rows * _FLOAT, weight.data_ptr(), bias.data_ptr(), contiguous(dy).data_ptr(),
-            dx.data_ptr(), dw.data_ptr(), db.data_ptr())
+            x.data_ptr(), mean, mean + rows * _FLOAT, weight.data_ptr(), bias.data_ptr(), dy.data_ptr(), dx.data_ptr(),
+            dw.data_ptr(), db.data_ptr())
         return tuple(gradient if needed else None for gradient, needed in zip((dx, dw, db), ctx.needs))

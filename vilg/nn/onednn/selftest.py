@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.onednn import conv, elementwise, groups, losses, matmul, norm, precision
+from vilg.nn.onednn import conv, elementwise, groups, losses, matmul, norm, precision, resampling
 from vilg.nn.onednn.library import Unavailable
 
 _TOLERANCE = 1e-4
@@ -47,6 +47,7 @@ def _cases() -> list:
          lambda x: F.cross_entropy(x, labels, reduction="none"), [(5, 37)]),
         ("linear_cross_entropy", lambda x, w, b: losses.LinearCrossEntropy.apply(x, w, b, labels),
          lambda x, w, b: F.cross_entropy(F.linear(x, w, b), labels, reduction="none"), [(5, 16), (16, 37), (37,)]),
+        ("nearest_twice", resampling.NearestTwice.apply, lambda x: F.interpolate(x, scale_factor=2), [(2, 3, 5, 4)]),
         ("conv2d", lambda x, w, b: conv.Conv2D.apply(x, w, b, 2, pad),
          lambda x, w, b: F.conv2d(x, w, b, 2, list(pad)), [(2, 16, 9, 8), (24, 16, 3, 3), (24,)]),
     ]
