@@ -1,4 +1,4 @@
-"""Pictures doubled by nearest neighbour; the gradient is a sum over windows, for which the library's pooling is fast."""
+"""Pictures doubled by nearest neighbour; the gradient is a sum over windows, where the library's pooling is fast."""
 import ctypes
 
 from paddle import Tensor
