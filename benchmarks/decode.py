@@ -40,14 +40,14 @@ Step = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """So many rows, samples of so many prompts: who draws them, and how many steps a window has, of which there are 8.
-
-    A step's time is linear in its position, so that ``quick_starts`` in its middle stand for all.
+    """So many rows, samples of so many prompts: who draws them, and how many steps a window has, of which there are 8,
+    each timed ``rounds`` times. A step's time is linear in its position, so that ``quick_starts`` stand for all.
     """
 
     rows: int
     prompts: int
     contestants: tuple[str, ...]
+    rounds: int
     steps: int
     quick_steps: int
     quick_starts: tuple[int, ...]
@@ -55,10 +55,10 @@ class Batch:
 
 OURS, EXACT = ("sparse", "dense", "sparse_bf16", "dense_bf16"), ("sparse", "dense", "torch")
 BATCHES = {
-    "1": Batch(1, 1, EXACT, 16, 8, (TOKENS // 2,)),
-    "8": Batch(8, 8, (*OURS, "torch", "torch_bf16"), 32, 8, (64, TOKENS // 2, TOKENS - 64)),
-    "8_one_prompt": Batch(8, 1, OURS, 16, 8, (TOKENS // 2,)),
-    "60": Batch(60, 1, EXACT, 2, 1, (TOKENS // 8,)),  # 60 caches up to the middle take too long
+    "1": Batch(1, 1, EXACT, 3, 8, 4, (TOKENS // 2,)),
+    "8": Batch(8, 8, (*OURS, "torch", "torch_bf16"), 3, 16, 4, (64, TOKENS // 2, TOKENS - 64)),
+    "8_one_prompt": Batch(8, 1, OURS, 3, 16, 8, (TOKENS // 2,)),
+    "60": Batch(60, 1, EXACT, 1, 2, 1, (TOKENS // 8,)),  # 60 caches up to the middle take too long
 }
 
 
@@ -113,7 +113,7 @@ def step_times(contestants: list[harness.Contestant], options: Namespace) -> dic
         for case, (_, steps) in windows(name, options.quick).items():
             ends = case.endswith(("early", "late"))  # figures of ours alone, and of a few percent
             taking_part = [each for each in contestants if each.name in (("sparse",) if ends else batch.contestants)]
-            medians = harness.alternate(taking_part, case, 3 if ends else 1, repetitions=1)
+            medians = harness.alternate(taking_part, case, 3 if ends else batch.rounds, repetitions=1)
             times[case] = {name: seconds / steps for name, seconds in medians.items()}
     return times
 
