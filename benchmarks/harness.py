@@ -88,10 +88,11 @@ class Contestant:
         self.cases = self._answer()
         return self
 
-    def time(self, case: str, repetitions: int, uncounted: int = 1, limit: float = math.inf) -> list[float]:
-        """Seconds of every repetition, after ``uncounted`` that do not count; after ``limit`` seconds no other begins
-        (one always counts)."""
-        self._pipe.send((case, repetitions, uncounted, limit))
+    def time(self, case: str, repetitions: int, uncounted: int = 1, limit: float = math.inf,
+             least: int = 1) -> list[float]:
+        """Seconds of every repetition, after ``uncounted`` that do not count; after ``limit`` seconds no other begins,
+        once there are ``least``."""
+        self._pipe.send((case, repetitions, uncounted, limit, least))
         return self._answer()
 
     def ask(self, case: str) -> Any:
@@ -128,13 +129,14 @@ def _serve(pipe, setup: Callable[..., dict[str, Case]], threads: int, seed: int,
         pipe.send((False, traceback.format_exc()))
 
 
-def _repeat(case: Case, now: Callable[[], float], repetitions: int, uncounted: int, limit: float) -> list[float]:
+def _repeat(case: Case, now: Callable[[], float], repetitions: int, uncounted: int, limit: float,
+            least: int) -> list[float]:
     times = []
     end = math.inf
     for number in range(uncounted + repetitions):
         if number == uncounted:
             end = time.perf_counter() + limit
-        elif time.perf_counter() > end:
+        elif number >= uncounted + least and time.perf_counter() > end:
             break
         timed = case()
         start = now()
@@ -145,22 +147,22 @@ def _repeat(case: Case, now: Callable[[], float], repetitions: int, uncounted: i
 
 
 def alternate(contestants: Sequence[Contestant], case: str, rounds: int, repetitions: int,
-              uncounted: int = 1, limit: float = math.inf) -> dict[str, float]:
+              uncounted: int = 1, limit: float = math.inf, least: int = 1) -> dict[str, float]:
     """Median seconds of ``case`` for every contestant that has it, timed in turns ``rounds`` times.
 
     One that is named twice has two turns a round. The rest is as in :meth:`Contestant.time`.
     """
     turns = [(contestant.name, contestant, case) for contestant in contestants if case in contestant.cases]
-    return medians(take_turns(turns, rounds, repetitions, uncounted, limit))
+    return medians(take_turns(turns, rounds, repetitions, uncounted, limit, least))
 
 
 def take_turns(turns: Sequence[tuple[str, Contestant, str]], rounds: int, repetitions: int, uncounted: int = 1,
-               limit: float = math.inf) -> dict[str, list[float]]:
+               limit: float = math.inf, least: int = 1) -> dict[str, list[float]]:
     """All seconds by name: of (name, contestant, case), in that order, ``rounds`` times."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, contestant, case in turns:
-            times.setdefault(name, []).extend(contestant.time(case, repetitions, uncounted, limit))
+            times.setdefault(name, []).extend(contestant.time(case, repetitions, uncounted, limit, least))
             time.sleep(contestant.pause)
     return times
 

@@ -45,6 +45,7 @@ def test_repetitions_end_at_the_limit_and_one_always_counts(contestant):
     assert contestant.ask("calls") == 5
     assert len(contestant.time("step", 1000, uncounted=1, limit=0.1)) in range(2, 7)
     assert len(contestant.time("step", 1000, uncounted=0, limit=0.0)) == 1
+    assert len(contestant.time("step", 1000, uncounted=1, limit=0.0, least=3)) == 3
     assert contestant.time("step", 0, uncounted=1) == []
 
 
