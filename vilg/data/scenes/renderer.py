@@ -33,7 +33,7 @@ def coverage(shape: str, x: float, y: float, extent: float, size: int) -> tuple[
     right, bottom = min(size, math.ceil(x + half)), min(size, math.ceil(y + half))
     columns = (np.arange((right - left) * SUPERSAMPLING, dtype=np.float32) + 0.5) / SUPERSAMPLING + left
     rows = (np.arange((bottom - top) * SUPERSAMPLING, dtype=np.float32) + 0.5) / SUPERSAMPLING + top
-    inside = _inside(shape, (columns[None, :] - x) / half, (rows[:, None] - y) / half)
+    inside = OUTLINES[shape]((columns[None, :] - x) / half, (rows[:, None] - y) / half)
     cover = inside.reshape(bottom - top, SUPERSAMPLING, right - left, SUPERSAMPLING).mean(axis=(1, 3), dtype=np.float32)
     return cover, top, left
 
@@ -46,37 +46,35 @@ def _draw_background(background: Background, size: int) -> np.ndarray:
     return np.broadcast_to(lines, (size, size, 3)).astype(np.float32)
 
 
-def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Whether points are inside a shape of the square [-1, 1]²; ``v`` runs down."""
-    if shape == "circle":
-        return u * u + v * v <= 0.96
-    if shape == "ring":
-        radius = u * u + v * v
-        return (radius <= 1) & (radius >= 0.25)
-    if shape == "square":
-        return np.maximum(np.abs(u), np.abs(v)) <= 0.88
-    if shape == "diamond":
-        return np.abs(u) * 1.3 + np.abs(v) <= 1
-    if shape == "cross":
-        return np.minimum(np.abs(u), np.abs(v)) <= 0.32
-    if shape == "triangle":
-        return (v <= 0.8) & (np.abs(u) * 1.8 <= v + 1)
-    if shape == "heart":
-        a, b = u * 1.16, 0.12 - v * 1.12
-        return (a * a + b * b - 1) ** 3 <= a * a * b ** 3
-    if shape == "star":
-        return _inside_star(u, v)
-    if shape in MORE:
-        return MORE[shape](u, v)
-    raise ValueError(f"no shape is called {shape!r}")
-
-
 def _disc(u: np.ndarray, v: np.ndarray, x: float, y: float, squared_radius: float) -> np.ndarray:
     return (u - x) ** 2 + (v - y) ** 2 <= squared_radius
 
 
-# The shapes of wide scenes, in the same square.
-MORE = {
+def _inside_heart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * a + b * b - 1) ** 3 <= a * a * b ** 3
+
+
+def _inside_star(u: np.ndarray, v: np.ndarray, inner: float = 0.45) -> np.ndarray:
+    # By its symmetry the star is one edge, from a tip to the next notch, in the angle folded to half a point.
+    sector = math.pi / 5
+    angle = np.abs((np.arctan2(u, -v - 0.05) + sector) % (2 * sector) - sector)
+    radius = np.hypot(u, v + 0.05)
+    along, across = radius * np.cos(angle), radius * np.sin(angle)
+    notch = inner * math.cos(sector), inner * math.sin(sector)
+    return (along - 1) * notch[1] + across * (1 - notch[0]) <= 0
+
+
+# Whether points are inside a shape of the square [-1, 1]², by its name; ``v`` runs down.
+OUTLINES = {
+    "circle": lambda u, v: _disc(u, v, 0, 0, 0.96),
+    "ring": lambda u, v: _disc(u, v, 0, 0, 1) & (u * u + v * v >= 0.25),
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) <= 0.88,
+    "diamond": lambda u, v: np.abs(u) * 1.3 + np.abs(v) <= 1,
+    "cross": lambda u, v: np.minimum(np.abs(u), np.abs(v)) <= 0.32,
+    "triangle": lambda u, v: (v <= 0.8) & (np.abs(u) * 1.8 <= v + 1),
+    "heart": lambda u, v: _inside_heart(u * 1.16, 0.12 - v * 1.12),
+    "star": _inside_star,
+    # of wide scenes
     "rectangle": lambda u, v: (np.abs(u) <= 0.95) & (np.abs(v) <= 0.48),
     "semicircle": lambda u, v: _disc(u, v, 0, 0.4, 0.96) & (v <= 0.4),
     "hexagon": lambda u, v: (np.abs(v) <= 0.84) & (np.abs(u) * 0.866 + np.abs(v) * 0.5 <= 0.84),
@@ -108,13 +106,3 @@ MORE = {
                           | (np.abs(u - 0.1) <= 0.8) & (np.abs(v + 0.4) <= 0.5)),
     "bottle": lambda u, v: np.where(v >= -0.2, (np.abs(u) <= 0.48) & (v <= 0.9), (np.abs(u) <= 0.2) & (v >= -0.92)),
 }
-
-
-def _inside_star(u: np.ndarray, v: np.ndarray, inner: float = 0.45) -> np.ndarray:
-    # By its symmetry the star is one edge, from a tip to the next notch, in the angle folded to half a point.
-    sector = math.pi / 5
-    angle = np.abs((np.arctan2(u, -v - 0.05) + sector) % (2 * sector) - sector)
-    radius = np.hypot(u, v + 0.05)
-    along, across = radius * np.cos(angle), radius * np.sin(angle)
-    notch = inner * math.cos(sector), inner * math.sin(sector)
-    return (along - 1) * notch[1] + across * (1 - notch[0]) <= 0
