@@ -39,7 +39,7 @@ $(VENV)/cpu.installed: setup.py | $(RUN)
 	touch $@
 
 $(VENV)/dev.installed: setup.py | $(RUN)
-	$(PIP) -e '.[cpu,eval,data,dev]'
+	$(PIP) -e '.[cpu,jit,eval,data,dev]'
 	$(RUN) -m pip check
 	touch $@
 

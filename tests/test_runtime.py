@@ -8,6 +8,7 @@ import pytest
 
 from vilg import runtime
 from vilg.errors import VilgError
+from vilg.nn.loops import switch as loops
 from vilg.nn.onednn import precision, switch
 from vilg.runtime import allocator, process, report
 
@@ -62,16 +63,16 @@ def test_after_paddle_was_used():
 
 def test_importing_vilg_is_light():
     code = ("import vilg, sys;"
-            "print([name for name in ('paddlenlp', 'torch', 'matplotlib', 'gradio') if name in sys.modules])")
+            "print([name for name in ('paddlenlp', 'torch', 'matplotlib', 'gradio', 'numba') if name in sys.modules])")
     assert run(code) == "[]"
 
 
 def test_configure_applies_every_field():
     before = process.threads()
     try:
-        runtime.configure(runtime.RuntimeConfig(threads=1, onednn=False, allocator=False))
-        assert (process.threads(), switch.active(), allocator.keeping()) == (1, False, False)
-        assert "runtime.onednn" in switch.reason()
+        runtime.configure(runtime.RuntimeConfig(threads=1, onednn=False, jit=False, allocator=False))
+        assert (process.threads(), switch.active(), loops.active(), allocator.keeping()) == (1, False, False, False)
+        assert "runtime.onednn" in switch.reason() and "runtime.jit" in loops.reason()
     finally:
         runtime.configure(runtime.RuntimeConfig(threads=before))
     assert allocator.keeping()
@@ -107,6 +108,7 @@ def test_the_report_says_what_is_on():
     text = report.text(report.examine(measure=False))
     assert f"{process.threads()} threads" in text
     assert ("oneDNN" in text) and (switch.reason() in text)
+    assert ("compiled loops" in text) and (loops.reason() in text)
 
 
 def test_the_report_is_a_command():

@@ -1,18 +1,22 @@
 """The operators of the house: one linear, softmax, conv2d … that every model uses.
 
 On a CPU, contiguous or not, float32 tensors go to the oneDNN that ships inside the Paddle wheel
-(:mod:`vilg.nn.onednn`); other data types, empty tensors, accelerators, and machines where the fast path is off go to
-stock Paddle. Both give the same values and gradients; the fast path has no second derivatives
-(:func:`stock_operators` does).
+(:mod:`vilg.nn.onednn`), SiLU and group norm to compiled loops (:mod:`vilg.nn.loops`) where those are on; other data
+types, empty tensors, accelerators, and machines where the fast path is off go to stock Paddle. All give the same values
+and gradients; the fast path has no second derivatives (:func:`stock_operators` does).
 """
+import math
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from vilg.nn.loops import elementwise as loop_maps, groups as loop_norms, switch as loops
 from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, resampling
 from vilg.nn.onednn.autograd import wants_gradient
 from vilg.nn.onednn.precision import full_precision
 from vilg.nn.onednn.switch import active, stock_operators
+from vilg.runtime import process
 
 __all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "nearest_twice",
            "cross_entropy", "linear_cross_entropy", "full_precision", "stock_operators"]
@@ -79,7 +83,12 @@ def gelu(x: Tensor, approximate: bool = False) -> Tensor:
 
 def silu(x: Tensor) -> Tensor:
     """x · sigmoid(x), also called swish."""
-    return _mapped(x, elementwise.SWISH) if _fast(x) else F.silu(x)
+    if not _fast(x):
+        return F.silu(x)
+    gradient = wants_gradient(x)
+    if loops.use(math.prod(x.shape), gradient):
+        return loop_maps.SiLU.apply(x) if gradient else loop_maps.silu(x)
+    return _mapped(x, elementwise.SWISH)
 
 
 def _mapped(x: Tensor, algorithm: int) -> Tensor:
@@ -95,9 +104,12 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: fl
     if not _fast(x, weight, bias) or x.shape[1] % groups:
         y = F.group_norm(x, groups, epsilon, weight, bias)
         return F.silu(y) if silu else y
-    if wants_gradient(x, weight, bias):
-        return group_norms.GroupNorm.apply(x, groups, weight, bias, epsilon, silu)
-    return group_norms.group_norm(x, groups, weight, bias, epsilon, silu)
+    gradient = wants_gradient(x, weight, bias)
+    # A loop takes a run of channels at a time: fewer runs than threads are better shared by the library.
+    looped = x.shape[0] * groups >= process.threads() and loops.use(math.prod(x.shape), gradient)
+    norms = loop_norms if looped else group_norms
+    operator = norms.GroupNorm.apply if gradient else norms.group_norm
+    return operator(x, groups, weight, bias, epsilon, silu)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,

@@ -28,6 +28,8 @@ class RuntimeConfig:
     """Arithmetic of products and convolutions on a CPU: bf16 keeps float32 tensors and sums, and rounds the factors."""
     onednn: bool = True
     """Use the oneDNN of the Paddle wheel where its self-test passes."""
+    jit: bool = True
+    """Compile the loops of group norm and SiLU where numba is installed and they are worth its loading."""
     allocator: bool = True
     """Keep freed memory in the process instead of returning it to the system: faster steps, a higher peak."""
 
@@ -57,11 +59,13 @@ def start() -> None:
 
 def configure(config: RuntimeConfig) -> None:
     """Apply the ``runtime:`` part of a config to this process; warns when ``cpu_math: bf16`` gains nothing here."""
+    from vilg.nn.loops import switch as loops
     from vilg.nn.onednn import precision, switch  # they import Paddle, which start() must precede
 
     process.set_threads(config.threads or process.default_threads(process.user_environment("OMP_NUM_THREADS", True)))
     allocator.keep_freed_memory(config.allocator)
     switch.allow(config.onednn)
+    loops.allow(config.jit)
     bf16 = config.cpu_math == "bf16"
     gains = switch.active() and precision.bf16_method() != "none"
     if bf16 and not gains:

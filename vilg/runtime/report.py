@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import paddle
 
 from vilg.nn import functional
+from vilg.nn.loops import switch as loops
 from vilg.nn.onednn import precision, switch
 from vilg.nn.onednn.library import Unavailable, load
 from vilg.runtime import allocator, process
@@ -23,6 +24,7 @@ class Report:
     isa: str
     onednn: str
     onednn_off: str
+    loops_off: str
     bf16: str
     keeps_memory: bool
     stock_speed: float = 0.0
@@ -38,7 +40,7 @@ def examine(measure: bool = True) -> Report:
     except Unavailable:
         isa, version = "unknown", ""
     report = Report(process.threads(), process.threads_reason(process.user_environment("OMP_NUM_THREADS", True)), isa,
-                    version, switch.reason(), precision.bf16_method(), allocator.keeping())
+                    version, switch.reason(), loops.reason(), precision.bf16_method(), allocator.keeping())
     if measure:
         with functional.stock_operators():
             report.stock_speed = _speed()
@@ -61,6 +63,7 @@ def text(report: Report) -> str:
     lines = [f"Paddle {paddle.__version__}, {report.threads} threads ({report.threads_reason})",
              f"instruction set   {report.isa}",
              f"oneDNN operators  {onednn}",
+             f"compiled loops    {f'off: {report.loops_off}' if report.loops_off else 'on'}",
              f"bf16 products     {methods[report.bf16]}",
              f"freed memory      {'kept for the next tensor' if report.keeps_memory else 'returned to the system'}"]
     speeds = [("stock fp32", report.stock_speed), ("fp32", report.fp32_speed), ("bf16", report.bf16_speed)]

@@ -1,4 +1,6 @@
 """Compares every fast operator with stock Paddle, forward and backward, on small shapes (a few milliseconds)."""
+from collections.abc import Callable
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -15,15 +17,23 @@ def run() -> None:
     before = precision.bf16()
     precision.use_bf16(False)
     try:
-        random = np.random.default_rng(0)
-        for name, fast, stock, shapes in _cases():
-            arrays = [random.standard_normal(shape, dtype="float32") for shape in shapes]
-            for mine, theirs in zip(_outcome(fast, arrays), _outcome(stock, arrays)):
-                error = float(np.abs(mine - theirs).max())
-                if not error <= _TOLERANCE:
-                    raise Unavailable(f"{name} differs from stock Paddle by {error:.1e}")
+        compare(_cases())
     finally:
         precision.use_bf16(before)
+
+
+def compare(cases: list[tuple[str, Callable, Callable, list[tuple[int, ...]]]]) -> None:
+    """Raise :class:`Unavailable` when an operator, or a gradient of it, is not what stock Paddle gives.
+
+    Every case is a name, the operator, stock Paddle's, and the shapes of their arguments.
+    """
+    random = np.random.default_rng(0)
+    for name, fast, stock, shapes in cases:
+        arrays = [random.standard_normal(shape, dtype="float32") for shape in shapes]
+        for mine, theirs in zip(_outcome(fast, arrays), _outcome(stock, arrays)):
+            error = float(np.abs(mine - theirs).max())
+            if not error <= _TOLERANCE:
+                raise Unavailable(f"{name} differs from stock Paddle by {error:.1e}")
 
 
 def _cases() -> list:

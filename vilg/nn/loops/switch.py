@@ -1,0 +1,71 @@
+"""Whether compiled loops are used: allowed by the user, worth loading, loadable, and in agreement with stock Paddle."""
+import logging
+import os
+
+from vilg.nn.onednn import switch
+from vilg.nn.onednn.library import Unavailable
+
+logger = logging.getLogger("vilg.loops")
+
+WORTH_LOADING = 1 << 32
+"""Values that pass without a gradient before the loops are loaded. They save 0.1 to 0.3 ns a value, and loading takes
+about a second: by then going without has cost as much. The shipped model gets there after 12 thousand pictures."""
+
+
+class _State:
+    allowed = os.environ.get("VILG_JIT", "1") != "0"
+    decided: bool | None = None
+    reason = ""
+    passed = 0
+
+
+def use(size: int, gradient: bool) -> bool:
+    """Are the loops to be used for an operator on ``size`` values? Those that are recorded for a gradient load them at
+    once, others when :data:`WORTH_LOADING` values have passed."""
+    if _State.decided is not None:
+        return _State.decided
+    if not gradient:
+        _State.passed += size
+        if _State.passed < WORTH_LOADING:
+            return False
+    return _decide()
+
+
+def active() -> bool:
+    """Can the loops be used? Loads them if that was not decided; one debug line says why not."""
+    return _State.decided if _State.decided is not None else _decide()
+
+
+def reason() -> str:
+    """Why the loops are off; empty when they are on. Loads them if that was not decided."""
+    return "" if active() else _State.reason
+
+
+def allow(on: bool) -> None:
+    """Turn the loops on (where they work) or off, for the whole process. ``VILG_JIT=0`` keeps them off."""
+    _State.allowed = on and os.environ.get("VILG_JIT", "1") != "0"
+    _State.decided = None
+
+
+def _decide() -> bool:
+    _State.reason = _find_reason()
+    _State.decided, _State.passed = not _State.reason, WORTH_LOADING
+    if _State.reason:
+        logger.debug("no compiled loops: %s", _State.reason)
+    return _State.decided
+
+
+def _find_reason() -> str:
+    if not _State.allowed:
+        return "turned off (VILG_JIT=0 or runtime.jit: false)"
+    if not switch.active():
+        return "off with the oneDNN operators"
+    try:
+        from vilg.nn.loops import selftest  # needs the operators, which need this package to be importable
+
+        selftest.run()
+    except Unavailable as error:
+        return str(error)
+    except Exception as error:  # whatever a compiler does on some machine must not stop the user
+        return f"the self-test failed ({type(error).__name__}: {error})"
+    return ""

@@ -1,0 +1,51 @@
+"""Loads the compiled loops and runs them on the OpenMP team that Paddle's and oneDNN's operators run on.
+
+A second team of threads would fight with the first for the cores, so numba's own parallel loops are not used.
+"""
+import ctypes
+import functools
+import importlib.util
+import struct
+from collections.abc import Callable
+from types import ModuleType
+
+from vilg.nn.onednn.library import Unavailable
+from vilg.runtime import process
+
+
+@functools.lru_cache(maxsize=1)
+def kernels() -> ModuleType:
+    """The compiled kernels; raises :class:`Unavailable` without numba.
+
+    The first time on a machine this takes some seconds, later 0.8 (numba's import).
+    """
+    if importlib.util.find_spec("numba") is None:
+        raise Unavailable("numba is not installed (pip install 'vilg[jit]')")
+    from vilg.nn.loops import kernels as compiled
+
+    return compiled
+
+
+@functools.lru_cache(maxsize=1)
+def _parallel() -> Callable[[int, int, int, int], None]:
+    runtime = process.openmp()
+    if runtime is None or not hasattr(runtime, "GOMP_parallel"):
+        raise Unavailable("this Paddle wheel has no OpenMP runtime that could run them")
+    start = runtime.GOMP_parallel
+    start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return start
+
+
+def run(kernel: int, *numbers: int) -> None:
+    """Let every thread of the team run the kernel at an address on the same row of ``numbers``.
+
+    Nothing is shared between two calls, so that threads of Python need no lock. Raises :class:`Unavailable` where
+    Paddle comes without a usable OpenMP runtime.
+    """
+    row = (ctypes.c_int64 * (len(numbers) + 1))(0, *numbers)
+    _parallel()(kernel, ctypes.addressof(row), 0, 0)
+
+
+def bits(value: float) -> int:
+    """A float64 as the integer with the same bits, which is how it travels among ``numbers``."""
+    return struct.unpack("q", struct.pack("d", value))[0]
