@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vilg.config import configclass
 from vilg.data.broken import BrokenLog
+from vilg.data.lines import Lines
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
@@ -37,22 +38,22 @@ class CodesConfig:
 class CodesSource:
     """Samples with codes in the place of pictures; see :class:`CodesConfig`.
 
-    Raises DataError when the folder is not whole, or when ``fingerprint``, the image tokenizer's of this run, is not
-    that of the tokenizer which made the codes.
+    Codes and texts stay in their files until a sample is asked for. Raises DataError when the folder is not whole, or
+    when ``fingerprint``, the image tokenizer's of this run, is not that of the tokenizer which made the codes.
     """
 
     def __init__(self, config: CodesConfig, fingerprint: str | None):
         self.path = Path(config.path)
         self.taken = slice(1 if config.first_caption_only else None)
-        self.codes, made_by = _read_codes(self.path / CODES_FILE)
+        self.codes, made_by = _map_codes(self.path / CODES_FILE)
         if fingerprint is None:
             raise DataError(f"{self.path}: holds codes, and this task trains on pictures; name their sources")
         if made_by != fingerprint:
             raise DataError(f"{self.path}: was encoded by image tokenizer {made_by}, this run's is {fingerprint}; "
                             "encode the pictures again with tools/encode_images.py")
         try:
-            self.texts = (self.path / TEXTS_FILE).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            self.texts = Lines(self.path / TEXTS_FILE)
+        except (OSError, ValueError) as error:
             raise DataError(f"{self.path / TEXTS_FILE}: cannot be read ({error}); encode the pictures again") from None
         if len(self.texts) != len(self.codes):
             raise DataError(f"{self.path}: has {len(self.codes)} pictures' codes and {len(self.texts)} lines of text; "
@@ -87,11 +88,12 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
     rows = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CODES_FILE).unlink(missing_ok=True)
+        for name in (CODES_FILE, TEXTS_FILE):  # not written over: a run that reads them goes on
+            (folder / name).unlink(missing_ok=True)
         with open(folder / TEXTS_FILE, "w", encoding="utf-8") as texts, tqdm(total=len(source), unit="picture") as bar:
             usable = _usable(source, broken, bar)
             while samples := list(islice(usable, batch_size)):
-                rows.append(encode(np.stack([centre_crop(sample.picture, size) for sample in samples])))
+                rows.append(_narrow(encode(np.stack([centre_crop(sample.picture, size) for sample in samples]))))
                 for sample in samples:
                     record = {"key": sample.key, "captions": sample.captions, "questions": sample.questions}
                     texts.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -101,8 +103,7 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
     if not rows:
         raise DataError(f"{folder}: there is not one usable sample to encode")
     codes = np.concatenate(rows)
-    narrow = codes.astype(np.uint16 if codes.max() < 2 ** 16 else np.uint32)
-    save_weights(folder / CODES_FILE, {"codes": narrow}, {"image_tokenizer": fingerprint})
+    save_weights(folder / CODES_FILE, {"codes": codes}, {"image_tokenizer": fingerprint})
     return EncodingReport(len(codes), len(broken))
 
 
@@ -115,12 +116,20 @@ def _usable(source: Source, broken: BrokenLog, bar: tqdm) -> Iterator[Sample]:
             broken.add(problem)
 
 
-def _read_codes(path: Path) -> tuple[np.ndarray, str]:
-    """Codes [N, n] and the fingerprint of the tokenizer that made them."""
+def _narrow(codes: np.ndarray) -> np.ndarray:
+    return codes.astype(np.uint16 if codes.max() < 2 ** 16 else np.uint32)
+
+
+def _map_codes(path: Path) -> tuple[np.ndarray, str]:
+    """Codes [N, n], mapped from the file, and the fingerprint of the tokenizer that made them."""
     if not path.is_file():
         raise DataError(f"{path}: there are no codes; write them with tools/encode_images.py")
     try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
-            return file.get_tensor("codes"), (file.metadata() or {}).get("image_tokenizer", "unknown")
-    except (safetensors.SafetensorError, OSError) as error:
+        with safetensors.safe_open(str(path), framework="numpy") as whole, open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            part = json.loads(file.read(size))["codes"]
+            kind = f"<{part['dtype'][0].lower()}{int(part['dtype'][1:]) // 8}"  # "U16", as numpy calls it
+            codes = np.memmap(path, kind, "r", 8 + size + part["data_offsets"][0], tuple(part["shape"]))
+            return np.asarray(codes), (whole.metadata() or {}).get("image_tokenizer", "unknown")
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a whole file of codes ({error}); encode the pictures again") from None
