@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -7,8 +8,10 @@ import pytest
 
 from vilg import config as configs
 from vilg.errors import ConfigError, ShapeError
+from vilg.losses import sequence
 from vilg.losses.sequence import image_to_text_loss, text_nll, text_targets, text_to_image_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.nn import functional
 
 SMALL = dict(layers=4, width=16, heads=2, vocab_size=20, codebook_size=12, text_length=5, rows=3, columns=4)
 
@@ -95,6 +98,32 @@ def test_losses_are_mean_negative_log_likelihoods(model, batch):
     labels = batch["target"], batch["target_length"], batch["prefix"]
     np.testing.assert_allclose(float(image_to_text_loss(model, told, *labels)), wanted, rtol=1e-5)
     assert (text_nll(model, told, *labels).numpy() > 0).sum() == len(pairs)
+
+
+@pytest.mark.parametrize("count", [63, 64, 65])
+def test_however_many_targets_go_through_the_head_in_few_shapes_and_nothing_else_counts(model, monkeypatch, count):
+    rows = []
+
+    def counted(x, weight, bias, labels):
+        rows.append(len(x))
+        return functional.linear_cross_entropy(x, weight, bias, labels)
+
+    monkeypatch.setattr(sequence, "functional", SimpleNamespace(linear_cross_entropy=counted))
+    paddle.seed(1)
+    told, text = paddle.randn([count, 2, 16]), paddle.randint(0, 20, [count, 2])
+    told.stop_gradient = False
+    loss = image_to_text_loss(model, told, text, paddle.full([count], 2, "int64"), paddle.zeros([count], "int64"))
+    loss.backward()
+    assert rows == [128 if count == 65 else 64]
+    plain = told.detach()
+    plain.stop_gradient = False
+    wanted = paddle.nn.functional.cross_entropy(model.text_logits(plain)[:, 0], text[:, 1])
+    weight_gradient = model.text_head.weight.grad.numpy().copy()
+    model.clear_gradients()
+    wanted.backward()
+    np.testing.assert_allclose(float(loss), float(wanted), rtol=1e-5)
+    np.testing.assert_allclose(told.grad.numpy(), plain.grad.numpy(), atol=1e-6)
+    np.testing.assert_allclose(weight_gradient, model.text_head.weight.grad.numpy(), atol=1e-6)
 
 
 def test_a_batch_without_targets_has_no_loss(model, batch):

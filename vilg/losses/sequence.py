@@ -7,6 +7,11 @@ from paddle import Tensor
 from vilg.nn import functional
 from vilg.nn.layers import Linear
 
+# Target slots go through the head in whole multiples of this: every other number of them would be a shape of its own,
+# for which operators are made and kept and memory is cut up anew, step after step.
+TARGET_GRAIN = 64
+NO_LOSS = -100  # the label of a slot that counts for nothing
+
 
 class Heads(Protocol):
     """A model with an output head for either kind of token."""
@@ -40,11 +45,14 @@ def text_nll(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix:
     chosen = paddle.nonzero(text_targets(slots, length, prefix).reshape([-1])).reshape([-1])
     if chosen.shape[0] == 0:
         return hidden[:, 1:].sum(-1) * 0
-    flat = paddle.gather(hidden[:, :-1].reshape([-1, width]), chosen)
-    labels = paddle.gather(text[:, 1:].reshape([-1]), chosen)
+    total, filled = batch * (slots - 1), -chosen.shape[0] % TARGET_GRAIN
+    labels = paddle.concat([paddle.gather(text[:, 1:].reshape([-1]), chosen), paddle.full([filled], NO_LOSS, "int64")])
+    rows = paddle.concat([chosen, paddle.zeros([filled], "int64")])
+    places = paddle.concat([chosen, paddle.full([filled], total, "int64")])
+    flat = paddle.gather(hidden[:, :-1].reshape([-1, width]), rows)
     head = model.text_head
     nll = functional.linear_cross_entropy(flat, head.weight, head.bias, labels)
-    return paddle.scatter(paddle.zeros([batch * (slots - 1)], nll.dtype), chosen, nll).reshape([batch, slots - 1])
+    return paddle.scatter(paddle.zeros([total + 1], nll.dtype), places, nll)[:total].reshape([batch, slots - 1])
 
 
 def image_to_text_loss(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
