@@ -29,6 +29,9 @@ def test_paddle_hub_lists_explains_and_loads(released_model):
                               name=str(released_model))
     assert [len(row) for row in at_once] == [2, 2]
     assert all(same(left, right) for left, right in zip(drawn, at_once, strict=True))
+    guarded = paddle.hub.load(str(ROOT), "text_to_image", source="local", texts=PROMPTS[0], name=str(released_model),
+                              guidance=4.0, guidance_min_p=0.5)[0][0]
+    assert (guarded.info["guidance"], guarded.info["guidance_min_p"]) == (4.0, 0.5)
     said = paddle.hub.load(str(ROOT), "image_to_text", source="local", images=[drawn[0][0]], name=str(released_model))
     assert said == model.image_to_text([drawn[0][0]])
     answered = paddle.hub.load(str(ROOT), "answer", source="local", images=[drawn[0][0]], questions=["有几个？"],
@@ -63,6 +66,19 @@ def test_equal_prompts_are_drawn_twice_and_styles_join_the_prompt(module):
         module.generate_image(PROMPTS[0], style="石版画")
     with pytest.raises(VilgError, match="empty"):
         module.generate_image("")
+
+
+def test_the_module_takes_the_settings_of_drawing(module, tmp_path):
+    settings = {"temperature": 0.5, "top_p": 0.9, "guidance": 4.0, "guidance_min_p": 0.5}
+    drawn, = module.generate_image(PROMPTS[0], topk=1, visualization=False, **settings)
+    assert {name: drawn.info[name] for name in settings} == settings
+    told = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    ran = module.run_cmd(["--text_prompts", PROMPTS[0], "--topk", "1", "--output_dir", str(tmp_path), *told])
+    assert same([drawn], ran) and ran[0].info == drawn.info
+    served, = module.serving_method(PROMPTS[0], topk=1, **settings)
+    assert same([drawn], [Image.open(io.BytesIO(base64.b64decode(served)))])
+    with pytest.raises(VilgError, match="guidance_min_p must be from 0 to 1"):
+        module.generate_image(PROMPTS[0], guidance_min_p=2.0)
 
 
 def test_the_module_runs_and_serves(module, tmp_path):
