@@ -20,7 +20,7 @@ def kernels() -> ModuleType:
     The first time on a machine this takes some seconds, later 0.8 (numba's import).
     """
     if importlib.util.find_spec("numba") is None:
-        raise Unavailable("numba is not installed (pip install 'vilg[jit]')")
+        raise Unavailable("numba is not installed (the jit extra)")
     from vilg.nn.loops import kernels as compiled
 
     return compiled
