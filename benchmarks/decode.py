@@ -15,7 +15,8 @@ sparse_over_dense_tokens_per_s: tokens/s of our sparse model over those of our d
     precision that inference runs in unless told otherwise (``vilg.load`` without ``cpu_math``): float32, which the JSON
     repeats as config_default_cpu_math. The same in either precision as ..._fp32 and ..._bf16, with eight samples of one
     prompt as ..._8_one_prompt_fp32 and ..._8_one_prompt_bf16; ..._1 and ..._60 are those batches in float32. With
-    --quick, batch 60 is timed at position 128, where dense caches are short: over a picture the ratio is larger.
+    --quick, batch 60 is timed at position 128 of a picture of 8 rows, where dense caches are short: over a picture the
+    ratio is larger; and eight prompts in the middle alone, but for this headline.
 fp32_over_torch, bf16_over_torch: our sparse model over torch in float32, eight prompts; bf16_over_torch_bf16: over
     torch in bf16.
 late_over_early_step_time: the last 100 tokens against tokens 100–200.
@@ -41,7 +42,9 @@ Step = Callable[[int], None]
 @dataclass(frozen=True)
 class Batch:
     """So many rows, samples of so many prompts: who draws them, and how many steps a window has, of which there are 8,
-    each timed ``rounds`` times. A step's time is linear in its position, so that ``quick_starts`` stand for all.
+    each timed ``rounds`` times. A step's time is linear in its position, so that ``quick_starts`` stand for all, and
+    the middle one of them for contestants that the headline does not need. ``quick_grid`` are the rows of the picture
+    then: what a step reads does not depend on them, the memory to be made for 60 caches does.
     """
 
     rows: int
@@ -51,14 +54,16 @@ class Batch:
     steps: int
     quick_steps: int
     quick_starts: tuple[int, ...]
+    quick_grid: int = GRID
 
 
 OURS, EXACT = ("sparse", "dense", "sparse_bf16", "dense_bf16"), ("sparse", "dense", "torch")
+HEADLINE = ("sparse", "dense")
 BATCHES = {
     "1": Batch(1, 1, EXACT, 3, 8, 4, (TOKENS // 2,)),
     "8": Batch(8, 8, (*OURS, "torch", "torch_bf16"), 3, 16, 4, (64, TOKENS // 2, TOKENS - 64)),
     "8_one_prompt": Batch(8, 1, OURS, 3, 16, 8, (TOKENS // 2,)),
-    "60": Batch(60, 1, EXACT, 1, 2, 1, (TOKENS // 8,)),  # 60 caches up to the middle take too long
+    "60": Batch(60, 1, EXACT, 1, 2, 1, (TOKENS // 8,), 8),  # 60 caches up to the middle take too long
 }
 
 
@@ -72,10 +77,12 @@ def main() -> None:
     for contestant in contestants:
         contestant.wait()
     steps = step_times(contestants, options)
+    exact = [contestant for contestant in contestants if contestant.name in HEADLINE]
+    figures = memory_figures(dict(zip(HEADLINE, harness.ask_all(exact, "memory"))))
+    default = exact[0].ask("default math")
     for contestant in contestants:
         contestant.close()
-    default = default_math()
-    figures = summary(steps, default) | memory_figures()
+    figures = summary(steps, default) | figures
     harness.report(options, figures, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS, default_cpu_math=default)
     if options.plot:
         plot(steps, figures, options.plot)
@@ -86,13 +93,6 @@ def available(name: str) -> bool:
     from importlib.util import find_spec
 
     return not name.startswith("torch") or find_spec("torch") is not None
-
-
-def default_math() -> str:
-    """The precision of products that ``vilg.load`` leaves in force when it is not told one."""
-    from vilg.runtime import RuntimeConfig
-
-    return RuntimeConfig().cpu_math
 
 
 def windows(name: str, quick: bool) -> dict[str, tuple[int, int]]:
@@ -110,12 +110,21 @@ def step_times(contestants: list[harness.Contestant], options: Namespace) -> dic
     """Case → contestant → median seconds of one step."""
     times = {}
     for name, batch in BATCHES.items():
+        harness.ask_all([each for each in contestants if each.name in batch.contestants], f"begin {name}")
         for case, (_, steps) in windows(name, options.quick).items():
-            ends = case.endswith(("early", "late"))  # figures of ours alone, and of a few percent
-            taking_part = [each for each in contestants if each.name in (("sparse",) if ends else batch.contestants)]
-            medians = harness.alternate(taking_part, case, 3 if ends else batch.rounds, repetitions=1)
+            taking_part = [each for each in contestants if each.name in entrants(name, case, options.quick)]
+            medians = harness.alternate(taking_part, case, batch.rounds, repetitions=1)
             times[case] = {name: seconds / steps for name, seconds in medians.items()}
     return times
+
+
+def entrants(name: str, case: str, quick: bool) -> tuple[str, ...]:
+    """Who takes part in a case of a batch."""
+    batch = BATCHES[name]
+    if case.endswith(("early", "late")):  # a figure of ours alone
+        return ("sparse",)
+    middle = batch.quick_starts[len(batch.quick_starts) // 2]
+    return batch.contestants if not quick or case == f"{name}@{middle}" else HEADLINE
 
 
 def summary(times: dict[str, dict[str, float]], default: str) -> dict[str, float]:
@@ -123,8 +132,9 @@ def summary(times: dict[str, dict[str, float]], default: str) -> dict[str, float
     figures = {}
     for name, batch in BATCHES.items():
         of_batch = [step for case, step in times.items() if case.startswith(f"{name}@")]
-        for each in of_batch[0]:
-            figures[f"{each}_tokens_per_s_{name}"] = batch.rows / statistics.mean(step[each] for step in of_batch)
+        for each in {each: None for step in of_batch for each in step}:
+            seconds = statistics.mean(step[each] for step in of_batch if each in step)
+            figures[f"{each}_tokens_per_s_{name}"] = batch.rows / seconds
     for figure, (ours, theirs, name) in RATIOS.items():
         if f"{theirs}_tokens_per_s_{name}" in figures:
             figures[figure] = figures[f"{ours}_tokens_per_s_{name}"] / figures[f"{theirs}_tokens_per_s_{name}"]
@@ -133,12 +143,12 @@ def summary(times: dict[str, dict[str, float]], default: str) -> dict[str, float
     return figures
 
 
-def model_of(sparse_layers: bool, width: int = WIDTH, heads: int = HEADS):
+def model_of(sparse_layers: bool, width: int = WIDTH, heads: int = HEADS, rows: int = GRID):
     """Our model at the benchmark's shape."""
     from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 
     model = BidirectionalTransformer(BidirectionalConfig(
-        layers=LAYERS, width=width, heads=heads, vocab_size=100, codebook_size=CODEBOOK, text_length=TEXT, rows=GRID,
+        layers=LAYERS, width=width, heads=heads, vocab_size=100, codebook_size=CODEBOOK, text_length=TEXT, rows=rows,
         columns=GRID, sparse=sparse_layers))
     model.eval()
     return model
@@ -159,11 +169,13 @@ def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -
     paddle = harness.prepare_ours(threads, seed, math)
     from vilg.generation.decoder import image_decoder, prefill_text
     from vilg.generation.sampling import SamplingConfig, draw
+    from vilg.runtime import RuntimeConfig
 
-    model, sampling = model_of(sparse_layers), SamplingConfig(top_k=TOP_K)
+    full, sampling = model_of(sparse_layers), SamplingConfig(top_k=TOP_K)
     paddle.set_grad_enabled(False)
 
-    def begin(batch: int, prompts: int) -> Step:
+    def begin(batch: int, prompts: int, grid: int) -> Step:
+        model = full if grid == GRID else model_of(sparse_layers, rows=grid)
         source = prefill_text(model, paddle.ones([prompts, TEXT], "int64"), paddle.full([prompts], TEXT, "int64"))
         decoder, random = image_decoder(model, source, batch // prompts), np.random.default_rng(seed)
         token = np.zeros([batch], "int64")
@@ -175,7 +187,8 @@ def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -
 
         return step
 
-    return cases_of(begin, quick)
+    return {**cases_of(begin, quick), "memory": lambda: bytes_held(sparse_layers),
+            "default math": lambda: RuntimeConfig().cpu_math}
 
 
 def torch_stack(threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
@@ -194,8 +207,8 @@ def torch_stack(threads: int, seed: int, quick: bool, math: str) -> dict[str, ha
     final, to_codes = torch.nn.LayerNorm(WIDTH).to(kind), torch.nn.Linear(WIDTH, CODEBOOK).to(kind)
     embedding = torch.nn.Embedding(CODEBOOK, WIDTH).to(kind)
 
-    def begin(batch: int, prompts: int) -> Step:  # each row has its text's keys and values
-        keys, values = (torch.zeros(LAYERS, batch, HEADS, TEXT + TOKENS, head, dtype=kind) for _ in range(2))
+    def begin(batch: int, prompts: int, grid: int) -> Step:  # each row has its text's keys and values
+        keys, values = (torch.zeros(LAYERS, batch, HEADS, TEXT + grid * GRID, head, dtype=kind) for _ in range(2))
         token = torch.zeros(batch, dtype=torch.int64)
 
         def step(position: int) -> None:
@@ -234,44 +247,50 @@ RATIOS = {
 }
 
 
-def cases_of(begin: Callable[[int, int], Step], quick: bool) -> dict[str, harness.Case]:
-    """All cases of a contestant; ``begin(rows, prompts)`` makes new caches and gives the function of one step."""
+def cases_of(begin: Callable[[int, int, int], Step], quick: bool) -> dict[str, harness.Case]:
+    """All cases of a contestant; ``begin(rows, prompts, rows of the picture)`` makes new caches and gives the function
+    of one step."""
     current: dict[str, Step] = {}
 
-    def case(name: str, start: int, steps: int) -> harness.Case:
-        def prepare() -> Callable[[], None]:
-            if name not in current:
-                current.clear()  # the caches of one batch at a time
-                current[name] = begin(BATCHES[name].rows, BATCHES[name].prompts)
+    def begun(name: str) -> Callable[[], None]:
+        def prepare() -> None:
+            current.clear()  # the caches of one batch at a time
+            batch = BATCHES[name]
+            current[name] = begin(batch.rows, batch.prompts, batch.quick_grid if quick else GRID)
+            current[name](0)  # makes what is made once
 
-            def run() -> None:
-                for position in range(start, start + steps):
-                    current[name](position)
-
-            return run
         return prepare
 
-    return {case_name: case(name, *window) for name in BATCHES for case_name, window in windows(name, quick).items()}
+    def case(name: str, start: int, steps: int) -> harness.Case:
+        def run() -> None:
+            for position in range(start, start + steps):
+                current[name](position)
+
+        return lambda: run
+
+    timed = {case_name: case(name, *window) for name in BATCHES for case_name, window in windows(name, quick).items()}
+    return {**timed, **{f"begin {name}": begun(name) for name in BATCHES}}
 
 
-def memory_figures() -> dict[str, float]:
-    """Ratios of bytes held after a whole picture, measured at a small width, where they are the same."""
+def bytes_held(sparse_layers: bool) -> tuple[int, int, int]:
+    """Bytes of the caches after a whole picture, and of the prefilled text of one sample and of 60, at a small width,
+    where their ratios are the same."""
     import paddle
 
     from vilg.generation.decoder import image_decoder, prefill_text
 
-    held = {}
-    with paddle.no_grad():
-        for name in ("sparse", "dense"):
-            model = model_of(name == "sparse", width=4, heads=1)
-            text = paddle.ones([1, TEXT], "int64"), paddle.to_tensor([TEXT])
-            one = image_decoder(model, prefill_text(model, *text))
-            for position in range(TOKENS):
-                one.step(position, paddle.zeros([1, 4]))
-            held[name] = one.attention.maths.nbytes()
-        many = image_decoder(model, prefill_text(model, *text), samples=60)
-    return {"cache_memory_ratio": held["sparse"] / held["dense"],
-            "source_memory_60_over_1": many.attention.source.nbytes() / one.attention.source.nbytes()}
+    model = model_of(sparse_layers, width=4, heads=1)
+    text = paddle.ones([1, TEXT], "int64"), paddle.to_tensor([TEXT])
+    one, many = (image_decoder(model, prefill_text(model, *text), samples=samples) for samples in (1, 60))
+    for position in range(TOKENS):
+        one.step(position, paddle.zeros([1, 4]))
+    return one.attention.maths.nbytes(), one.attention.source.nbytes(), many.attention.source.nbytes()
+
+
+def memory_figures(held: dict[str, tuple[int, int, int]]) -> dict[str, float]:
+    """Ratios of what :func:`bytes_held` gave for both models."""
+    caches, source, source_of_60 = held["sparse"]
+    return {"cache_memory_ratio": caches / held["dense"][0], "source_memory_60_over_1": source_of_60 / source}
 
 
 def plot(times: dict[str, dict[str, float]], figures: dict[str, float], path: Path) -> None:
@@ -283,9 +302,10 @@ def plot(times: dict[str, dict[str, float]], figures: dict[str, float], path: Pa
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
     windows_of_8 = {int(case[2:]): step for case, step in times.items() if case.startswith("8@")}
-    names = list(next(iter(windows_of_8.values())))
+    names = list({name: None for step in windows_of_8.values() for name in step})
     for number, name in enumerate(names):
-        left.plot(list(windows_of_8), [1e3 * step[name] for step in windows_of_8.values()], marker="o", label=name)
+        points = [(start, 1e3 * step[name]) for start, step in windows_of_8.items() if name in step]
+        left.plot(*zip(*points), marker="o", label=name)
         bars = [figures.get(f"{name}_tokens_per_s_{batch}", 0) for batch in BATCHES]
         right.bar(np.arange(len(BATCHES)) + 0.13 * number, bars, 0.13, label=name)
     left.set(xlabel="position", ylabel="ms a step (eight prompts)", ylim=(0, None))

@@ -18,12 +18,12 @@ def load(monkeypatch):
 def step_seconds(decode, quick: bool) -> dict[str, dict[str, float]]:
     """Made-up times: bf16 takes half of fp32, dense three times as long as sparse (five times for one prompt)."""
     times = {}
-    for name, batch in decode.BATCHES.items():
+    for name in decode.BATCHES:
         for case, (start, _) in decode.windows(name, quick).items():
             dense = 5.0 if name == "8_one_prompt" else 3.0
             times[case] = {each: (1 + start / 1024) * {"sparse": 1.0, "dense": dense, "torch": 8.0}[each.split("_")[0]]
                            * (0.25 if each == "sparse_bf16" else 0.5 if each.endswith("_bf16") else 1.0)
-                           for each in batch.contestants}
+                           for each in decode.entrants(name, case, quick)}
     return times
 
 
@@ -38,8 +38,15 @@ def test_decoding_names_the_precision_and_the_prompts_of_every_ratio(load):
     assert decode.summary(step_seconds(decode, True), "bf16")[prefix] == pytest.approx(6.0)
     assert full["late_over_early_step_time"] == pytest.approx((1 + 924 / 1024) / (1 + 100 / 1024))
     assert full["fp32_over_torch"] == pytest.approx(8.0) and full["bf16_over_torch_bf16"] == pytest.approx(16.0)
+    of_8 = [key for key in full if key.endswith("tokens_per_s_8")]
+    assert len(of_8) == 6 and {key: quick[key] for key in of_8} == pytest.approx({key: full[key] for key in of_8}, 0.05)
     starts = [1 + start / 1024 for start in range(0, 1024, 128)]
     assert full["sparse_tokens_per_s_8"] == pytest.approx(8 * len(starts) / sum(starts)), "a whole picture's pace"
+
+
+def test_decoding_compares_what_is_held(load):
+    figures = load("decode").memory_figures({"sparse": (30, 7, 7), "dense": (100, 7, 7)})
+    assert figures == {"cache_memory_ratio": 0.3, "source_memory_60_over_1": 1.0}
 
 
 def test_decoding_does_without_torch(load):

@@ -57,6 +57,11 @@ def test_turns_are_told_apart_by_name(harness, contestant):
     assert harness.alternate([contestant], "nothing of that name", 1, 1) == {}
 
 
+def test_all_can_be_asked_at_once(harness, contestant):
+    contestant.time("step", 1, uncounted=0)
+    assert harness.ask_all([contestant, contestant], "calls") == [1, 1]
+
+
 def test_a_failure_is_told_with_its_cause(harness, contestant):
     with pytest.raises(RuntimeError, match="no such step"):
         contestant.time("broken", 1)
