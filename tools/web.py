@@ -1,0 +1,34 @@
+"""A page in the browser for those who do not program: draw from a Chinese sentence, describe pictures, ask about them.
+
+  pip install -e '.[cpu,demo]'
+  python tools/web.py
+  python tools/web.py --model runs/finetune/model --port 8000
+
+Open the address that it prints. The page runs on this machine and needs no network; `--host 0.0.0.0` shows it to the
+local network as well, without a password. Ctrl-C ends it.
+"""
+import argparse
+
+from vilg import cli
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="port to serve at (%(default)s)")
+    parser.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
+    parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse()
+    from vilg import web
+
+    web.serve(arguments.model, arguments.host, arguments.port, device=arguments.device, cpu_math=arguments.cpu_math)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
