@@ -140,6 +140,7 @@ def served(page):
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", "")
+        patch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there: who asks it fails
         connect = socket.socket.connect
         patch.setattr(socket.socket, "connect", lambda self, to: (asked.append(to), connect(self, to))[1])
         app = web.start(page, "127.0.0.1", port)
@@ -155,7 +156,8 @@ def test_the_page_is_served_without_asking_anyone_else(served):
         text = urllib.request.urlopen(app.local_url + path, timeout=30).read().decode("utf-8")
         text = text.replace(app.local_url, "/")
         assert re.findall(r"(?:<script[^>]*src|<link[^>]*href|@import|url\()[=\s\"'(]*https?://[^\"') ]*", text) == []
-    assert "文字画图" in urllib.request.urlopen(app.local_url + "config", timeout=30).read().decode("utf-8")
+    config = urllib.request.urlopen(app.local_url + "config", timeout=30).read().decode("utf-8")
+    assert all(text in config for text in ("文字画图", "看图说话", "看图问答", *web.PROMPTS, *web.QUESTIONS))
 
 
 def test_a_call_over_http_returns_the_pictures_of_the_seed(served, page):

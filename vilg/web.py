@@ -4,10 +4,12 @@
 """
 import functools
 import html
+import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -25,9 +27,11 @@ LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
 QUEUE = 32  # jobs that wait their turn before the page says that it is busy
 LARGEST_UPLOAD = "20mb"
 HOUR_SECONDS = 3600
+STYLE = ".enlarged img { width: 100%; height: 100%; object-fit: contain }"  # 64 pixels are small on a screen
 QUESTIONS = ("图里有几个图形？", "图里有红色的圆形吗？", "左边有蓝色的方块吗？", "圆形是什么颜色？")
 HEADING = """# 说一句话，画一张图 · Type a sentence, get a picture
 模型 {name} 在这台电脑上运行，不需要网络。它只认识自己学过的东西，先试试例句。
+
 The model runs on this computer and needs no network; it knows only what it has learned, so begin with the examples."""
 
 
@@ -119,6 +123,7 @@ def serve(name_or_directory: str, host: str = "127.0.0.1", port: int = 7860, dev
     be had."""
     _gradio()  # what is missing is said before the model loads
     _check_address(host, port)
+    warnings.filterwarnings("ignore", module="gradio")  # it uses what its own libraries call old, at every call
     app = start(Page(name_or_directory, device, cpu_math), host, port)
     print(f"请用浏览器打开 Open in a browser: {app.local_url}  (Ctrl-C: 结束 end)", flush=True)
     app.block_thread()
@@ -133,7 +138,7 @@ def start(page: Page, host: str, port: int) -> Any:
     os.environ["no_proxy"] = ",".join(filter(None, [set_before, "localhost", "127.0.0.1", host]))
     try:
         app.launch(server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, ssr_mode=False,
-                   prevent_thread_lock=True, max_file_size=LARGEST_UPLOAD, footer_links=[],
+                   prevent_thread_lock=True, max_file_size=LARGEST_UPLOAD, footer_links=[], css=STYLE,
                    theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]))
     except OSError:
         raise _no_address(host, port, "it is taken") from None
@@ -157,7 +162,7 @@ def build(page: Page) -> Any:
         with gradio.Tab("看图问答 Ask"):
             picture = _picture_input(gradio, page)
             question = gradio.Textbox(label="问题 Question", placeholder=QUESTIONS[0])
-            gradio.Examples([[text] for text in QUESTIONS], question, label="例子 Examples", cache_examples=False)
+            _examples(gradio, QUESTIONS, question)
             button = gradio.Button("回答 Answer", variant="primary")
             answer = gradio.Textbox(label="答案 Answer", interactive=False)
             _on(gradio, [button.click, question.submit], page.ask, [picture, question], [answer, gradio.Markdown()])
@@ -167,12 +172,16 @@ def build(page: Page) -> Any:
 def _draw_tab(gradio: ModuleType, page: Page) -> None:
     own = page.model.sampling
     text = gradio.Textbox(label="一句话 Sentence", placeholder=PROMPTS[0], autofocus=True)
-    gradio.Examples([[known] for known in page.examples()], text, label="例子 Examples", cache_examples=False)
+    _examples(gradio, page.examples(), text)
     with gradio.Row():
         count = gradio.Slider(1, MOST_PICTURES, 4, step=1, label="张数 Pictures")
         seed = gradio.Number(0, label="种子 Seed", info="同一个种子画出同样的图 The same seed, the same pictures",
                              precision=0, minimum=0, maximum=LARGEST_SEED)
         other = gradio.Button("换一个种子 Another seed")
+    button = gradio.Button("画 Draw", variant="primary")
+    remark = gradio.Markdown()
+    gallery = gradio.Gallery(label="图片 Pictures", columns=4, object_fit="contain", format="png", interactive=False,
+                             buttons=["download", "fullscreen"], elem_classes="enlarged")
     with gradio.Accordion("更多设置 More settings", open=False):
         temperature = gradio.Slider(0, max(1.5, own.temperature), own.temperature, step=0.05,
                                     label="温度 Temperature", info="小：稳妥；大：多变 Low: safe, high: wild")
@@ -183,17 +192,22 @@ def _draw_tab(gradio: ModuleType, page: Page) -> None:
         least = gradio.Slider(0, 1, own.guidance_min_p, step=0.05, label="guidance_min_p",
                               info="引导只在足够可能的里面选 Guidance chooses among codes at least this likely")
         ranked = gradio.Checkbox(False, label="最像的排在前面 Best match first")
-    button = gradio.Button("画 Draw", variant="primary")
-    remark = gradio.Markdown()
-    gallery = gradio.Gallery(label="图片 Pictures", columns=4, object_fit="contain", format="png", interactive=False)
     other.click(new_seed, None, seed, api_visibility="private")
     _on(gradio, [button.click, text.submit], page.draw,
         [text, count, seed, temperature, guidance, top_p, least, ranked], [gallery, remark])
 
 
+def _examples(gradio: ModuleType, texts: Sequence[str], box: Any) -> None:
+    """A button a text, which writes it into a box; gradio's own examples stay empty outside the first tab (6.17)."""
+    with gradio.Row():
+        for text in texts:
+            button = gradio.Button(text, size="sm", min_width=60, scale=len(text))
+            button.click(functools.partial(str, text), None, box, queue=False, api_visibility="private")
+
+
 def _picture_input(gradio: ModuleType, page: Page) -> Any:
     picture = gradio.Image(label="图片 Picture", type="filepath", image_mode=None, format="png", height=320,
-                           sources=["upload", "clipboard"])
+                           sources=["upload", "clipboard"], elem_classes="enlarged")
     # gradio opens the file before the page's function sees it, and a broken one would end in gradio's words, not ours.
     picture.preprocess = lambda uploaded: uploaded.path if uploaded else None
     button = gradio.Button("给我一张例图 Give me a picture to try")
@@ -209,8 +223,7 @@ def _on(gradio: ModuleType, events: list[Any], function: Callable, inputs: list[
         try:
             return function(*given)
         except VilgError as error:
-            raise gradio.Error(html.escape(str(error), quote=False), title="提示 Please note", duration=None,
-                               print_exception=False) from None
+            raise gradio.Error(html.escape(str(error), quote=False), duration=None, print_exception=False) from None
 
     gradio.on(events, shown, inputs, outputs, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
 
@@ -222,6 +235,7 @@ def _gradio() -> ModuleType:
     except ImportError as error:
         raise VilgError(f"the page needs gradio, which cannot be imported ({error}); "
                         "install it with `pip install 'vilg[demo]'`") from None
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every call that gradio makes to itself
     return gradio
 
 
