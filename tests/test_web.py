@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,22 +130,44 @@ def test_an_address_that_cannot_be_had_is_refused_before_the_model_loads(monkeyp
                 web.serve("nobody", host, port)
 
 
+def test_serving_ends_without_leaving_pictures_behind(monkeypatch, capsys):
+    class App:
+        local_url = "http://127.0.0.1:1/"
+
+        def block_thread(self):
+            self.folder = Path(os.environ["GRADIO_TEMP_DIR"])
+            (self.folder / "picture.png").write_bytes(b"")
+
+    app, asked = App(), []
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(web, "_gradio", lambda: None)
+    monkeypatch.setattr(web, "_check_address", lambda host, port: None)
+    monkeypatch.setattr(web, "Page", lambda *settings: settings)
+    monkeypatch.setattr(web, "start", lambda *given: (asked.append(given), app)[1])
+    with warnings.catch_warnings():  # it changes the filters of its process
+        web.serve("model", "127.0.0.1", 1, device="cpu", cpu_math="bf16")
+    assert asked == [(("model", "cpu", "bf16"), "127.0.0.1", 1)] and not app.folder.exists()
+    assert app.local_url in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
-def served(page):
-    """The page over HTTP as (address, client), with every address that was connected to while it started."""
+def served(page, tmp_path_factory):
+    """The page over HTTP: gradio's app, a client, and every address that was connected to while it started."""
     pytest.importorskip("gradio", reason="the demo extra is not installed")
     from gradio_client import Client
 
+    folder = tmp_path_factory.mktemp("gradio")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     asked = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setenv("no_proxy", "")
         patch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there: who asks it fails
         connect = socket.socket.connect
         patch.setattr(socket.socket, "connect", lambda self, to: (asked.append(to), connect(self, to))[1])
         app = web.start(page, "127.0.0.1", port)
-        client = Client(app.local_url, verbose=False)
+        client = Client(app.local_url, verbose=False, download_files=folder / "client")
         yield app, client, asked
         app.close()
 

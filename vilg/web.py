@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -124,9 +125,13 @@ def serve(name_or_directory: str, host: str = "127.0.0.1", port: int = 7860, dev
     _gradio()  # what is missing is said before the model loads
     _check_address(host, port)
     warnings.filterwarnings("ignore", module="gradio")  # it uses what its own libraries call old, at every call
-    app = start(Page(name_or_directory, device, cpu_math), host, port)
-    print(f"请用浏览器打开 Open in a browser: {app.local_url}  (Ctrl-C: 结束 end)", flush=True)
-    app.block_thread()
+    page = Page(name_or_directory, device, cpu_math)
+    # gradio would leave its pictures behind when a browser is still open at the end, in a folder that all users share.
+    with tempfile.TemporaryDirectory(prefix="vilg-web-", ignore_cleanup_errors=True) as pictures:
+        os.environ["GRADIO_TEMP_DIR"] = pictures
+        app = start(page, host, port)
+        print(f"请用浏览器打开 Open in a browser: {app.local_url}  (Ctrl-C: 结束 end)", flush=True)
+        app.block_thread()
 
 
 def start(page: Page, host: str, port: int) -> Any:
@@ -245,7 +250,8 @@ def _check_address(host: str, port: int) -> None:
             raise OverflowError("port must be 1-65535")
         socket.create_server((host, port)).close()
     except (OSError, OverflowError) as error:
-        raise _no_address(host, port, getattr(error, "strerror", None) or str(error)) from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _no_address(host, port, reason.partition(" (")[0].rstrip(".")) from None
 
 
 def _no_address(host: str, port: int, reason: str) -> VilgError:
