@@ -105,7 +105,7 @@ def test_unusable_calls_are_refused_in_a_sentence(model, call, sentence):
         model.text_to_image(**call)
 
 
-def test_broken_pictures_are_named(model, tmp_path):
+def test_broken_pictures_are_named(model, tmp_path, monkeypatch):
     whole = tmp_path / "whole.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype("uint8")).save(whole)
     cut = tmp_path / "cut.png"
@@ -114,6 +114,9 @@ def test_broken_pictures_are_named(model, tmp_path):
         model.image_to_text([str(cut)])
     with pytest.raises(DataError, match="absent.png"):
         model.image_to_text([str(tmp_path / "absent.png")])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses to open what has twice as many
+    with pytest.raises(DataError, match="whole.png.*4096 pixels"):
+        model.image_to_text([str(whole)])
 
 
 def test_transparent_pictures_are_laid_on_white(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vilg import pipeline, web
+from vilg import web
 from vilg.data import scenes
 from vilg.errors import CheckpointError, VilgError
 

@@ -249,7 +249,7 @@ def open_picture(picture: Picture) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{picture}: there is no such picture") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
 
 
