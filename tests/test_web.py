@@ -1,4 +1,5 @@
 """The page in the browser: what it does, without gradio; what it refuses; and, with gradio, that it is served."""
+import json
 import os
 import re
 import socket
@@ -208,3 +209,12 @@ def test_pictures_travel_over_http_and_refusals_come_back_as_sentences(served, p
                                       (["红" * 99], "/draw", "这句话太长")):
         with pytest.raises(AppError, match=sentence):
             client.predict(*arguments, api_name=name)
+
+
+def test_a_file_of_this_machine_cannot_be_named_over_http(served):
+    app, _, _ = served
+    address = app.local_url + "gradio_api/call/describe"
+    named = json.dumps({"data": [{"path": str(ROOT / "docs/images/demo.png")}]}).encode("utf-8")
+    asked = urllib.request.Request(address, named, {"Content-Type": "application/json"})
+    event = json.load(urllib.request.urlopen(asked, timeout=30))["event_id"]
+    assert b"event: error" in urllib.request.urlopen(f"{address}/{event}", timeout=60).read()

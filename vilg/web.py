@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -214,10 +215,16 @@ def _picture_input(gradio: ModuleType, page: Page) -> Any:
     picture = gradio.Image(label="图片 Picture", type="filepath", image_mode=None, format="png", height=320,
                            sources=["upload", "clipboard"], elem_classes="enlarged")
     # gradio opens the file before the page's function sees it, and a broken one would end in gradio's words, not ours.
-    picture.preprocess = lambda uploaded: uploaded.path if uploaded else None
+    picture.preprocess = lambda given: _uploaded(given.path, picture.GRADIO_CACHE) if given and given.path else None
     button = gradio.Button("给我一张例图 Give me a picture to try")
     button.click(page.scene, None, picture, api_visibility="private")
     return picture
+
+
+def _uploaded(path: str, folder: str) -> str | None:
+    """The path of a picture that was uploaded; None for another file of this machine that a caller over HTTP names,
+    which gradio (6.17) lets through when the caller leaves out what marks it as a file."""
+    return path if Path(path).resolve().is_relative_to(Path(folder).resolve()) else None
 
 
 def _on(gradio: ModuleType, events: list[Any], function: Callable, inputs: list[Any], outputs: list[Any]) -> None:
