@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vilg import pipeline
+from vilg.data.pictures import read_picture
 from vilg.errors import CheckpointError, DataError, VilgError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +123,18 @@ def test_broken_pictures_are_named(model, tmp_path, monkeypatch):
 def test_transparent_pictures_are_laid_on_white(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (pipeline.open_picture(tmp_path / "clear.png") == 255).all()
+
+
+def test_a_photo_is_turned_upright_as_in_training(tmp_path):
+    photo, tag = Image.new("RGB", (4, 2), "white"), Image.Exif()
+    photo.putpixel((0, 0), (255, 0, 0))
+    tag[0x0112] = 6  # the camera was turned: the right side is the top one
+    photo.save(tmp_path / "photo.png", exif=tag)
+    upright = pipeline.open_picture(tmp_path / "photo.png")
+    assert upright.shape == (4, 2, 3) and upright[0, 1].tolist() == [255, 0, 0]
+    with Image.open(tmp_path / "photo.png") as opened:
+        assert (pipeline.open_picture(opened) == upright).all()
+    assert (read_picture(tmp_path / "photo.png", "photo") == upright).all()
 
 
 def test_an_unknown_model_names_the_way_out():

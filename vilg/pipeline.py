@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vilg import config as configs
 from vilg import runtime
+from vilg.data.pictures import plain
 from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
@@ -235,18 +236,17 @@ class Pipeline:
 
 
 def open_picture(picture: Picture) -> np.ndarray:
-    """A path, PIL picture or array → uint8 [H, W, 3]; transparency is laid on white.
+    """A path, PIL picture or array → uint8 [H, W, 3], upright and on white as in training (:func:`plain`).
     Raises DataError naming the file."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise DataError(f"a picture array is uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")
         return picture
     try:
-        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.asarray(image.convert("RGB"))
+        if isinstance(picture, Image.Image):
+            return plain(picture)
+        with Image.open(picture) as image:
+            return plain(image)
     except FileNotFoundError:
         raise DataError(f"{picture}: there is no such picture") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:

@@ -4,7 +4,6 @@ Besides the logits themselves (when a gradient will need them) nothing of their 
 chunk of log-probabilities, the backward one chunk of the logits' gradient.
 """
 import numpy as np
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
