@@ -176,6 +176,25 @@ def test_a_label_that_is_no_class_is_refused():
         functional.cross_entropy(tensors([(2, 37)])[0], paddle.to_tensor([1, 37]))
 
 
+@pytest.mark.parametrize("call", [
+    lambda: functional.linear(paddle.ones([3, 8]), paddle.ones([4, 5])),
+    lambda: functional.linear(paddle.ones([3, 4]), paddle.ones([4, 5]), paddle.ones([6])),
+    lambda: functional.matmul(paddle.ones([3, 8]), paddle.ones([4, 5])),
+    lambda: functional.matmul(paddle.ones([3, 8]), paddle.ones([5, 4]), transpose_y=True),
+    lambda: functional.matmul(paddle.ones([8, 3]), paddle.ones([4, 5]), transpose_x=True),
+    lambda: functional.layer_norm(paddle.ones([3, 8]), paddle.ones([4]), paddle.ones([4])),
+    lambda: functional.group_norm(paddle.ones([2, 8, 3, 3]), 2, paddle.ones([4]), paddle.ones([4])),
+    lambda: functional.conv2d(paddle.ones([2, 8, 5, 5]), paddle.ones([4, 3, 3, 3])),
+    lambda: functional.conv2d(paddle.ones([2, 3, 5, 5]), paddle.ones([4, 3, 3, 3]), paddle.ones([5])),
+    lambda: functional.cross_entropy(paddle.ones([3, 8]), paddle.zeros([4], "int64")),
+    lambda: functional.linear_cross_entropy(paddle.ones([3, 8]), paddle.ones([4, 5]), None, paddle.zeros([3], "int64")),
+], ids=["linear", "bias", "matmul", "matmul-y", "matmul-x", "layer_norm", "group_norm", "conv2d", "conv2d-bias",
+        "cross_entropy", "linear_cross_entropy"])
+def test_operands_that_do_not_fit_are_refused(call):
+    with pytest.raises((ValueError, RuntimeError)):  # the kernels see addresses alone and would read past the end
+        call()
+
+
 def test_gradient_twice_through_a_kept_graph():
     x, w, b = tensors([(4, 6), (6, 5), (5,)])
     y = functional.softmax(functional.linear(x, w, b)).square().sum()

@@ -35,6 +35,12 @@ def _fast(x: Tensor, *others: Tensor | None) -> bool:
     return all(other is None or _usable(other) for other in others)
 
 
+def _fits(x: Tensor, size: int) -> bool:
+    """Is x a vector of ``size``? The kernels see addresses alone: what does not fit goes to stock Paddle, whose operators
+    refuse it by name."""
+    return x.shape == [size]
+
+
 def _usable(x: Tensor) -> bool:
     dtype = x.dtype
     return (dtype is _FLOAT32 or dtype == _FLOAT32) and 0 not in x.shape  # comparing takes longer than identity
@@ -42,25 +48,36 @@ def _usable(x: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] · weight [in, out] + bias [out] → [..., out]."""
-    if not _fast(x, weight, bias):
+    if not (_fast(x, weight, bias) and _maps(x, weight, bias)):
         return F.linear(x, weight, bias)
     if wants_gradient(x, weight, bias):
         return products.Linear.apply(x, weight, bias)
     return products.linear(x, weight, bias)
 
 
+def _maps(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    shape = weight.shape
+    return len(shape) == 2 and x.shape[-1:] == shape[:1] and (bias is None or _fits(bias, shape[1]))
+
+
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """Batched product over the last two axes; the leading axes must be equal."""
-    if not _fast(x, y) or x.ndim < 2 or x.shape[:-2] != y.shape[:-2]:
+    if not (_fast(x, y) and _multiply(x.shape, y.shape, transpose_x, transpose_y)):
         return paddle.matmul(x, y, transpose_x, transpose_y)
     if wants_gradient(x, y):
         return products.Matmul.apply(x, y, transpose_x, transpose_y)
     return products.matmul(x, y, transpose_x, transpose_y)
 
 
+def _multiply(x: list[int], y: list[int], transpose_x: bool, transpose_y: bool) -> bool:
+    if len(x) < 2 or len(y) < 2 or x[:-2] != y[:-2]:
+        return False
+    return x[-2 if transpose_x else -1] == y[-1 if transpose_y else -2]
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Normalise the last axis of x [..., D]; weight and bias are [D]."""
-    if not _fast(x, weight, bias):
+    if not (_fast(x, weight, bias) and _fits(weight, x.shape[-1]) and _fits(bias, x.shape[-1])):
         return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
     if wants_gradient(x, weight, bias):
         return norm.LayerNorm.apply(x, weight, bias, epsilon)
@@ -101,7 +118,8 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: fl
 
     weight and bias are [C]. With ``silu`` the fast path does both at once and keeps only x for the backward.
     """
-    if not _fast(x, weight, bias) or x.shape[1] % groups:
+    if not (_fast(x, weight, bias) and x.ndim == 4 and x.shape[1] % groups == 0
+            and _fits(weight, x.shape[1]) and _fits(bias, x.shape[1])):
         y = F.group_norm(x, groups, epsilon, weight, bias)
         return F.silu(y) if silu else y
     gradient = wants_gradient(x, weight, bias)
@@ -115,7 +133,8 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: fl
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
            padding: int | tuple[int, int, int, int] = 0) -> Tensor:
     """x [B, C, H, W] with weight [out, C, kh, kw]; padding is one number or (top, bottom, left, right)."""
-    if not _fast(x, weight, bias):
+    if not (_fast(x, weight, bias) and x.ndim == weight.ndim == 4 and x.shape[1] == weight.shape[1]
+            and (bias is None or _fits(bias, weight.shape[0]))):
         return F.conv2d(x, weight, bias, stride, padding if isinstance(padding, int) else list(padding))
     sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
     if wants_gradient(x, weight, bias):
@@ -137,7 +156,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     A label of -100 has no loss; any other that is not a class raises ValueError.
     """
-    if not _fast(logits) or labels.dtype != paddle.int64:
+    if not _fast(logits) or labels.dtype != paddle.int64 or labels.shape != logits.shape[:-1]:
         return F.cross_entropy(logits, labels, reduction="none")
     if wants_gradient(logits):
         return losses.CrossEntropy.apply(logits, labels)
@@ -149,7 +168,8 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels:
 
     The logits are held once at most (not at all when no gradient is asked for), and never their gradient.
     """
-    if not _fast(x, weight, bias) or labels.dtype != paddle.int64:
+    if not (_fast(x, weight, bias) and _maps(x, weight, bias)) or labels.dtype != paddle.int64 \
+            or labels.shape != x.shape[:-1]:
         return cross_entropy(linear(x, weight, bias), labels)
     if wants_gradient(x, weight, bias):
         return losses.LinearCrossEntropy.apply(x, weight, bias, labels)
