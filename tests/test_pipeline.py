@@ -5,12 +5,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
 from vilg import pipeline
+from vilg.data import scenes
 from vilg.data.pictures import read_picture
+from vilg.data.transforms import to_model
 from vilg.errors import CheckpointError, DataError, VilgError
+from vilg.nn import functional
+from vilg.tokenizers.image import load_image_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ["一个红色的圆形", "蓝色的方块在左边"]
@@ -135,6 +140,20 @@ def test_a_photo_is_turned_upright_as_in_training(tmp_path):
     with Image.open(tmp_path / "photo.png") as opened:
         assert (pipeline.open_picture(opened) == upright).all()
     assert (read_picture(tmp_path / "photo.png", "photo") == upright).all()
+
+
+def test_the_shipped_tokenizer_reads_plain_pictures_alike_with_stock_operators():
+    """A background on the border between two codes was read as the one here and as the other elsewhere."""
+    drawn = [scenes.sample_scene(seed, "test") for seed in range(300)]
+    plain = [scene for scene in drawn if scene.background.start == scene.background.end][:100]
+    assert len({scene.background.start for scene in plain}) == 4  # every tint
+    tokenizer = load_image_tokenizer(ROOT / "model_zoo/ernie_vilg_tiny/image_tokenizer")
+    pixels = paddle.to_tensor(np.stack([to_model(scenes.render(scene, 64)) for scene in plain]))
+    with paddle.no_grad():
+        fast = tokenizer.encode(pixels).numpy()
+        with functional.stock_operators():
+            stock = tokenizer.encode(pixels).numpy()
+    assert (fast != stock).mean() < 0.005
 
 
 def test_an_unknown_model_names_the_way_out():
