@@ -36,8 +36,8 @@ def _fast(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def _fits(x: Tensor, size: int) -> bool:
-    """Is x a vector of ``size``? The kernels see addresses alone: what does not fit goes to stock Paddle, whose operators
-    refuse it by name."""
+    """Is x a vector of ``size``? Kernels see addresses alone: what does not fit goes to stock Paddle, which refuses it.
+    """
     return x.shape == [size]
 
 
