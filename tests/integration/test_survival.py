@@ -12,6 +12,12 @@ import pytest
 
 from vilg.engine.supervisor import EXIT_REFUSED, Supervisor
 
+SUPERVISE = """
+import sys
+from pathlib import Path
+from vilg.engine.supervisor import Supervisor
+sys.exit(Supervisor([sys.executable, *sys.argv[1:3]], 2, 0, [], Path(sys.argv[3])).run())
+"""
 PROGRAM = Path(__file__).with_name("parallel_cases.py")
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +40,12 @@ def case(folder, name, steps=14, every=3, resume="auto", hang=60, **extra):
 
 def supervise(listing, restarts=0):
     return Supervisor([sys.executable, str(PROGRAM), str(listing)], 2, restarts, [], listing.with_suffix(".logs"))
+
+
+def start(listing):
+    """A supervisor in a process of its own."""
+    command = [sys.executable, "-c", SUPERVISE, str(PROGRAM), str(listing), str(listing.with_suffix(".logs"))]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 def result(listing):
@@ -64,6 +76,22 @@ def test_a_frozen_rank_is_named(tmp_path, capfd):
     assert "rank 0 ended with status 75: no progress for 4 s: rank 1" in last
 
 
+def test_a_rank_that_goes_on_after_longer_than_gloo_waits_costs_nothing(tmp_path):
+    calm, held = case(tmp_path, "calm"), case(tmp_path, "held", accident={"rank": 1, "step": 5, "signal": "SIGSTOP"})
+    assert supervise(calm).run() == 0
+    job = start(held)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "held.accident").is_file():
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.1)
+    time.sleep(35)  # gloo gives up after 30
+    os.kill(json.loads((tmp_path / "held" / "ranks" / "rank-00001.json").read_text())["process"], signal.SIGCONT)
+    assert job.wait(timeout=60) == 0
+    first, second = result(calm), result(held)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
 def test_wrong_starts_are_refused_with_one_sentence(tmp_path, capfd):
     listing = case(tmp_path, "wrong", resume=str(tmp_path / "nowhere"))
     supervisor = supervise(listing, restarts=3)
@@ -76,10 +104,7 @@ def test_wrong_starts_are_refused_with_one_sentence(tmp_path, capfd):
 
 def test_sigterm_reaches_every_rank_and_ends_well(tmp_path):
     listing = case(tmp_path, "stopped", steps=100_000, every=0)
-    code = ("import sys; from pathlib import Path; from vilg.engine.supervisor import Supervisor; "
-            f"sys.exit(Supervisor([sys.executable, {str(PROGRAM)!r}, {str(listing)!r}], 2, 0, [], "
-            f"Path({str(tmp_path / 'logs')!r})).run())")
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = start(listing)
     log, deadline = tmp_path / "stopped" / "metrics.jsonl", time.monotonic() + 120
     while not (log.is_file() and log.read_text().count("\n") > 5):
         assert time.monotonic() < deadline and process.poll() is None
@@ -91,10 +116,7 @@ def test_sigterm_reaches_every_rank_and_ends_well(tmp_path):
 
 def test_ranks_end_when_their_launcher_is_gone(tmp_path):
     listing = case(tmp_path, "orphans", steps=100_000, every=0)
-    code = ("import sys; from pathlib import Path; from vilg.engine.supervisor import Supervisor; "
-            f"Supervisor([sys.executable, {str(PROGRAM)!r}, {str(listing)!r}], 2, 0, [], "
-            f"Path({str(tmp_path / 'logs')!r})).run()")
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = start(listing)
     places, deadline = tmp_path / "orphans" / "ranks", time.monotonic() + 120
     while len(list(places.glob("rank-*.json"))) < 2:
         assert time.monotonic() < deadline and process.poll() is None

@@ -2,6 +2,7 @@
 import contextlib
 import logging
 import os
+import socket
 from typing import Any, Literal
 
 import paddle
@@ -13,6 +14,7 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
+from vilg.engine.meeting import Meeting, make_place
 from vilg.engine.optim import OptimConfig, build_optimizer
 from vilg.engine.sharded import ParameterShardedWorker, StateShardedWorker
 from vilg.engine.task import Phase
@@ -107,6 +109,9 @@ class Parallel:
                 # Left to itself Paddle takes its static-graph context on a CPU, which has no process groups.
                 os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
             dist.init_parallel_env()
+        self._meeting: Meeting | None = None
+        if self.ranks > 1 and not self.on_gpu:
+            self._meeting = self._arrange_meeting()
         self._degree = config.sharding_degree or self.ranks
         self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
 
@@ -153,6 +158,14 @@ class Parallel:
             return paddle.amp.auto_cast(level=self.config.amp, dtype=self.config.amp_dtype)
         return contextlib.nullcontext()
 
+    def meet(self) -> None:
+        """Return when every rank has come here, however long that takes (:mod:`vilg.engine.meeting`).
+
+        Does nothing on GPUs, whose collectives wait for half an hour, nor where ranks are on several machines.
+        """
+        if self._meeting is not None:
+            self._meeting.wait()
+
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over ranks, in place."""
         if self.ranks > 1:
@@ -162,6 +175,7 @@ class Parallel:
     @paddle.no_grad()
     def average(self, tensors: list[Tensor]) -> None:
         """Mean over ranks of floating-point tensors (running statistics, of which each rank has its own), in place."""
+        self.meet()
         for tensor in tensors:
             if self.ranks > 1 and tensor.is_floating_point():
                 dist.all_reduce(tensor)
@@ -175,6 +189,7 @@ class Parallel:
         """Rank 0's ``value`` (plain data) on every rank."""
         if self.ranks == 1:
             return value
+        self.meet()
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
@@ -183,9 +198,26 @@ class Parallel:
         """Every rank's ``value`` (plain data), by rank, on every rank."""
         if self.ranks == 1:
             return [value]
+        self.meet()
         values: list[Any] = []
         dist.all_gather_object(values, value)
         return values
+
+    def _arrange_meeting(self) -> Meeting | None:
+        path = None
+        if self.rank == 0:
+            with contextlib.suppress(OSError):
+                path = make_place(self.ranks)
+        host, path = self.broadcast((socket.gethostname(), path))
+        meeting = None
+        if path is not None and host == socket.gethostname():
+            with contextlib.suppress(OSError):
+                meeting = Meeting(path, self.rank, self.ranks)
+        everywhere = all(self.gather(meeting is not None))
+        if self.rank == 0 and path is not None:
+            with contextlib.suppress(OSError):  # a system that keeps files that are open
+                os.remove(path)
+        return meeting if everywhere else None
 
     def _groups(self) -> tuple[Any, Any]:
         """This rank's sharding group, and its group of replicas (None for one replica). Every rank makes all groups."""

@@ -25,7 +25,7 @@ from vilg.engine.precision import LossScale
 from vilg.engine.resume import choose_checkpoint, together
 from vilg.engine.saver import Saver
 from vilg.engine.task import Batches, Task
-from vilg.engine.watchdog import Watchdog
+from vilg.engine.watchdog import EXCHANGES, WAITS, Watchdog
 from vilg.engine.worker import Worker
 from vilg.errors import ConfigError
 
@@ -135,6 +135,8 @@ class Trainer:
                 while self.step < self.train.steps and not stopped:
                     watchdog.at(self.step, "waits for data")
                     micro = [next(batches) for _ in range(self.train.accumulate_steps)]
+                    watchdog.at(self.step, WAITS)
+                    self.parallel.meet()
                     watchdog.at(self.step, "computes")
                     stopped = self._step(micro, metrics, signal.received, watchdog)
                     self._between_steps(metrics, watchdog)
@@ -175,7 +177,9 @@ class Trainer:
             if self.step < worker.phase.start_step:
                 continue
             loss, named = self._descend(worker, micro)
-            watchdog.at(self.step, "exchanges gradients")
+            watchdog.at(self.step, WAITS)
+            self.parallel.meet()
+            watchdog.at(self.step, EXCHANGES)
             worker.exchange()
             report = self._agree(worker, loss, named, stop)
             watchdog.at(self.step, "computes")

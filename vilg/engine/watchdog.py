@@ -1,14 +1,20 @@
 """A thread beside training that ends a process which can no longer get on, and says which rank is to blame."""
+import contextlib
 import json
 import os
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 EXIT_HANG = 75
 EXIT_ORPHAN = 76
+WAITS, EXCHANGES = "waits for the other ranks", "exchanges gradients"
+WAITING = (WAITS, EXCHANGES)
+"""What ranks do that others hold up."""
 BEAT_SECONDS = 1.0
+_GLOO_SECONDS = 30.0  # after which it gives a collective up
 
 
 class Watchdog:
@@ -32,7 +38,9 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        if isinstance(error, RuntimeError) and "gloo" in str(error) and "TIMEOUT" in str(error):
+            self.end_hang(_GLOO_SECONDS)
         self._done.set()
         self._thread.join()
         self._file(self.rank).unlink(missing_ok=True)
@@ -50,7 +58,11 @@ class Watchdog:
             if self.ranks > 1 and os.getppid() != self._parent:
                 self._end(EXIT_ORPHAN, f"rank {self.rank} ends: the process that started it is gone")
             if self.hang_seconds and time.monotonic() - self._since > self.hang_seconds:
-                self._end(EXIT_HANG, self._blame())
+                self.end_hang(self.hang_seconds)
+
+    def end_hang(self, seconds: float) -> NoReturn:
+        """End the process, which has not got on for ``seconds``, and say which rank is to blame."""
+        self._end(EXIT_HANG, f"no progress for {seconds:.0f} s: {self._blame()}")
 
     def _forgive(self, beat: float) -> None:
         # A beat that comes late, after one at ``beat``: the whole process was stopped (Ctrl-Z, a debugger), which is no
@@ -78,19 +90,19 @@ class Watchdog:
             try:
                 places[rank] = json.loads(self._file(rank).read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                return f"no progress for {self.hang_seconds:.0f} s: rank {rank} is gone"
+                return f"rank {rank} is gone"
         now = time.time()
         for rank, place in places.items():
             if now - place["beat"] > 5 * BEAT_SECONDS + 5:
-                return (f"no progress for {self.hang_seconds:.0f} s: rank {rank} has been frozen for "
-                        f"{now - place['beat']:.0f} s in step {place['step']} ({place['doing']})")
-        late = min(places, key=lambda rank: (places[rank]["step"], places[rank]["doing"] == "exchanges gradients"))
+                return (f"rank {rank} has been frozen for {now - place['beat']:.0f} s in step {place['step']} "
+                        f"({place['doing']})")
+        late = min(places, key=lambda rank: (places[rank]["step"], places[rank]["doing"] in WAITING))
         place = places[late]
-        return (f"no progress for {self.hang_seconds:.0f} s: rank {late} is behind, in step {place['step']} it "
-                f"{place['doing']} for {place['seconds']:.0f} s")
+        return (f"rank {late} is behind, in step {place['step']} it {place['doing']} for {place['seconds']:.0f} s")
 
-    def _end(self, status: int, reason: str) -> None:
-        print(f"\nerror: {reason}", file=sys.stderr, flush=True)
+    def _end(self, status: int, reason: str) -> NoReturn:
+        with contextlib.suppress(OSError):  # whoever read it may be what is gone
+            print(f"\nerror: {reason}", file=sys.stderr, flush=True)
         os._exit(status)
 
     def _file(self, rank: int) -> Path:
