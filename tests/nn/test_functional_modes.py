@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
@@ -125,25 +126,18 @@ def test_packed_products_with_what_follows_them(rows, inputs, outputs, dtype, bo
 
 
 def test_threads_do_not_mix_their_operands():
-    shapes, failures = [(16, 24), (24, 16)], []
-
     def work(seed: int) -> None:
         generator = np.random.default_rng(seed)
         for _ in range(40):
-            a, b = (generator.standard_normal(shape, dtype="float32") for shape in shapes)
+            a, b = (generator.standard_normal(shape, dtype="float32") for shape in ((16, 24), (24, 16)))
             x, w = (paddle.to_tensor(value, stop_gradient=False) for value in (a, b))
             y = functional.linear(x, w)
             y.backward(paddle.ones(y.shape))
-            good = np.allclose(y.numpy(), a @ b, atol=1e-4) and np.allclose(x.grad.numpy(), [b.sum(1)] * 16, atol=1e-4)
-            if not good:
-                failures.append(seed)
+            np.testing.assert_allclose(y.numpy(), a @ b, atol=1e-4)
+            np.testing.assert_allclose(x.grad.numpy(), [b.sum(1)] * 16, atol=1e-4)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
 
 
 def test_the_cache_of_primitives_is_bounded():

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
@@ -159,8 +159,6 @@ def test_recompute_gives_the_same_gradients():
 
 
 def test_threads_do_not_mix_their_operands():
-    failures = []
-
     def work(seed: int) -> None:
         first = None
         for _ in range(20):
@@ -169,18 +167,13 @@ def test_threads_do_not_mix_their_operands():
             y.sum().backward()  # paddle.grad is not made for several threads at a time
             outcome = [y.numpy(), *(x.grad.numpy() for x in arguments)]
             first = first or outcome
-            if not all(np.array_equal(one, other) for one, other in zip(first, outcome)):
-                failures.append(seed)
-        expected = stock_group_norm(arguments[0], 3, *arguments[1:], 1e-6, True).numpy()
-        if not np.allclose(first[0], expected, atol=1e-5):
-            failures.append(seed)
+            for one, other in zip(first, outcome):
+                np.testing.assert_array_equal(one, other)
+        expected = stock_group_norm(arguments[0], 3, *arguments[1:], 1e-6, True)
+        np.testing.assert_allclose(first[0], expected.numpy(), atol=1e-5)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
 
 
 def test_in_a_forked_worker():
