@@ -7,7 +7,8 @@
 A backward starts from an operator that hands over the incoming gradient as it lies, since Paddle copies one that is
 given to ``paddle.grad`` by its user, which happens once in a training step and not at every function.
 
-Keys of --json: <function>_{forward,backward}_over_{torch,stock} (ours / theirs: below 1 is faster) and
+Keys of --json: <function>_{forward,backward}_over_{torch,stock} (ours / theirs: below 1 is faster),
+<function>_both_over_{torch,stock} (forward plus backward, which is what a training step pays) and
 <function>_{forward,backward}_ms of ours.
 """
 from collections.abc import Callable
@@ -51,6 +52,7 @@ def main() -> None:
     rounds, limit = (2, 0.1) if options.quick else (5, 0.4)
     figures = {}
     for function in options.only:
+        both = dict.fromkeys(("ours", "torch", "stock"), 0.0)
         for direction in ("forward", "backward"):
             name = f"{function}_{direction}"
             for contestant in (mine, peer):
@@ -61,6 +63,9 @@ def main() -> None:
             figures[f"{name}_ms"] = seconds["ours"] * 1e3
             for other in ("torch", "stock"):
                 figures[f"{name}_over_{other}"] = seconds["ours"] / seconds[other]
+            both = {who: total + seconds[who] for who, total in both.items()}
+        for other in ("torch", "stock"):
+            figures[f"{function}_both_over_{other}"] = both["ours"] / both[other]
     for contestant in contestants:
         contestant.close()
     harness.report(options, figures, math=options.math)
