@@ -1,6 +1,8 @@
 """Ranks that die, hang or are stopped: the job ends or comes back, says why, and loses nothing."""
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -100,6 +102,35 @@ def test_wrong_starts_are_refused_with_one_sentence(tmp_path, capfd):
     command = [sys.executable, "-c", "import sys; print('error: optim.lr: is wrong', file=sys.stderr); sys.exit(2)"]
     assert Supervisor(command, 2, 3, [], tmp_path / "logs").run() == EXIT_REFUSED
     assert capfd.readouterr().err.strip().splitlines()[-1] == "error: optim.lr: is wrong"
+
+
+BAR = """
+import os, sys
+print("on a terminal:", os.environ.get("VILG_PROGRESS_LIVE"), file=sys.stderr)
+for bar in ("1/3 slow", "2/3", "3/3\\n"):
+    sys.stderr.write("\\r" + bar)
+print("done", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_progress_bar_is_redrawn_on_a_terminal_and_written_line_by_line_elsewhere(tmp_path, terminal):
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    code = ("import sys; from pathlib import Path; from vilg.engine.supervisor import Supervisor; "
+            f"sys.exit(Supervisor([sys.executable, '-c', {BAR!r}], 1, 0, [], Path({str(tmp_path)!r})).run())")
+    subprocess.run([sys.executable, "-c", code], stderr=writer, timeout=120, check=True)
+    os.close(writer)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while piece := os.read(reader, 4096):
+            shown += piece
+    os.close(reader)
+    logged = (tmp_path / "rank-00000.log").read_text().splitlines()
+    if terminal:
+        assert shown.decode().replace("\r\n", "\n") == "\ron a terminal: 1\n\r1/3 slow\r2/3     \r3/3\n\rdone\n"
+        assert logged == ["on a terminal: 1", "3/3", "done"]
+    else:
+        assert shown.decode().splitlines() == logged == ["on a terminal: None", "1/3 slow", "2/3", "3/3", "done"]
 
 
 def test_sigterm_reaches_every_rank_and_ends_well(tmp_path):

@@ -3,6 +3,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from PIL import Image
 from tqdm import tqdm
 from visualdl import LogWriter
 
+from vilg.engine.supervisor import LIVE
 from vilg.engine.task import LogPicture
 from vilg.engine.worker import Worker
 
 log = logging.getLogger("vilg.metrics")
+_SECONDS_IN_A_FILE = 10.0
+"""A progress bar that is written to a file is a line each time."""
 
 
 class MetricsLog:
@@ -35,7 +39,9 @@ class MetricsLog:
             whole.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             os.replace(whole, self.path)
         self._visual = LogWriter(str(directory / "visualdl"), display_name=name)
-        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._live = sys.stderr.isatty() or LIVE in os.environ
+        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True, smoothing=0.1,
+                        mininterval=0.1 if self._live else _SECONDS_IN_A_FILE)
         self._mark, self._worked, self._tokens, self._waited = time.perf_counter(), time.process_time(), 0, 0.0
 
     def advance(self, tokens: int) -> None:
@@ -63,7 +69,7 @@ class MetricsLog:
             for name, value in figures.items():
                 self._visual.add_scalar(tag=name, value=value, step=step)
         shown = {name: f"{value:.4g}" for name, value in figures.items() if name.startswith("loss")}
-        self.bar.set_postfix(shown | {"tokens/s": f"{figures['tokens_per_second']:.0f}"})
+        self.bar.set_postfix(shown | {"tokens/s": f"{figures['tokens_per_second']:.0f}"}, refresh=self._live)
 
     def pictures(self, step: int, pictures: Iterable[LogPicture]) -> None:
         """Write preview pictures as PNG with their captions beside them, and show both in VisualDL."""

@@ -1,7 +1,9 @@
 """Starts the ranks of one machine, ends them all when one dies, says why, and starts them again."""
 import contextlib
+import io
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +21,8 @@ log = logging.getLogger("vilg.supervisor")
 POLL_SECONDS = 0.05
 # A VilgError of the run: starting again would only meet it again.
 EXIT_REFUSED = 2
+LIVE = "VILG_PROGRESS_LIVE"
+"""Tells a rank that its standard error is shown on a terminal."""
 
 
 def rank_environments(ranks: int) -> list[dict[str, str]]:
@@ -42,6 +46,7 @@ class Supervisor:
         self.command, self.ranks, self.restarts, self.again, self.logs = command, ranks, restarts, again, logs
         self.processes: list[subprocess.Popen] = []
         self._tails: list[deque[str]] = []
+        self._screen = _Screen()
         self._stopping = False
 
     def run(self) -> int:
@@ -70,10 +75,12 @@ class Supervisor:
         self._tails = [deque(maxlen=20) for _ in environments]
         readers, self.processes = [], []
         for rank, environment in enumerate(environments):
-            process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True,
-                                       errors="replace", bufsize=1)
+            process = subprocess.Popen(command, env=os.environ | environment | self._screen.environment(),
+                                       stderr=subprocess.PIPE)
             self.processes.append(process)
-            readers.append(threading.Thread(target=self._read, args=(rank, process.stderr), daemon=True))
+            # Carriage returns are to arrive as they are: what ends with one is a progress bar about to be redrawn.
+            stream = io.TextIOWrapper(process.stderr, errors="replace", newline="")
+            readers.append(threading.Thread(target=self._read, args=(rank, stream), daemon=True))
             readers[-1].start()
         failed = self._wait()
         if failed is not None:
@@ -104,16 +111,18 @@ class Supervisor:
 
     def _read(self, rank: int, stream: TextIO) -> None:
         for line in stream:
-            # Carriage returns redraw the progress bar; only its last state is a line.
-            text = line.rsplit("\r", 1)[-1].rstrip("\n")
-            self._tails[rank].append(text)
-            # A full disk must not stop the reading, or the rank would block on its next word.
-            with contextlib.suppress(OSError), open(self.logs / f"rank-{rank:05d}.log", "a", encoding="utf-8") as file:
-                file.write(text + "\n")
+            text, passing = line.rstrip("\r\n"), line.endswith("\r")
+            if not text:
+                continue
+            if not passing:
+                self._tails[rank].append(text)
+            if not (passing and self._screen.live):
+                # A full disk must not stop the reading, or the rank would block on its next word.
+                with contextlib.suppress(OSError), open(self.logs / f"rank-{rank:05d}.log", "a", encoding="utf-8") as file:
+                    file.write(text + "\n")
             # A rank's own last words come again as the supervisor's.
             if rank == 0 and not text.startswith("error: "):
-                with contextlib.suppress(OSError):
-                    print(text, file=sys.stderr, flush=True)
+                self._screen.show(text, passing)
 
     def _pass_on(self, number: int, _: object) -> None:
         self._stopping = True
@@ -128,6 +137,28 @@ class Supervisor:
                 process.kill()
         for process in self.processes:
             process.wait()
+
+
+class _Screen:
+    """Standard error: on a terminal a progress bar is drawn over the one before it, in a file each is a line."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self._covered = 0
+
+    def environment(self) -> dict[str, str]:
+        """What a rank must know to draw its bar as if the terminal were its own."""
+        return {LIVE: "1", "COLUMNS": str(shutil.get_terminal_size().columns)} if self.live else {}
+
+    def show(self, text: str, passing: bool) -> None:
+        """Print a line, or one that the next will cover."""
+        with contextlib.suppress(OSError):
+            if not self.live:
+                print(text, file=sys.stderr, flush=True)
+                return
+            sys.stderr.write("\r" + text.ljust(self._covered) + ("" if passing else "\n"))
+            sys.stderr.flush()
+            self._covered = len(text) if passing else 0
 
 
 def _free_ports(count: int) -> list[int]:
