@@ -1,7 +1,7 @@
 """Where the ranks of one machine wait for each other, for as long as it takes.
 
-Gloo gives a collective up after 30 s, and Paddle offers no way to change that: a rank that draws large previews, reads from
-a slow disk or has been stopped for a while would end the run of all. So they meet here first, and exchange together.
+Gloo gives a collective up after 30 s, and Paddle offers no way to change that: a rank that draws large previews, reads
+from a slow disk or has been stopped for a while would end the run of all. So they meet here first, and exchange then.
 """
 import mmap
 import os

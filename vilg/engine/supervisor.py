@@ -117,12 +117,15 @@ class Supervisor:
             if not passing:
                 self._tails[rank].append(text)
             if not (passing and self._screen.live):
-                # A full disk must not stop the reading, or the rank would block on its next word.
-                with contextlib.suppress(OSError), open(self.logs / f"rank-{rank:05d}.log", "a", encoding="utf-8") as file:
-                    file.write(text + "\n")
+                self._log(rank, text)
             # A rank's own last words come again as the supervisor's.
             if rank == 0 and not text.startswith("error: "):
                 self._screen.show(text, passing)
+
+    def _log(self, rank: int, text: str) -> None:
+        # A full disk must not stop the reading, or the rank would block on its next word.
+        with contextlib.suppress(OSError), open(self.logs / f"rank-{rank:05d}.log", "a", encoding="utf-8") as file:
+            file.write(text + "\n")
 
     def _pass_on(self, number: int, _: object) -> None:
         self._stopping = True
