@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from vilg import pipeline
 from vilg.data import scenes
@@ -49,6 +49,19 @@ def test_every_text_may_have_a_seed_of_its_own(model):
         assert ours[0].info["seed"] == theirs[0].info["seed"]
     with pytest.raises(VilgError, match="1 seeds for 2 texts"):
         model.text_to_image(texts, seed=[3])
+
+
+def test_whole_numbers_of_any_kind_are_seeds_and_counts(model):
+    texts = ["红色的圆形", "蓝色的方块"]
+    plain = arrays(model.text_to_image(texts, num_images=2, best_of=3, seed=[3, 8]))
+    for seeds in (np.array([3, 8]), list(np.array([3, 8])), (np.uint8(3), paddle.to_tensor(8))):
+        drawn = model.text_to_image(texts, num_images=np.int64(2), best_of=np.int64(3), seed=seeds)
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(arrays(drawn), plain))
+        assert [type(row[0].info["seed"]) for row in drawn] == [int, int]
+    for seed in (np.int64(4), np.array(4)):
+        assert np.array_equal(arrays(model.text_to_image(texts, seed=seed)), arrays(model.text_to_image(texts, seed=4)))
+    with pytest.raises(VilgError, match="2 seeds for 1 texts"):
+        model.text_to_image(texts[0], seed=np.array([3, 8]))
 
 
 def test_best_of_keeps_the_pictures_that_rank_highest(model):
@@ -101,6 +114,12 @@ def test_texts_and_answers_come_one_a_picture_or_question(model):
     (dict(texts="一个红色的圆形" * 9), "63"),
     (dict(texts=PROMPTS[0], num_images=0), "num_images"),
     (dict(texts=PROMPTS[0], num_images=4, best_of=2), "best_of"),
+    (dict(texts=PROMPTS[0], num_images=2.5), "num_images is a whole number, not 2.5"),
+    (dict(texts=PROMPTS[0], best_of="4"), "best_of is a whole number, not '4'"),
+    (dict(texts=PROMPTS[0], seed=None), "a seed is a whole number, not None"),
+    (dict(texts=PROMPTS[0], seed=1.0), "a seed is a whole number, not 1.0"),
+    (dict(texts=PROMPTS[0], seed="3"), "a seed is a whole number, not '3'"),
+    (dict(texts=PROMPTS, seed=[1, 2.5]), "a seed is a whole number, not 2.5"),
     (dict(texts=PROMPTS[0], top_p=2.0), "top_p"),
     (dict(texts=PROMPTS[0], known_rows=2), "known_image"),
     (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_rows=9), "9"),
@@ -123,6 +142,19 @@ def test_broken_pictures_are_named(model, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses to open what has twice as many
     with pytest.raises(DataError, match="whole.png.*4096 pixels"):
         model.image_to_text([str(whole)])
+
+
+def test_whatever_decoders_raise_for_damaged_pictures_is_the_same_sentence(tmp_path):
+    picture, damaged = Image.fromarray(np.arange(3072).reshape(32, 32, 3).astype("uint8")), tmp_path / "damaged"
+    # The pixel format of a DDS raises a NotImplementedError, the first pixels of an AVIF a RuntimeError.
+    for kind, mark in (("DDS", b"DDS "), ("AVIF", b"mdat"))[:1 + features.check("avif")]:
+        picture.save(damaged, kind)
+        content = bytearray(damaged.read_bytes())
+        start = content.index(mark) + (80 if kind == "DDS" else 4)
+        content[start:start + 4] = bytes(4)
+        damaged.write_bytes(content)
+        with pytest.raises(DataError, match="damaged: not a whole picture"):
+            pipeline.open_picture(damaged)
 
 
 def test_transparent_pictures_are_laid_on_white(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import paddle
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
-from vilg.generation.sampling import SamplingConfig
+from vilg.generation.sampling import SamplingConfig, seed_each, whole
 from vilg.models.released import ReleasedModel, load_bidirectional
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -88,6 +88,8 @@ class Pipeline:
         input.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        num_images = whole(num_images, "num_images")
+        best_of = None if best_of is None else whole(best_of, "best_of")
         if num_images < 1 or (best_of is not None and best_of < num_images):
             raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
                             f"{best_of}")
@@ -96,9 +98,7 @@ class Pipeline:
                                   guidance_min_p=guidance_min_p)
         known = self._known(known_image, known_rows, known_mask)
         draws = best_of or num_images
-        seeds = [seed] * len(texts) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(texts):
-            raise VilgError(f"{len(seeds)} seeds for {len(texts)} texts; give one for all or one each")
+        seeds = seed_each(seed, len(texts))
         batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
         rows = max(1, DECODE_ROWS // draws)
         bar = tqdm(total=-(-len(texts) // rows) * self.model.config.rows * self.model.config.columns, desc="drawing",
@@ -249,7 +249,8 @@ def open_picture(picture: Picture) -> np.ndarray:
             return plain(image)
     except FileNotFoundError:
         raise DataError(f"{picture}: there is no such picture") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
+        # Damaged files make Pillow's decoders raise all of these: AVIF a RuntimeError, DDS a NotImplementedError.
         raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
 
 

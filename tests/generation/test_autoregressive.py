@@ -128,7 +128,7 @@ def test_input_that_does_not_fit_is_refused_with_both_numbers(model):
     text, length = texts(5, 3)
     with pytest.raises(ShapeError, match="6 tokens .* 5"):
         generate_images(model, paddle.ones([1, 6], "int64"), paddle.to_tensor([6]))
-    with pytest.raises(ShapeError, match="3 seeds .* 2 prompts"):
+    with pytest.raises(ShapeError, match="3 seeds for 2 texts"):
         generate_images(model, text, length, seeds=[1, 2, 3])
     with pytest.raises(ShapeError, match="known_codes has 19 .* 4×5 has 20"):
         generate_images(model, text, length, known_codes=codes_of(1)[:, :19], known_mask=paddle.ones([20], "bool"))

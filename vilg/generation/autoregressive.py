@@ -9,7 +9,7 @@ from paddle import Tensor
 from vilg.errors import ShapeError
 from vilg.generation.attention import Source
 from vilg.generation.decoder import evaluating, image_decoder, prefill_image, prefill_text, text_decoder
-from vilg.generation.sampling import SamplingConfig, draw, guide, uniforms
+from vilg.generation.sampling import SamplingConfig, draw, guide, seed_each, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -114,10 +114,7 @@ def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
 
 def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: int, steps: int) -> np.ndarray:
     """Random numbers of every row and step: [prompts · samples, steps]."""
-    seeds = [seeds] * prompts if isinstance(seeds, int) else list(seeds)
-    if len(seeds) != prompts:
-        raise ShapeError(f"{len(seeds)} seeds were given for {prompts} prompts; give one for all or one each")
-    return np.stack([uniforms(seed, sample, steps) for seed in seeds for sample in range(samples)])
+    return np.stack([uniforms(seed, sample, steps) for seed in seed_each(seeds, prompts) for sample in range(samples)])
 
 
 def _known(model: BidirectionalTransformer, codes: Tensor | None, mask: Tensor | None, prompts: int,
