@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from vilg.data.transforms import to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.nn import functional
 from vilg.tokenizers.image import load_image_tokenizer
+from vilg.tokenizers.wordpiece import WordPieceTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ["一个红色的圆形", "蓝色的方块在左边"]
@@ -186,6 +188,14 @@ def test_the_shipped_tokenizer_reads_plain_pictures_alike_with_stock_operators()
         with functional.stock_operators():
             stock = tokenizer.encode(pixels).numpy()
     assert (fast != stock).mean() < 0.005
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "tools/infer.py"])
+def test_the_shipped_model_has_learned_every_character_of_the_examples(page):
+    words = WordPieceTokenizer.from_folder(ROOT / "model_zoo/ernie_vilg_tiny")
+    examples = re.findall('"([\u4e00-\u9fff，？]+)"', (ROOT / page).read_text(encoding="utf-8"))
+    assert len(examples) > 3
+    assert {text: words.unknown(text) for text in examples if words.unknown(text)} == {}
 
 
 def test_an_unknown_model_names_the_way_out():

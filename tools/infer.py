@@ -3,7 +3,7 @@
   python tools/infer.py text2image "一个红色的圆形" "左边是蓝色的方块，右边是绿色的星星" --num-images 4 --best-of 8
   python tools/infer.py image2text photo.png another.png
   python tools/infer.py vqa photo.png --question "图里有几个图形？"
-  python tools/infer.py complete half.png --text "一只猫" --known-rows 4
+  python tools/infer.py complete half.png --text "猫脸" --known-rows 4
   python tools/infer.py demo --output demo
 
 Every PNG carries prompt, seed, settings and model in its metadata; `--json FILE` writes one JSON line a result.
