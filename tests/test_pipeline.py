@@ -10,12 +10,15 @@ import paddle
 import pytest
 from PIL import Image, features
 
-from vilg import pipeline
+from vilg import pipeline, runtime
 from vilg.data import scenes
 from vilg.data.pictures import read_picture
 from vilg.data.transforms import to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.nn import functional
+from vilg.nn.loops import switch as loops
+from vilg.nn.onednn import precision, switch
+from vilg.runtime import process
 from vilg.tokenizers.image import load_image_tokenizer
 from vilg.tokenizers.wordpiece import WordPieceTokenizer
 
@@ -196,6 +199,24 @@ def test_the_shipped_model_has_learned_every_character_of_the_examples(page):
     examples = re.findall('"([\u4e00-\u9fff，？]+)"', (ROOT / page).read_text(encoding="utf-8"))
     assert len(examples) > 3
     assert {text: words.unknown(text) for text in examples if words.unknown(text)} == {}
+
+
+def test_loading_sets_the_precision_and_nothing_else(released_model):
+    before = process.threads()
+    try:
+        runtime.configure(runtime.RuntimeConfig(threads=1, onednn=False, jit=False))
+        pipeline.load(released_model, cpu_math="fp32")
+        assert (process.threads(), switch.active(), loops.active()) == (1, False, False)
+        runtime.configure(runtime.RuntimeConfig(cpu_math="bf16"))
+        gains = precision.gains()
+        pipeline.load(released_model)
+        assert precision.gains() is gains
+        pipeline.load(released_model, cpu_math="fp32")
+        assert not precision.gains()
+        with pytest.raises(VilgError, match="cpu_math"):
+            pipeline.load(released_model, cpu_math="fp16")
+    finally:
+        runtime.configure(runtime.RuntimeConfig(threads=before))
 
 
 def test_an_unknown_model_names_the_way_out():

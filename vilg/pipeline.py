@@ -35,13 +35,15 @@ PATHS = ("two_stage", "end_to_end")
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
     """Load a released model by its name in ``model_zoo/`` or by its folder.
 
-    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Raises CheckpointError when there is
-    no such model, and VilgError when the device is not there.
+    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Both are the process's: models that
+    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no such
+    model, and VilgError when the device is not there.
     """
     if device:
         runtime.set_device(device)
     if cpu_math:
-        runtime.configure(configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "cpu_math"))
+        checked = configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "load")
+        runtime.set_cpu_math(checked.cpu_math)
     return Pipeline(load_bidirectional(find_model(name_or_directory)))
 
 
