@@ -114,6 +114,56 @@ def test_texts_and_answers_come_one_a_picture_or_question(model):
         model.answer(pictures, ["有几个？"] * 3)
 
 
+def test_many_samples_of_a_text_are_drawn_in_several_batches(model, monkeypatch, capsys):
+    whole = model.text_to_image(PROMPTS, num_images=7, seed=2)
+    monkeypatch.setattr(pipeline, "DECODE_ROWS", 3)
+    parts = model.text_to_image(PROMPTS, num_images=7, seed=2, progress=True)
+    assert "96/96" in capsys.readouterr().err  # 2 texts, 3 batches of at most 3 samples, 16 tokens
+    for ours, theirs in zip(parts, whole):
+        assert all(np.array_equal(*map(np.asarray, pair)) for pair in zip(ours, theirs, strict=True))
+        assert [picture.info for picture in ours] == [picture.info for picture in theirs]
+
+
+def test_every_text_may_have_a_known_picture_of_its_own(model, monkeypatch):
+    known = [np.asarray(row[0]) for row in model.text_to_image(["红色的圆形", "蓝色的方块", "圆形"], seed=2)]
+    alone = [model.text_to_image(PROMPTS[0], known_image=one, known_rows=2)[0][0] for one in known]
+    monkeypatch.setattr(pipeline, "DECODE_ROWS", 2)
+    for together in (known, tuple(known)):
+        drawn = model.text_to_image([PROMPTS[0]] * 3, known_image=together, known_rows=2)
+        assert all(np.array_equal(ours[0], theirs) for ours, theirs in zip(drawn, alone))
+    for count in (1, 2):
+        with pytest.raises(VilgError, match=f"3 known pictures for {count} texts"):
+            model.text_to_image([PROMPTS[0]] * count, known_image=known, known_rows=2)
+
+
+def test_lists_tuples_and_nothing_at_all(model):
+    pictures = tuple(np.asarray(row[0]) for row in model.text_to_image(PROMPTS))
+    assert model.image_to_text(pictures) == model.image_to_text(list(pictures)) == model.image_to_text(iter(pictures))
+    assert model.answer(pictures, ("有几个？",) * 2) == model.answer(list(pictures), "有几个？")
+    assert np.array_equal(model.rank(tuple(PROMPTS), pictures), model.rank(np.array(PROMPTS), list(pictures)))
+    assert model.text_to_image([]) == model.text_to_image([], known_image=pictures[0], known_rows=1) == []
+    assert model.image_to_text([]) == model.answer([], []) == []
+    assert model.rank([], pictures).shape == (0, 2) and model.rank(PROMPTS, []).shape == (2, 0)
+    for images, questions in (([], ["有几个？"]), (pictures, [])):
+        with pytest.raises(VilgError, match="do not pair up"):
+            model.answer(images, questions)
+    given = model.text_to_image(PROMPTS[1], known_image=pictures[0], known_mask=[[True] * 4] * 2 + [[False] * 4] * 2)
+    assert np.array_equal(given[0][0], model.text_to_image(PROMPTS[1], known_image=pictures[0], known_rows=2)[0][0])
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda model, picture: model.image_to_text(picture[:0]), r"got uint8 \[0, 16, 3\]"),
+    (lambda model, picture: model.image_to_text(None), "got NoneType"),
+    (lambda model, picture: model.image_to_text([3]), "got int"),
+    (lambda model, picture: model.image_to_text(picture, max_tokens=-1), "max_tokens is -1"),
+    (lambda model, picture: model.image_to_text(picture, max_tokens=2.5), "max_tokens is a whole number"),
+    (lambda model, picture: model.answer([picture] * 2, []), "2 pictures and 0 questions"),
+])
+def test_unusable_pictures_and_lengths_are_refused_in_a_sentence(model, call, sentence):
+    with pytest.raises(VilgError, match=sentence):
+        call(model, np.zeros([16, 16, 3], "uint8"))
+
+
 @pytest.mark.parametrize("call, sentence", [
     (dict(texts=""), "empty"),
     (dict(texts="一个红色的圆形" * 9), "63"),
@@ -128,6 +178,10 @@ def test_texts_and_answers_come_one_a_picture_or_question(model):
     (dict(texts=PROMPTS[0], top_p=2.0), "top_p"),
     (dict(texts=PROMPTS[0], known_rows=2), "known_image"),
     (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_rows=9), "9"),
+    (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_rows=1.5), "known_rows is a whole number"),
+    (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_mask=[[True], []]), r"booleans \[4, 4\]"),
+    (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_mask=np.ones((4, 4), int)),
+     r"booleans \[4, 4\], one a token; got int64 \[4, 4\]"),
     (dict(texts=PROMPTS[0], path="end_to_end"), "reconstructor"),
 ])
 def test_unusable_calls_are_refused_in_a_sentence(model, call, sentence):
