@@ -13,7 +13,7 @@ FLOORS = {
     "vilg.tokenizers": 1, "vilg.tokenizers.wordpiece": 0, "vilg.tokenizers.vocabulary": 0,
     "vilg.losses": 1, "vilg.data": 1, "vilg.evaluation": 1, "vilg.engine": 1,
     "vilg.models": 2, "vilg.generation": 3, "vilg.tasks": 4, "vilg.build": 5, "vilg.pipeline": 6,
-    "vilg.demo": 6, "vilg.judge": 6, "vilg.serving": 6, "vilg.table7": 6,
+    "vilg.demo": 6, "vilg.gallery": 6, "vilg.judge": 6, "vilg.serving": 6, "vilg.table7": 6,
     "vilg.web": 6,
     "tools": 7, "hubconf": 7, "model_zoo": 7, "benchmarks": 7,
 }

@@ -3,6 +3,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import paddle
 import pytest
 from PIL import Image, features
 
-from vilg import pipeline, runtime
+from vilg import gallery, pipeline, runtime
 from vilg.data import scenes
 from vilg.data.pictures import read_picture
 from vilg.data.transforms import to_model
@@ -286,6 +288,49 @@ def test_another_image_tokenizer_or_vocabulary_is_refused(released_model, tmp_pa
         "vocabulary: 0123456789abcdef" if line.startswith("vocabulary:") else line for line in text), encoding="utf-8")
     with pytest.raises(CheckpointError, match="vocabulary"):
         pipeline.load(folder)
+
+
+def colours(count, first=0):
+    return [[Image.new("RGB", (16, 16), (first, index, 0)) for index in range(count)]]
+
+
+def test_two_that_write_to_one_folder_overwrite_nothing(tmp_path):
+    start = threading.Barrier(2)
+
+    def write(first):
+        start.wait()
+        return gallery.write_pictures(["红"], colours(40, first), tmp_path)
+
+    with ThreadPoolExecutor(2) as threads:
+        records = [record for part in threads.map(write, (1, 2)) for record in part]
+    written = {record["image"]: Image.open(record["image"]).getpixel((0, 0)) for record in records}
+    assert len(written) == 80 and len(set(written.values())) == 80
+    names = [*(f"{number:05d}.png" for number in range(80)), "contact_sheet.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_file_names_that_only_look_like_numbers_are_passed_over(tmp_path):
+    for name in ("1².png", "٣.png", "7x.png", "3.png"):
+        (tmp_path / name).touch()
+    record, = gallery.write_pictures(["红"], colours(1), tmp_path)
+    assert Path(record["image"]).name == "00004.png"
+
+
+def test_a_full_disk_leaves_no_part_of_a_picture(tmp_path):
+    resource = pytest.importorskip("resource", reason="this system sets no limits")
+    gallery.write_pictures(["红"], colours(1), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype("uint8"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for write in (lambda: gallery.write_pictures(["红"], [[noise]], tmp_path),
+                  lambda: gallery.save_whole(noise, tmp_path / "contact_sheet.png")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            with pytest.raises(VilgError, match="pictures cannot be written there"):
+                write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_tool_writes_pictures_that_say_how_they_were_made(released_model, tmp_path):

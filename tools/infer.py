@@ -61,7 +61,7 @@ def main() -> int:
         cli.check_file(arguments.json, "--json")
     if arguments.task in ("text2image", "complete", "demo"):
         cli.check_folder(arguments.output, "--output")
-    from vilg import demo, pipeline  # Paddle loads here, after --help and usage errors
+    from vilg import demo, gallery, pipeline  # Paddle loads here, after --help and usage errors
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     output = Path(arguments.output)
@@ -74,7 +74,7 @@ def main() -> int:
                          "known_mask": arguments.known_mask}
         texts = arguments.texts if arguments.task == "text2image" else [arguments.text]
         drawn = model.text_to_image(texts, progress=True, **settings)
-        results = pipeline.write_pictures(texts, drawn, output)
+        results = gallery.write_pictures(texts, drawn, output)
     elif arguments.task == "image2text":
         texts = model.image_to_text(arguments.images)
         results = [{"image": image, "text": text} for image, text in zip(arguments.images, texts)]

@@ -42,7 +42,7 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
     Returns a record for every picture, caption and answer. Seeds count modulo 2**64, as those of pictures do.
     """
     from vilg.data import scenes
-    from vilg.pipeline import write_pictures
+    from vilg.gallery import save_whole, write_pictures
 
     output = Path(output)
     drawn = _draw(model, seed, "two_stage")
@@ -66,7 +66,7 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
         rows.append((f"看图说话：{caption}\n" + "\n".join(lines), [Image.fromarray(picture)]))
         records += [{"scene": index, "question": question, "answer": answer, "truth": truth}
                     for (question, truth), answer in zip(asked, answers)]
-    table(rows).save(output / "demo.png")
+    save_whole(table(rows), output / "demo.png")
     records.append({"contact_sheet": str(output / "demo.png")})
     return records
 

@@ -11,12 +11,11 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import paddle
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from vilg import config as configs
@@ -39,8 +38,8 @@ def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str
     """Load a released model by its name in ``model_zoo/`` or by its folder.
 
     ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Both are the process's: models that
-    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no such
-    model, and VilgError when the device is not there.
+    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no
+    such model, and VilgError when the device is not there.
     """
     if device:
         runtime.set_device(device)
@@ -86,11 +85,11 @@ class Pipeline:
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
         what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
         P(text | image) are kept, best first.
-        ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of tokens, or the tokens that
-        ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows, columns]). ``path``: decode the
-        codes ("two_stage") or the hidden vectors ("end_to_end", for models with a reconstructor). Settings left out are
-        the model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable
-        input.
+        ``known_image`` (one for all texts or one each) keeps a part of that picture: its first ``known_rows`` rows of
+        tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows,
+        columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models with a
+        reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed, settings and
+        model. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
         num_images = whole(num_images, "num_images")
@@ -284,40 +283,6 @@ def open_picture(picture: Picture) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
         # Damaged files make Pillow's decoders raise all of these: AVIF a RuntimeError, DDS a NotImplementedError.
         raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
-
-
-def write_pictures(texts: list[str], pictures: list[list[Image.Image]], output: str | Path) -> list[dict[str, Any]]:
-    """Write every picture as a PNG that carries its ``info``, and a contact sheet; returns a record a picture.
-
-    File names count upwards and never overwrite; the prompt is in the metadata, not in the name.
-    """
-    from vilg.demo import contact_sheet
-
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.stem) for path in output.glob("[0-9]*.png") if path.stem.isdigit()]
-        number = max(taken, default=-1) + 1
-        records = []
-        for row in pictures:
-            for picture in row:
-                path = output / f"{number:05d}.png"
-                save_png(picture, path)
-                records.append({"image": str(path), **picture.info})
-                number += 1
-        contact_sheet(texts, pictures).save(output / "contact_sheet.png")
-    except OSError as error:
-        raise VilgError(f"{output}: pictures cannot be written there ({error.strerror or error}); "
-                        "name another folder with --output") from None
-    return records
-
-
-def save_png(picture: Image.Image, path: str | Path | BinaryIO) -> None:
-    """Save a PNG with the picture's ``info`` as text chunks (UTF-8)."""
-    chunks = PngInfo()
-    for name, value in picture.info.items():
-        chunks.add_itxt(str(name), str(value))
-    picture.save(path, format="PNG", pnginfo=chunks)
 
 
 def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:

@@ -8,7 +8,7 @@ import paddle
 from paddlehub.module.module import moduleinfo, runnable, serving
 from PIL import Image
 
-from vilg import pipeline
+from vilg import gallery, pipeline
 
 # Styles are a matter of the prompt alone; the first leaves it as it is.
 STYLES = ("探索无限", "油画", "水彩", "粉笔画", "卡通", "儿童画", "蜡笔画")
@@ -49,7 +49,7 @@ class ErnieVilG:
         drawn = self.pipeline.text_to_image(told, num_images=topk, seed=seed, temperature=temperature, top_p=top_p,
                                             guidance=guidance, guidance_min_p=guidance_min_p)
         if visualization:
-            pipeline.write_pictures(told, drawn, output_dir)
+            gallery.write_pictures(told, drawn, output_dir)
         return [picture for row in drawn for picture in row]
 
     @runnable
@@ -75,5 +75,5 @@ class ErnieVilG:
 
 def _base64(picture: Image.Image) -> str:
     buffer = io.BytesIO()
-    pipeline.save_png(picture, buffer)
+    gallery.save_png(picture, buffer)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
