@@ -78,11 +78,21 @@ def test_random_numbers_belong_to_seed_and_sample():
 
 
 @pytest.mark.parametrize("key,value", [
-    ("temperature", -1), ("top_k", -1), ("top_p", 0), ("top_p", 1.5), ("guidance", -0.1),
-    ("guidance_min_p", -0.1), ("guidance_min_p", 1.1)])
+    ("temperature", -1), ("temperature", 1e-38), ("temperature", 1e39), ("top_k", -1), ("top_p", 0), ("top_p", 1.5),
+    ("guidance", -0.1), ("guidance", 1e38), ("guidance_min_p", -0.1), ("guidance_min_p", 1.1)])
 def test_senseless_settings_are_refused(key, value):
     with pytest.raises(ConfigError, match=key):
         configs.from_dict(SamplingConfig, {key: value})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("settings", [{"temperature": 1e-6, "guidance": 1e6}, {"temperature": 1e6}])
+def test_the_most_extreme_settings_still_draw(settings):
+    config = SamplingConfig(**settings)
+    told, free = np.random.default_rng(0).normal(0, 20, (2, 64, 300)).astype("float32")
+    tokens, weights = candidates(guide(told, free, config), config)
+    assert tokens.shape == weights.shape == (64, 300)
+    assert np.isfinite(weights).all() and (weights.max(axis=-1) == 1).all()
 
 
 def test_guidance_chooses_among_plausible_tokens_only():

@@ -15,21 +15,22 @@ class SamplingConfig:
     """How tokens are drawn. The filters apply one after another: temperature, then top_k,
     then top_p of what is left."""
 
-    temperature: float = 1.0  # 0 takes the most likely token
+    temperature: float = 1.0  # 0 takes the most likely token; else from 1e-6 to 1e6
     top_k: int = 0  # how many of the likeliest tokens may be drawn, 0 for all
     top_p: float = 1.0  # the smallest set of likeliest tokens that holds this much probability, 1 for all
     guidance: float = 1.0  # text→image: logits = free + guidance · (told - free); 1 is the plain model
     guidance_min_p: float = 0.0  # guidance chooses among tokens whose told probability is this share of the likeliest's
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        # Beyond these bounds nothing changes any more, until numbers overflow and all pictures become the same one.
+        if self.temperature and not 1e-6 <= self.temperature <= 1e6:
+            raise ValueError(f"temperature must be 0 or from 1e-6 to 1e6, not {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k is a number of tokens, 0 for all, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if self.guidance < 0:
-            raise ValueError(f"guidance must be 0 or more, not {self.guidance}")
+        if not 0 <= self.guidance <= 1e6:
+            raise ValueError(f"guidance must be from 0 to 1e6, not {self.guidance}")
         if not 0 <= self.guidance_min_p <= 1:
             raise ValueError(f"guidance_min_p must be from 0 to 1, not {self.guidance_min_p}")
 
