@@ -84,6 +84,7 @@ def test_train_refuses_to_resume_from_nothing(refused, tmp_path):
 @pytest.mark.parametrize("arguments, sentence", [
     (["text2image", ""], "the prompt '' is empty"),
     (["text2image", "红" * 40], "has 40 tokens and this model reads 14"),
+    (["text2image", "\udcba\udcec"], "cannot be read as characters"),
     (["text2image", "红", "--num-images", "0"], "num_images must be at least 1"),
     (["text2image", "红", "--top-p", "0"], "top_p must be above 0"),
     (["text2image", "红", "--device", "gpu:99"], "the device 'gpu:99' is not there"),

@@ -85,14 +85,19 @@ def test_words_that_the_model_never_learned_are_named(page):
 
 @pytest.mark.parametrize("call, sentence", [
     (lambda page: page.draw("  "), "请先写一句话"),
+    (lambda page: page.draw(None), "请先写一句话"),
+    (lambda page: page.draw("红\ud83c"), "cannot be read as characters"),
     (lambda page: page.draw("红" * 40), "请去掉 26 个"),
     (lambda page: page.draw("红", count=17), "一次画 1 到 16 张"),
+    (lambda page: page.draw("红", count=None), "一次画 1 到 16 张"),
     (lambda page: page.draw("红", count=0), "一次画 1 到 16 张"),
     (lambda page: page.draw("红", seed=None), "请填一个种子"),
     (lambda page: page.draw("红", top_p=2.0), "top_p"),
     (lambda page: page.describe(None), "请先放一张图片"),
     (lambda page: page.ask(None, "有几个？"), "请先放一张图片"),
     (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), " "), "请先写一个问题"),
+    (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), None), "请先写一个问题"),
+    (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), "\ud83c"), "cannot be read as characters"),
     (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), "红" * 40), "40 tokens"),
     (lambda page: page.describe(__file__), "不是一张完整的图片"),
 ])

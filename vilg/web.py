@@ -23,6 +23,7 @@ from vilg import pipeline
 from vilg.data import scenes
 from vilg.demo import PROMPTS
 from vilg.errors import DataError, VilgError
+from vilg.tokenizers.wordpiece import check_text
 
 MOST_PICTURES = 16
 LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
@@ -49,7 +50,7 @@ class Page:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.model = self._run(lambda: pipeline.load(name_or_directory, device=device, cpu_math=cpu_math))
 
-    def draw(self, text: str, count: int = 4, seed: int | None = 0, temperature: float | None = None,
+    def draw(self, text: str | None, count: int | None = 4, seed: int | None = 0, temperature: float | None = None,
              guidance: float | None = None, top_p: float | None = None, guidance_min_p: float | None = None,
              ranked: bool = False) -> tuple[list[tuple[Image.Image, str]], str]:
         """``count`` pictures (1 to 16) of a sentence, each with a line below it, and a remark about the sentence.
@@ -58,7 +59,7 @@ class Page:
         first, by P(text | image). Settings left out are the model's own.
         """
         self._check_text(text)
-        if not 1 <= count <= MOST_PICTURES:
+        if count is None or not 1 <= count <= MOST_PICTURES:
             raise VilgError(f"一次画 1 到 {MOST_PICTURES} 张。Draw 1 to {MOST_PICTURES} pictures at a time, not {count}.")
         if seed is None:
             raise VilgError("请填一个种子，任何整数都行。Give a seed; any whole number will do.")
@@ -71,10 +72,11 @@ class Page:
         """A sentence about a picture."""
         return self._look(picture, lambda: self.model.image_to_text([picture])[0])
 
-    def ask(self, picture: pipeline.Picture | None, question: str) -> tuple[str, str]:
+    def ask(self, picture: pipeline.Picture | None, question: str | None) -> tuple[str, str]:
         """The answer to a question about a picture, and a remark about the question."""
-        if not question.strip():
+        if not (question or "").strip():
             raise VilgError("请先写一个问题。Write a question first.")
+        check_text(question, "question")
         return self._look(picture, lambda: self.model.answer([picture], [question])[0]), self._remark(question)
 
     def scene(self) -> np.ndarray:
@@ -97,9 +99,10 @@ class Page:
             # The page's file has a made-up name in a folder that its user never saw.
             raise VilgError("这不是一张完整的图片，请换一张。Not a whole picture; choose another one.") from error
 
-    def _check_text(self, text: str) -> None:
-        if not text.strip():
+    def _check_text(self, text: str | None) -> None:
+        if not (text or "").strip():
             raise VilgError("请先写一句话。Write a sentence first.")
+        check_text(text, "prompt")
         surplus = self._surplus(text)
         if surplus:
             room = self.model.model.config.text_length - 2

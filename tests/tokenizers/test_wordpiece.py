@@ -112,6 +112,16 @@ def test_empty_prompts_and_questions_are_refused(tokenizer, empty):
         tokenizer.encode_questions([empty], None, 16)
 
 
+@pytest.mark.parametrize("given, sentence", [
+    ("红\udcba\udcec", r"'红\\udcba\\udcec' has parts that cannot be read as characters"),
+    (b"abc", "b'abc' is not text but bytes"), (3, "3 is not text but int"), (None, "None is not text but NoneType")])
+def test_prompts_and_questions_that_are_no_text_are_refused(tokenizer, given, sentence):
+    with pytest.raises(VilgError, match=f"the prompt {sentence}"):
+        tokenizer.encode_prompts(["红色", given], 16)
+    with pytest.raises(VilgError, match=f"the question {sentence}"):
+        tokenizer.encode_questions([given], None, 16)
+
+
 def test_text_lengths_without_room_are_refused(tokenizer):
     with pytest.raises(VilgError, match="text length of 1 "):
         tokenizer.encode_batch(["红"], 1)

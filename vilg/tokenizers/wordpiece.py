@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -114,10 +115,12 @@ class WordPieceTokenizer:
     def encode_prompts(self, prompts: Sequence[str], max_length: int, strict: bool = False) -> TextBatch:
         """What a user typed → ids, as :meth:`encode_batch`, but never silently bent.
 
-        An empty prompt is a VilgError. One that is longer than the model's text length is cut with a warning that
-        names both lengths, or refused when ``strict``; characters that the vocabulary lacks are warned about by name.
+        A prompt that is empty or no text is a VilgError. One that is longer than the model's text length is cut with a
+        warning that names both lengths, or refused when ``strict``; characters that the vocabulary lacks are warned
+        about by name.
         """
         for prompt in prompts:
+            check_text(prompt, "prompt")
             if not self._tokenizer.encode(prompt, add_special_tokens=False).ids:
                 raise VilgError(f"the prompt {prompt!r} is empty; write at least one character to draw or answer from")
         batch = self.encode_batch(prompts, max_length)
@@ -135,12 +138,13 @@ class WordPieceTokenizer:
         """``[CLS] question [SEP] answer [SEP]`` → ids [B, max_length]; ``prefix`` counts through the first [SEP].
 
         Of a pair that is too long the question is cut first, down to half the room, then the answer. Without answers
-        a row ends behind its question, and a cut is warned about, or a VilgError when ``strict``. An empty question is
-        a VilgError too.
+        a row ends behind its question, and a cut is warned about, or a VilgError when ``strict``. A question that is
+        empty or no text is a VilgError too.
         """
         rows, cuts, prefixes = [], [], []
         room = _checked(max_length, 4) - 3
         for index, question in enumerate(questions):
+            check_text(question, "question")
             asked = self._pieces(question)
             if not asked:
                 raise VilgError(f"the question {question!r} is empty; ask at least one character")
@@ -202,6 +206,17 @@ class WordPieceTokenizer:
         if strict:
             raise VilgError(f"{sentence}; shorten it")
         logger.warning("%s: the last %d are left out; shorten it to be sure of what is read", sentence, given - limit)
+
+
+def check_text(text: Any, kind: str) -> None:
+    """Raise VilgError, naming ``kind``, unless this is text that every encoding of Unicode can hold."""
+    if not isinstance(text, str):
+        raise VilgError(f"the {kind} {text!r} is not text but {type(text).__name__}; give a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps bytes that a terminal sent and it could not read as lone surrogates
+        raise VilgError(f"the {kind} {_short(text)!r} has parts that cannot be read as characters; set the terminal to "
+                        "UTF-8 and type it again") from None
 
 
 def bert_normalizer(lowercase: bool = True) -> normalizers.Normalizer:
