@@ -129,7 +129,13 @@ class EndToEndTask(BidirectionalTask):
     def _start(self) -> EndToEndReconstructor:
         folder = Path(self.config.init_from or "") / "reconstructor"
         if self.config.init_from and folder.is_dir():
-            return load_reconstructor(folder, self.model, self.image_tokenizer)
+            found = load_reconstructor(folder, self.model, self.image_tokenizer)
+            for key in ("anchor", "map_layers", "map_ratio"):
+                asked, given = getattr(self.config.reconstructor, key), getattr(found.config, key)
+                if asked != given:
+                    raise ConfigError(f"task.reconstructor.{key}: is {asked}, but {folder} was trained with {given}; set "
+                                      f"task.reconstructor.{key}={given}, or begin from a folder without a reconstructor")
+            return found
         return EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
 
     def _teacher_forced(self, batch: dict[str, Tensor], step: int) -> Tensor:
