@@ -141,6 +141,26 @@ def test_a_shard_of_noise_costs_its_samples_only(shards):
         take(loader(shards, batch_size=9, max_broken=0.05), 18)
 
 
+def test_the_limit_tells_shards_of_equal_names_apart(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (6, 6)).save(picture, "PNG")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        tar_of(tmp_path / folder / "0.tar", {name: content for number in range(20) for name, content in (
+            (f"{number}.png", picture.getvalue()), (f"{number}.txt", b"" if number < 3 else b"text"))})
+    with pytest.raises(DataError, match=r"5 of 40 samples are broken, more than .*/a/0.tar/\d \(no caption\)"):
+        take(loader(tmp_path / "*/*.tar", max_broken=0.1), 30)
+
+
+def test_a_single_usable_sample_of_several_lanes_is_found(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (6, 6)).save(picture, "PNG")
+    for shard in range(2):
+        tar_of(tmp_path / f"{shard}.tar", {f"{number}.png": picture.getvalue() for number in range(2)}
+               | {"1.txt": b"text"} if shard else {f"{number}.png": picture.getvalue() for number in range(2)})
+    assert set(take(loader(tmp_path, workers=2, max_broken=1), 4)) == {"1.tar/1"}
+
+
 def test_flipped_bits_break_one_sample(shards):
     path = shards / "00001.tar"
     content = bytearray(path.read_bytes())
@@ -149,7 +169,7 @@ def test_flipped_bits_break_one_sample(shards):
     path.write_bytes(bytes(content))
     run = loader(shards, batch_size=9)
     keys = take(run, 12)
-    assert len(set(keys)) == COUNT - 1 and list(run.broken.reasons) == ["00001.tar/000000010"]
+    assert len(set(keys)) == COUNT - 1 and list(run.broken.reasons) == [f"{shards}/00001.tar/000000010"]
 
 
 def tar_of(path, files):

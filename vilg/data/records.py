@@ -1,8 +1,14 @@
 """The two ways in which captions are written down: JSON records and text files of one caption a line."""
 import json
+import os
 from pathlib import Path
 
 from vilg.data.sample import BrokenSample
+
+
+def readable(path: str | os.PathLike) -> str:
+    """A path as text to show and to write down; bytes of it that are not UTF-8 become ``\\xd0`` and the like."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def parse_record(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]:
