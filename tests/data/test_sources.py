@@ -1,8 +1,10 @@
+import io
 import json
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vilg.data.batches import Loader, LoaderConfig, Mixture
 from vilg.data.pictures import read_picture
@@ -150,3 +152,49 @@ def test_pictures_are_upright_opaque_rgb(tmp_path):
     assert read_picture((tmp_path / "turned.jpg").read_bytes(), "turned").shape == (8, 4, 3)
     Image.new("L", (5, 5), 7).save(tmp_path / "grey.png")
     assert (read_picture(tmp_path / "grey.png", "grey") == 7).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_every_exif_orientation(tmp_path, orientation, suffix):
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype="uint8")
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, lossless=True)
+    with Image.open(tmp_path / f"a.{suffix}") as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(read_picture(tmp_path / f"a.{suffix}", "a"), expected)
+
+
+def test_exif_of_wrong_types_does_not_matter():
+    tags = [(0x100, 2, 4, b"20\0\0"), (0x112, 3, 1, b"\6\0\0\0"), (0x11a, 1, 4, b"72\0\0")]  # width as text …
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 3) + b"".join(struct.pack("<HHI4s", *tag) for tag in tags) + bytes(4)
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(buffer, "JPEG")
+    content = buffer.getvalue()
+    content = content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
+    assert read_picture(content, "x").shape == (20, 10, 3)
+
+
+def test_whatever_a_decoder_raises_is_a_broken_picture():
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(buffer, "TIFF")
+    where = struct.pack("<HH", 0x111, 4)  # the tag of the pixels' place, a whole number
+    assert where in buffer.getvalue()
+    content = buffer.getvalue().replace(where, struct.pack("<HH", 0x111, 2))  # Pillow: TypeError
+    with pytest.raises(BrokenSample, match="x: not a whole picture"):
+        read_picture(content, "x")
+
+
+def test_grey_of_sixteen_bits_is_scaled_and_what_cannot_be_is_broken(tmp_path):
+    levels = np.linspace(0, 65535, 256).reshape(16, 16)
+    for name, kind in (("a.png", "uint16"), ("a.tif", "uint16"), ("b.tif", "int32")):
+        Image.fromarray(levels.astype(kind)).save(tmp_path / name)
+        np.testing.assert_array_equal(read_picture(tmp_path / name, name)[..., 1].ravel(), range(256))
+    Image.fromarray(levels.astype("uint16")).save(tmp_path / "c.png", transparency=0)
+    assert (read_picture(tmp_path / "c.png", "c")[0, 0] == 255).all()
+    Image.fromarray((levels / 65535).astype("float32")).save(tmp_path / "f.tif")
+    Image.fromarray((levels * 100).astype("int32")).save(tmp_path / "i.tif")
+    for name, reason in (("f.tif", "mode F with levels from 0 to 1;"), ("i.tif", "mode I with levels from 0 to 6")):
+        with pytest.raises(BrokenSample, match=reason):
+            read_picture(tmp_path / name, name)
