@@ -187,14 +187,19 @@ def test_foreign_shards(tmp_path):
     tar_of(tmp_path / "a.tar", {
         "x/1.jpg": picture, "x/1.txt": "一句\n两句".encode(), "x/2.JPG": picture, "x/2.json": b'{"caption": "a cat"}',
         "x/3.jpg": picture, "x/4.txt": b"text", "x/5.jpg": picture, "x/5.txt": b"\xff\xff",
-        "x/6.jpg": picture, "x/6.json": b'{"url": "u"}', "x/6.txt": b"fallback"})
+        "x/6.jpg": picture, "x/6.json": b'{"url": "u"}', "x/6.txt": b"fallback",
+        "x/7.jpg": picture, "x/7.json": b'\xef\xbb\xbf{"caption": "marked"}',
+        "x/8.jpg": picture, "x/8.json": b'{"caption": null, "questions": null}', "x/8.txt": b"one\x0bline",
+        "x/9.jpg": picture, "x/9.json": b"[1, 2]", "x/9.txt": b"fallback", "y/1.jpg": picture, "y/1.json": b"[1, 2]"})
     stream = ShardStream(ShardsConfig(path=str(tmp_path / "*.tar")))
     assert stream[0].captions == ["一句", "两句"] and stream[1].captions == ["a cat"]
+    assert [stream[number].captions for number in (6, 7, 8)] == [["marked"], ["one\x0bline"], ["fallback"]]
     assert stream[5].captions == ["fallback"] and stream[0].picture.shape == (6, 6, 3)
-    for number, reason in ((2, "x/3: no caption"), (3, "x/4: no picture"), (4, "x/5: its text is not UTF-8")):
+    for number, reason in ((2, "x/3: no caption"), (3, "x/4: no picture"), (4, "x/5: its text is not UTF-8"),
+                           (9, "y/1: not a record")):
         with pytest.raises(BrokenSample, match=reason):
             stream[number]
-    assert index_folder(tmp_path) == {"a.tar": 6}
+    assert index_folder(tmp_path) == {"a.tar": 10}
 
 
 def test_bad_places(tmp_path):

@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import shutil
 import struct
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from vilg.data.batches import Loader, LoaderConfig, Mixture
+from vilg.data.packing import Packing, write_shards
 from vilg.data.pictures import read_picture
 from vilg.data.sample import BrokenSample
 from vilg.data.scenes import parse_caption
@@ -115,7 +118,10 @@ def test_jsonl(tmp_path):
     paint(tmp_path / "a.png")
     records = [{"picture": "a.png", "captions": ["一句"], "questions": [["什么颜色？", "红色"]]},
                {"picture": "a.png", "captions": "一句"}, {"picture": "a.png", "caption": "一句", "questions": [["一"]]},
-               {"picture": 3, "caption": "一句"}, {"captions": ["一句"]}, {"picture": "a.png"}, ["a.png"]]
+               {"picture": 3, "caption": "一句"}, {"captions": ["一句"]}, {"picture": "a.png"}, ["a.png"],
+               {"picture": "a.png", "captions": {"zh": "一句"}}, {"picture": "a.png", "captions": [["一句"]]},
+               {"picture": "a.png", "caption": "一句", "questions": ["什么"]},
+               {"picture": "a.png", "caption": "一句", "questions": {"什么": "圆"}}]
     lines = [json.dumps(record, ensure_ascii=False) for record in records] + ['{"picture": "a.p']
     (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
     source = TableSource(TableConfig(path=str(tmp_path / "t.jsonl")))
@@ -123,6 +129,39 @@ def test_jsonl(tmp_path):
     for index in range(2, len(source)):
         with pytest.raises(BrokenSample, match=f"line {index + 1}"):
             source[index]
+
+
+def test_jsonl_with_nulls_blank_questions_and_half_characters(tmp_path):
+    paint(tmp_path / "a.png")
+    lines = ['{"picture": "a.png", "captions": null, "caption": "一句", "questions": null}',
+             '{"picture": "a.png", "caption": "猫\\ud83d", '
+             '"questions": [["", "一"], ["\\u200b", "二"], ["几？", "三\\udc00"]]}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    source = TableSource(TableConfig(path=str(tmp_path / "t.jsonl")))
+    assert (source[0].captions, source[0].questions) == (["一句"], [])
+    assert (source[1].captions, source[1].questions) == (["猫?"], [("几？", "三?")])
+
+
+def test_caption_lines_end_at_line_feeds_alone(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes("\ufeff一只\u2028猫\x85坐\x0b在\r\n\n第二\n".encode())
+    assert FolderSource(FolderConfig(path=str(tmp_path)))[0].captions == ["一只\u2028猫\x85坐\x0b在", "第二"]
+
+
+def test_file_names_that_are_not_utf8(tmp_path):
+    paint(tmp_path / "a.png")
+    for name in ("鸟", "狗"):
+        stem = os.fsencode(tmp_path) + b"/" + name.encode("gbk")
+        shutil.copy(tmp_path / "a.png", stem + b".png")
+        with open(stem + b".txt", "w", encoding="utf-8") as texts:
+            texts.write(name)
+    (tmp_path / "a.png").unlink()
+    source = FolderSource(FolderConfig(path=str(tmp_path)))
+    assert {source[0].key, source[1].key} == {r"\xc4\xf1.png", r"\xb9\xb7.png"}
+    assert write_shards(tmp_path / "shards", source, Packing("png")).written == 2
+    os.remove(os.fsencode(tmp_path) + b"/" + "鸟".encode("gbk") + b".txt")
+    with pytest.raises(BrokenSample, match=r"/\\xc4\\xf1.png: no caption file \\xc4\\xf1.txt"):
+        [source[number] for number in range(2)]
 
 
 def test_a_set_with_five_per_cent_broken_files_goes_round(tmp_path, caplog):
@@ -168,7 +207,8 @@ def test_every_exif_orientation(tmp_path, orientation, suffix):
 
 def test_exif_of_wrong_types_does_not_matter():
     tags = [(0x100, 2, 4, b"20\0\0"), (0x112, 3, 1, b"\6\0\0\0"), (0x11a, 1, 4, b"72\0\0")]  # width as text …
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 3) + b"".join(struct.pack("<HHI4s", *tag) for tag in tags) + bytes(4)
+    table = b"".join(struct.pack("<HHI4s", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 3) + table + bytes(4)
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10)).save(buffer, "JPEG")
     content = buffer.getvalue()

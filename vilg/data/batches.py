@@ -26,8 +26,8 @@ Collate = Callable[[list[Sample], list[int]], dict[str, np.ndarray]]
 class LoaderConfig:
     """How batches are made, whatever from.
 
-    ``workers`` threads prepare ``prefetch`` batches ahead; ``max_broken`` is the greatest share of samples, without their
-    repeats, that may be broken before the run is stopped; 0 stops it at the first.
+    ``workers`` threads prepare ``prefetch`` batches ahead; ``max_broken`` is the greatest share of samples, without
+    their repeats, that may be broken before the run is stopped; 0 stops it at the first.
     """
 
     workers: int = 1

@@ -33,7 +33,7 @@ def read_picture(file: Path | bytes, name: str) -> np.ndarray:
 def plain(picture: Image.Image) -> np.ndarray:
     """The picture as uint8 [H, W, 3]: turned upright by its EXIF orientation, laid on white where it is transparent.
 
-    16-bit grey is scaled to 8 bits. Raises ValueError for numbers that have no agreed black and white: float and 32-bit.
+    16-bit grey is scaled to 8 bits. Raises ValueError for grey that has no agreed black and white: float and 32-bit.
     """
     picture.load()  # TIFF turns itself while it loads
     # Not ImageOps.exif_transpose, which writes the EXIF anew and fails where any tag of it has a wrong type.

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from vilg.config import configclass
 from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
-from vilg.data.records import parse_record, readable
+from vilg.data.records import parse_record, readable, text_lines
 from vilg.data.sample import BrokenSample, Sample
 from vilg.errors import DataError
 
 INDEX_FILE = "index.json"
+NOT_UTF8 = "its text is not UTF-8"
 OPEN_SHARDS = 64  # of whose members the places are kept in memory
 
 
@@ -262,11 +263,15 @@ def _texts(contents: dict[str, bytes], name: str) -> tuple[list[str], list[tuple
     pairs: list[tuple[str, str]] = []
     try:
         if "json" in contents:
-            _, texts, pairs = parse_record(contents["json"].decode("utf-8"), name)
+            _, texts, pairs = parse_record(contents["json"].decode("utf-8-sig"), name)
+    except (UnicodeDecodeError, BrokenSample) as problem:
+        if "txt" not in contents:  # other people's .json need not be about captions
+            raise problem if isinstance(problem, BrokenSample) else BrokenSample(name, NOT_UTF8) from None
+    try:
         if "txt" in contents and not any(text.strip() for text in texts):
-            texts = contents["txt"].decode("utf-8-sig").splitlines()
+            texts = text_lines(contents["txt"])
     except UnicodeDecodeError:
-        raise BrokenSample(name, "its text is not UTF-8") from None
+        raise BrokenSample(name, NOT_UTF8) from None
     texts = [text.strip() for text in texts if text.strip()]
     if not texts:
         raise BrokenSample(name, "no caption")

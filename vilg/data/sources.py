@@ -157,6 +157,8 @@ class TableSource:
             pairs: list[tuple[str, str]] = []
         else:
             name, texts, pairs = parse_record(line, place)
+        if not name:
+            raise BrokenSample(place, "names no picture")
         texts = [text.strip() for text in texts if text.strip()]
         if not texts:
             raise BrokenSample(f"{place} ({name})", "no caption")

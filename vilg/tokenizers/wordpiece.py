@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Encoding, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from vilg.errors import VilgError
 
@@ -118,7 +118,7 @@ class WordPieceTokenizer:
         names both lengths, or refused when ``strict``; characters that the vocabulary lacks are warned about by name.
         """
         for prompt in prompts:
-            if not self._tokenizer.encode(prompt, add_special_tokens=False).ids:
+            if not self.reads(prompt):
                 raise VilgError(f"the prompt {prompt!r} is empty; write at least one character to draw or answer from")
         batch = self.encode_batch(prompts, max_length)
         for prompt, cut in zip(prompts, batch.cut.tolist(), strict=True):
@@ -179,15 +179,23 @@ class WordPieceTokenizer:
         """The text as :meth:`decode` would give it back, uncut: lower case, with the spaces that decoding sets."""
         return self.decode(self._pieces(text))
 
+    def reads(self, text: str) -> bool:
+        """Whether anything of the text is left when spaces, control characters and the like are taken out."""
+        return bool(self._pieces(text))
+
     def unknown(self, text: str) -> list[str]:
         """The words of ``text`` (a Chinese character is a word) that the vocabulary lacks, each once, in order."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text)
         words = [text[slice(*span)] for index, span in zip(encoding.ids, encoding.offsets, strict=True)
                  if index == self.unk_id]
         return list(dict.fromkeys(words))
 
     def _pieces(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._encoding(text).ids
+
+    def _encoding(self, text: str) -> Encoding:
+        # Half a character (an emoji cut in JSON, a command line in another encoding) is nothing that Rust takes.
+        return self._tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"), add_special_tokens=False)
 
     def _batch(self, rows: list[list[int]], cuts: list[int], prefixes: list[int], max_length: int) -> TextBatch:
         ids = np.full([len(rows), max_length], self.pad_id, dtype="int64")
