@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Encoding, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from vilg.errors import VilgError
 
@@ -172,7 +172,7 @@ class WordPieceTokenizer:
             if token.startswith(CONTINUATION) and len(token) > len(CONTINUATION):
                 text += token[len(CONTINUATION):]
             else:
-                text += (" " if text and _spaced(text[-1], token[0]) else "") + token
+                text += (" " if text and _spaced(text[-1], token[:1]) else "") + token
         return unicodedata.normalize("NFC", text)
 
     def normalise(self, text: str) -> str:
@@ -185,17 +185,14 @@ class WordPieceTokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The words of ``text`` (a Chinese character is a word) that the vocabulary lacks, each once, in order."""
-        encoding = self._encoding(text)
+        text = _whole(text)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
         words = [text[slice(*span)] for index, span in zip(encoding.ids, encoding.offsets, strict=True)
                  if index == self.unk_id]
         return list(dict.fromkeys(words))
 
     def _pieces(self, text: str) -> list[int]:
-        return self._encoding(text).ids
-
-    def _encoding(self, text: str) -> Encoding:
-        # Half a character (an emoji cut in JSON, a command line in another encoding) is nothing that Rust takes.
-        return self._tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"), add_special_tokens=False)
+        return self._tokenizer.encode(_whole(text), add_special_tokens=False).ids
 
     def _batch(self, rows: list[list[int]], cuts: list[int], prefixes: list[int], max_length: int) -> TextBatch:
         ids = np.full([len(rows), max_length], self.pad_id, dtype="int64")
@@ -234,13 +231,15 @@ def is_chinese(character: str) -> bool:
 def _read_vocab(path: Path) -> list[str]:
     try:
         # Not splitlines(): vocabularies hold U+2028 and its like as tokens.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise VilgError(f"{path}: there is no such vocabulary; build one with tools/build_vocab.py, "
                         "or name the vocab.txt of a BERT or ERNIE tokenizer") from None
     except (OSError, UnicodeDecodeError) as error:
         raise VilgError(f"{path}: not a vocabulary of UTF-8 lines ({error})") from None
-    return lines[:-1] if lines[-1] == "" else lines
+    while lines and not lines[-1]:  # an editor adds blank lines at the end; one further up is a token
+        lines.pop()
+    return lines
 
 
 def _read_settings(path: Path) -> dict:
@@ -263,6 +262,11 @@ def _checked(max_length: int, least: int) -> int:
     if max_length < least:
         raise VilgError(f"a text length of {max_length} has no room for the special tokens; set it to {least} or more")
     return max_length
+
+
+def _whole(text: str) -> str:
+    """The text with ``?`` for half a character (an emoji cut in JSON), which Rust does not take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _short(text: str, limit: int = 40) -> str:
