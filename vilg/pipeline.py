@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import paddle
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
@@ -249,7 +249,9 @@ def open_picture(picture: Picture) -> np.ndarray:
             return plain(image)
     except FileNotFoundError:
         raise DataError(f"{picture}: there is no such picture") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise anything
         raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
 
 
