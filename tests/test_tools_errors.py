@@ -1,5 +1,6 @@
 """What a tool does with bad input: one sentence that names the thing, status 2, no traceback, nothing lost."""
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -112,9 +113,49 @@ def test_infer_writes_pictures_with_their_story_and_keeps_what_is_there(tool, re
     record = json.loads((tmp_path / "drawn.jsonl").read_text(encoding="utf-8").splitlines()[0])
     info = Image.open(tmp_path / record["image"]).info
     assert info["prompt"] == "红色的圆形" and info["seed"] == "0" and info["model"] == "untrained"
+
+
+def test_infer_checks_where_the_results_go_before_it_draws(refused, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert "file" in refused("infer", "text2image", "红", "--output", "file", "--model", released_model)
+    for option, place in (("--output", "file"), ("--output", "file/below"), ("--json", "file/below"), ("--json", ".")):
+        sentence = refused("infer", "text2image", "红", option, place, "--model", "no model is looked for")
+        assert sentence.startswith(f"{place}: ") and sentence.endswith(option)
     assert (tmp_path / "file").read_text() == "in the way"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_infer_makes_the_folder_of_the_json_file_and_names_one_that_is_full(tool, refused, released_model, picture):
+    status, _, _ = tool("infer", "image2text", picture, "--json", "new/deep/x.jsonl", "--model", released_model)
+    assert status == 0
+    assert json.loads(Path("new/deep/x.jsonl").read_text(encoding="utf-8"))["image"] == str(picture)
+    if Path("/dev/full").exists():
+        sentence = refused("infer", "image2text", picture, "--json", "/dev/full", "--model", released_model)
+        assert sentence.startswith("/dev/full: cannot be written (No space left")
+
+
+def test_infer_keeps_its_results_where_the_terminal_lacks_a_character(released_model, picture, tmp_path):
+    """In a process of its own: the encoding of standard output belongs to the process."""
+    shutil.copy(picture, tmp_path / "🍎.png")
+    command = [sys.executable, str(ROOT / "tools/infer.py"), "image2text", "🍎.png", "--model", str(released_model)]
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "gbk"}}
+    for_people = subprocess.run([*command, "--json", "x.jsonl"], capture_output=True, **options)
+    assert for_people.returncode == 0 and for_people.stdout.startswith(rb"\U0001f34e.png")
+    written = json.loads((tmp_path / "x.jsonl").read_text(encoding="utf-8"))
+    assert written["image"] == "🍎.png"
+    printed = subprocess.run([*command, "--json", "-"], capture_output=True, **options)
+    assert json.loads(printed.stdout.decode("gbk")) == written
+
+
+def test_the_demo_takes_any_seed(tool, monkeypatch):
+    monkeypatch.setattr("vilg.demo.SCENES", ("一个红色的圆形",))
+    monkeypatch.setattr("vilg.demo.EMOJI", ())
+    monkeypatch.setattr("vilg.demo.PROMPTS", ("一个红色的圆形",))
+    for seed in (-1, 2 ** 64 - 1):
+        status, _, last = tool("infer", "demo", "--seed", seed, "--output", "demo", "--json", f"seed{seed}.jsonl")
+        assert status == 0, last
+    ours, theirs = (Path(f"seed{seed}.jsonl").read_text(encoding="utf-8").splitlines() for seed in (-1, 2 ** 64 - 1))
+    answers = [line for line in ours if "truth" in line]
+    assert len(answers) == 8 and answers == [line for line in theirs if "truth" in line]
 
 
 @pytest.fixture
