@@ -39,8 +39,8 @@ def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str
     """Load a released model by its name in ``model_zoo/`` or by its folder.
 
     ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Both are the process's: models that
-    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no such
-    model, and VilgError when the device is not there.
+    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no
+    such model, and VilgError when the device is not there.
     """
     if device:
         runtime.set_device(device)
@@ -86,10 +86,10 @@ class Pipeline:
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
         what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
         P(text | image) are kept, best first.
-        ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of tokens, or the tokens that
-        ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows, columns]). ``path``: decode the
-        codes ("two_stage") or the hidden vectors ("end_to_end", for models with a reconstructor). Settings left out are
-        the model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable
+        ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
+        tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
+        [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
+        with a reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable
         input.
         """
         texts = _listed(texts)

@@ -97,8 +97,8 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
 
 def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float,
                    days: float = inf, limit: int = 4096) -> Plan:
-    """The plan on the fewest devices (1, 2, 4 …, or so many times ``sharding_degree``) whose memory holds it and that are
-    done within ``days``, with as few micro-batches as memory allows.
+    """The plan on the fewest devices (1, 2, 4 …, or so many times ``sharding_degree``) whose memory holds it and that
+    are done within ``days``, with as few micro-batches as memory allows.
 
     Raises ConfigError when even ``limit`` devices do not do.
     """

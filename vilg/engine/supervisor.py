@@ -39,8 +39,8 @@ def rank_environments(ranks: int) -> list[dict[str, str]]:
 class Supervisor:
     """Runs ``command`` as ``ranks`` processes (1: plainly), at most ``restarts`` times over after failures.
 
-    Restarts add what ``again`` gives then to the command (``--resume auto``). Standard error of every rank goes to ``logs/rank-….log``,
-    rank 0's also to the terminal.
+    Restarts add what ``again`` gives then to the command (``--resume auto``). Standard error of every rank goes to
+    ``logs/rank-….log``, rank 0's also to the terminal.
     """
 
     def __init__(self, command: list[str], ranks: int, restarts: int, again: Callable[[], list[str]],

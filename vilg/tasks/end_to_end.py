@@ -130,11 +130,12 @@ class EndToEndTask(BidirectionalTask):
         folder = Path(self.config.init_from or "") / "reconstructor"
         if self.config.init_from and folder.is_dir():
             found = load_reconstructor(folder, self.model, self.image_tokenizer)
-            for key in ("anchor", "map_layers", "map_ratio"):
-                asked, given = getattr(self.config.reconstructor, key), getattr(found.config, key)
+            for name in ("anchor", "map_layers", "map_ratio"):
+                asked, given = getattr(self.config.reconstructor, name), getattr(found.config, name)
+                key = f"task.reconstructor.{name}"
                 if asked != given:
-                    raise ConfigError(f"task.reconstructor.{key}: is {asked}, but {folder} was trained with {given}; set "
-                                      f"task.reconstructor.{key}={given}, or begin from a folder without a reconstructor")
+                    raise ConfigError(f"{key}: is {asked}, but {folder} was trained with {given}; set {key}={given}, or "
+                                      "begin from a folder without a reconstructor")
             return found
         return EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
 
