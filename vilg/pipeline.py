@@ -89,8 +89,8 @@ class Pipeline:
         ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
-        with a reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable
-        input.
+        with a reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed,
+        settings and model. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
         num_images = whole(num_images, "num_images")

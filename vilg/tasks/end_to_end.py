@@ -134,8 +134,8 @@ class EndToEndTask(BidirectionalTask):
                 asked, given = getattr(self.config.reconstructor, name), getattr(found.config, name)
                 key = f"task.reconstructor.{name}"
                 if asked != given:
-                    raise ConfigError(f"{key}: is {asked}, but {folder} was trained with {given}; set {key}={given}, or "
-                                      "begin from a folder without a reconstructor")
+                    raise ConfigError(f"{key}: is {asked}, but {folder} was trained with {given}; set {key}={given}, "
+                                      "or begin from a folder without a reconstructor")
             return found
         return EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
 
