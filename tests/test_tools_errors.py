@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from vilg import runtime
+from vilg import judge, runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,6 +63,8 @@ CONFIG = ROOT / "configs/image_tokenizer/tiny.yaml"
     (["--set", "seed=soon"], "seed: must be a whole number, got 'soon'"),
     (["--set", "task.kind=painting"], "task.kind: must be one of"),
     (["--set", "seed"], "--set seed: write it as key.subkey=value"),
+    (["--set", "seed=-1"], "seed must not be negative, got -1"),
+    (["--set", "output=runs/{run}"], "output may hold {name} and no other braces, got 'runs/{run}'"),
     (["--set", "data.sources=[{kind: folder, path: nowhere}]"], "nowhere: there is no such folder"),
     (["--set", "data.sources=[{kind: table, path: no.tsv}]"], "no.tsv"),
 ])
@@ -217,3 +219,30 @@ def test_a_refusal_leaves_a_process_with_status_2():
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: absent.yaml: there is no such file")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name, arguments, sentence", [
+    ("plan", [ROOT / "configs/vilg/10b.yaml", "--device-memory", 80, "--devices", 8, "--efficiency", 0], "are above 0"),
+    ("plan", [ROOT / "configs/vilg/10b.yaml", "--device-memory", 80, "--devices", 8, "--picture", "p.xyz"], "plan.png"),
+    ("evaluate", ["scenes", "--seed", -1], "--seed not negative"),
+    ("evaluate", ["emoji", "--count", 0], "--count and --best-of are at least 1"),
+])
+def test_a_number_that_cannot_be_meant_is_refused_before_any_work(tool, name, arguments, sentence):
+    status, _, last = tool(name, *arguments)
+    assert status == 2 and sentence in last
+
+
+def test_a_plan_makes_the_folder_that_it_writes_to(tool, tmp_path):
+    status, _, _ = tool("plan", ROOT / "configs/vilg/10b.yaml", "--device-memory", 80, "--devices", 8, "--json",
+                        tmp_path / "new" / "plan.json", "--picture", tmp_path / "other" / "plan.png")
+    assert status == 0 and json.loads((tmp_path / "new" / "plan.json").read_text())["devices"] == 8
+    assert (tmp_path / "other" / "plan.png").is_file()
+
+
+def test_a_broken_emoji_is_left_out_and_named(tmp_path, caplog):
+    for name in ("a", "b"):
+        Image.new("RGB", [64, 64], "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    names, pictures = judge._emoji(str(tmp_path), 64)
+    assert names == ["a"] and len(pictures) == 1 and "left out: " in caplog.text and "b.png" in caplog.text

@@ -85,11 +85,11 @@ class Pipeline:
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
         what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
         P(text | image) are kept, best first.
-        ``known_image`` (one for all texts or one each) keeps a part of that picture: its first ``known_rows`` rows of
-        tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows,
-        columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models with a
-        reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed, settings and
-        model. Raises VilgError on unusable input.
+        ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
+        tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
+        [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
+        with a reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed,
+        settings and model. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
         num_images = whole(num_images, "num_images")
@@ -280,8 +280,9 @@ def open_picture(picture: Picture) -> np.ndarray:
             return plain(image)
     except FileNotFoundError:
         raise DataError(f"{picture}: there is no such picture") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
-        # Damaged files make Pillow's decoders raise all of these: AVIF a RuntimeError, DDS a NotImplementedError.
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise anything
         raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
 
 

@@ -145,6 +145,29 @@ def test_too_many_broken_samples_end_the_run_with_their_names():
         take(loader(Numbers(3, broken=range(3)), max_broken=1), 1)
 
 
+def test_repeats_and_equal_names_do_not_hide_broken_samples():
+    often = Mixture([Numbers(40, broken=range(8))], [8])
+    with pytest.raises(DataError, match="5 of 40 samples are broken"):
+        take(loader(often), 80)
+    for sources in ([Numbers(40, broken=range(6))] * 2, [Numbers(40, broken=range(6)), Numbers(40, broken=range(6))]):
+        with pytest.raises(DataError, match="9 of 80 samples are broken"):
+            take(loader(Mixture(sources)), 40)
+
+
+def test_a_limit_of_nothing_ends_the_run_at_the_first_broken_sample():
+    with pytest.raises(DataError, match="1 of 40 samples are broken"):
+        take(loader(Numbers(40, broken=[7]), max_broken=0), 10)
+    keys, _ = take(loader(Numbers(5, broken=[3]), max_broken=0.1), 10)  # any other limit puts up with one
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_a_single_usable_sample_is_found(count):
+    for usable in range(count):
+        keys, _ = take(loader(Numbers(count, broken=set(range(count)) - {usable}), max_broken=1), 4)
+        assert set(keys) == {f"n{usable}"}
+
+
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"prefetch": 0}, {"max_broken": 1.5}])
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError):

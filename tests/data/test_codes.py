@@ -59,6 +59,17 @@ def test_damaged_cache_is_refused(cache):
         CodesSource(CodesConfig(path=str(folder)), "abc")
 
 
+def test_a_line_that_was_edited_badly_is_named_and_counted(cache):
+    folder, _ = cache
+    lines = (folder / TEXTS_FILE).read_text(encoding="utf-8").splitlines()
+    lines[3], lines[4] = '{"key":', '{"key": "k", "captions": ["一句"]}'
+    (folder / TEXTS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    source = CodesSource(CodesConfig(path=str(folder)), "abc")
+    with pytest.raises(BrokenSample, match=f"{folder}/{TEXTS_FILE} line 4: not a record like .\"key\""):
+        source[3]
+    assert (source[4].captions, source[4].questions) == (["一句"], [])
+
+
 class Partly:
     """Ten scenes of which two are broken."""
 

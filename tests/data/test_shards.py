@@ -141,6 +141,26 @@ def test_a_shard_of_noise_costs_its_samples_only(shards):
         take(loader(shards, batch_size=9, max_broken=0.05), 18)
 
 
+def test_the_limit_tells_shards_of_equal_names_apart(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (6, 6)).save(picture, "PNG")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        tar_of(tmp_path / folder / "0.tar", {name: content for number in range(20) for name, content in (
+            (f"{number}.png", picture.getvalue()), (f"{number}.txt", b"" if number < 3 else b"text"))})
+    with pytest.raises(DataError, match=r"5 of 40 samples are broken, more than .*/a/0.tar/\d \(no caption\)"):
+        take(loader(tmp_path / "*/*.tar", max_broken=0.1), 30)
+
+
+def test_a_single_usable_sample_of_several_lanes_is_found(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (6, 6)).save(picture, "PNG")
+    for shard in range(2):
+        tar_of(tmp_path / f"{shard}.tar", {f"{number}.png": picture.getvalue() for number in range(2)}
+               | {"1.txt": b"text"} if shard else {f"{number}.png": picture.getvalue() for number in range(2)})
+    assert set(take(loader(tmp_path, workers=2, max_broken=1), 4)) == {"1.tar/1"}
+
+
 def test_flipped_bits_break_one_sample(shards):
     path = shards / "00001.tar"
     content = bytearray(path.read_bytes())
@@ -149,7 +169,7 @@ def test_flipped_bits_break_one_sample(shards):
     path.write_bytes(bytes(content))
     run = loader(shards, batch_size=9)
     keys = take(run, 12)
-    assert len(set(keys)) == COUNT - 1 and list(run.broken.reasons) == ["00001.tar/000000010"]
+    assert len(set(keys)) == COUNT - 1 and list(run.broken.reasons) == [f"{shards}/00001.tar/000000010"]
 
 
 def tar_of(path, files):
@@ -167,14 +187,19 @@ def test_foreign_shards(tmp_path):
     tar_of(tmp_path / "a.tar", {
         "x/1.jpg": picture, "x/1.txt": "一句\n两句".encode(), "x/2.JPG": picture, "x/2.json": b'{"caption": "a cat"}',
         "x/3.jpg": picture, "x/4.txt": b"text", "x/5.jpg": picture, "x/5.txt": b"\xff\xff",
-        "x/6.jpg": picture, "x/6.json": b'{"url": "u"}', "x/6.txt": b"fallback"})
+        "x/6.jpg": picture, "x/6.json": b'{"url": "u"}', "x/6.txt": b"fallback",
+        "x/7.jpg": picture, "x/7.json": b'\xef\xbb\xbf{"caption": "marked"}',
+        "x/8.jpg": picture, "x/8.json": b'{"caption": null, "questions": null}', "x/8.txt": b"one\x0bline",
+        "x/9.jpg": picture, "x/9.json": b"[1, 2]", "x/9.txt": b"fallback", "y/1.jpg": picture, "y/1.json": b"[1, 2]"})
     stream = ShardStream(ShardsConfig(path=str(tmp_path / "*.tar")))
     assert stream[0].captions == ["一句", "两句"] and stream[1].captions == ["a cat"]
+    assert [stream[number].captions for number in (6, 7, 8)] == [["marked"], ["one\x0bline"], ["fallback"]]
     assert stream[5].captions == ["fallback"] and stream[0].picture.shape == (6, 6, 3)
-    for number, reason in ((2, "x/3: no caption"), (3, "x/4: no picture"), (4, "x/5: its text is not UTF-8")):
+    for number, reason in ((2, "x/3: no caption"), (3, "x/4: no picture"), (4, "x/5: its text is not UTF-8"),
+                           (9, "y/1: not a record")):
         with pytest.raises(BrokenSample, match=reason):
             stream[number]
-    assert index_folder(tmp_path) == {"a.tar": 6}
+    assert index_folder(tmp_path) == {"a.tar": 10}
 
 
 def test_bad_places(tmp_path):

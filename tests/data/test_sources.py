@@ -1,10 +1,15 @@
+import io
 import json
+import os
+import shutil
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vilg.data.batches import Loader, LoaderConfig, Mixture
+from vilg.data.packing import Packing, write_shards
 from vilg.data.pictures import read_picture
 from vilg.data.sample import BrokenSample
 from vilg.data.scenes import parse_caption
@@ -82,7 +87,7 @@ def test_folder_names_what_is_broken(tmp_path):
     for index in range(len(source)):
         with pytest.raises(BrokenSample) as caught:
             source[index]
-        reasons[caught.value.name] = caught.value.reason
+        reasons[caught.value.name.removeprefix(f"{tmp_path}/")] = caught.value.reason
     assert reasons["mute.png"] == "no caption file mute.txt"
     assert reasons["empty.png"] == "empty.txt holds no caption"
     assert "UTF-8" in reasons["binary.png"] and "not a whole picture" in reasons["cut.png"]
@@ -113,7 +118,10 @@ def test_jsonl(tmp_path):
     paint(tmp_path / "a.png")
     records = [{"picture": "a.png", "captions": ["一句"], "questions": [["什么颜色？", "红色"]]},
                {"picture": "a.png", "captions": "一句"}, {"picture": "a.png", "caption": "一句", "questions": [["一"]]},
-               {"picture": 3, "caption": "一句"}, {"captions": ["一句"]}, {"picture": "a.png"}, ["a.png"]]
+               {"picture": 3, "caption": "一句"}, {"captions": ["一句"]}, {"picture": "a.png"}, ["a.png"],
+               {"picture": "a.png", "captions": {"zh": "一句"}}, {"picture": "a.png", "captions": [["一句"]]},
+               {"picture": "a.png", "caption": "一句", "questions": ["什么"]},
+               {"picture": "a.png", "caption": "一句", "questions": {"什么": "圆"}}]
     lines = [json.dumps(record, ensure_ascii=False) for record in records] + ['{"picture": "a.p']
     (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
     source = TableSource(TableConfig(path=str(tmp_path / "t.jsonl")))
@@ -121,6 +129,39 @@ def test_jsonl(tmp_path):
     for index in range(2, len(source)):
         with pytest.raises(BrokenSample, match=f"line {index + 1}"):
             source[index]
+
+
+def test_jsonl_with_nulls_blank_questions_and_half_characters(tmp_path):
+    paint(tmp_path / "a.png")
+    lines = ['{"picture": "a.png", "captions": null, "caption": "一句", "questions": null}',
+             '{"picture": "a.png", "caption": "猫\\ud83d", '
+             '"questions": [["", "一"], ["\\u200b", "二"], ["几？", "三\\udc00"]]}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    source = TableSource(TableConfig(path=str(tmp_path / "t.jsonl")))
+    assert (source[0].captions, source[0].questions) == (["一句"], [])
+    assert (source[1].captions, source[1].questions) == (["猫?"], [("几？", "三?")])
+
+
+def test_caption_lines_end_at_line_feeds_alone(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes("\ufeff一只\u2028猫\x85坐\x0b在\r\n\n第二\n".encode())
+    assert FolderSource(FolderConfig(path=str(tmp_path)))[0].captions == ["一只\u2028猫\x85坐\x0b在", "第二"]
+
+
+def test_file_names_that_are_not_utf8(tmp_path):
+    paint(tmp_path / "a.png")
+    for name in ("鸟", "狗"):
+        stem = os.fsencode(tmp_path) + b"/" + name.encode("gbk")
+        shutil.copy(tmp_path / "a.png", stem + b".png")
+        with open(stem + b".txt", "w", encoding="utf-8") as texts:
+            texts.write(name)
+    (tmp_path / "a.png").unlink()
+    source = FolderSource(FolderConfig(path=str(tmp_path)))
+    assert {source[0].key, source[1].key} == {r"\xc4\xf1.png", r"\xb9\xb7.png"}
+    assert write_shards(tmp_path / "shards", source, Packing("png")).written == 2
+    os.remove(os.fsencode(tmp_path) + b"/" + "鸟".encode("gbk") + b".txt")
+    with pytest.raises(BrokenSample, match=r"/\\xc4\\xf1.png: no caption file \\xc4\\xf1.txt"):
+        [source[number] for number in range(2)]
 
 
 def test_a_set_with_five_per_cent_broken_files_goes_round(tmp_path, caplog):
@@ -150,3 +191,50 @@ def test_pictures_are_upright_opaque_rgb(tmp_path):
     assert read_picture((tmp_path / "turned.jpg").read_bytes(), "turned").shape == (8, 4, 3)
     Image.new("L", (5, 5), 7).save(tmp_path / "grey.png")
     assert (read_picture(tmp_path / "grey.png", "grey") == 7).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_every_exif_orientation(tmp_path, orientation, suffix):
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype="uint8")
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, lossless=True)
+    with Image.open(tmp_path / f"a.{suffix}") as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(read_picture(tmp_path / f"a.{suffix}", "a"), expected)
+
+
+def test_exif_of_wrong_types_does_not_matter():
+    tags = [(0x100, 2, 4, b"20\0\0"), (0x112, 3, 1, b"\6\0\0\0"), (0x11a, 1, 4, b"72\0\0")]  # width as text …
+    table = b"".join(struct.pack("<HHI4s", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 3) + table + bytes(4)
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(buffer, "JPEG")
+    content = buffer.getvalue()
+    content = content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
+    assert read_picture(content, "x").shape == (20, 10, 3)
+
+
+def test_whatever_a_decoder_raises_is_a_broken_picture():
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(buffer, "TIFF")
+    where = struct.pack("<HH", 0x111, 4)  # the tag of the pixels' place, a whole number
+    assert where in buffer.getvalue()
+    content = buffer.getvalue().replace(where, struct.pack("<HH", 0x111, 2))  # Pillow: TypeError
+    with pytest.raises(BrokenSample, match="x: not a whole picture"):
+        read_picture(content, "x")
+
+
+def test_grey_of_sixteen_bits_is_scaled_and_what_cannot_be_is_broken(tmp_path):
+    levels = np.linspace(0, 65535, 256).reshape(16, 16)
+    for name, kind in (("a.png", "uint16"), ("a.tif", "uint16"), ("b.tif", "int32")):
+        Image.fromarray(levels.astype(kind)).save(tmp_path / name)
+        np.testing.assert_array_equal(read_picture(tmp_path / name, name)[..., 1].ravel(), range(256))
+    Image.fromarray(levels.astype("uint16")).save(tmp_path / "c.png", transparency=0)
+    assert (read_picture(tmp_path / "c.png", "c")[0, 0] == 255).all()
+    Image.fromarray((levels / 65535).astype("float32")).save(tmp_path / "f.tif")
+    Image.fromarray((levels * 100).astype("int32")).save(tmp_path / "i.tif")
+    for name, reason in (("f.tif", "mode F with levels from 0 to 1;"), ("i.tif", "mode I with levels from 0 to 6")):
+        with pytest.raises(BrokenSample, match=reason):
+            read_picture(tmp_path / name, name)

@@ -52,6 +52,14 @@ def test_questions_train_image_to_text_with_the_question_as_source(make):
     assert (batch["text_prefix"] == 0).all()
 
 
+def test_a_question_of_which_the_tokenizer_keeps_nothing_leaves_its_row_to_the_caption(make):
+    asked = samples()
+    asked[2].questions = [("\u0301", "红色")]
+    batch, captions = (make(question_share=share).collate(asked, list(range(6))) for share in (1.0, 0.0))
+    assert (batch["text_prefix"] > 0).tolist() == [row != 2 for row in range(6)]
+    np.testing.assert_array_equal(batch["text"][2], captions["text"][2])
+
+
 def test_only_the_first_caption_is_written_when_that_is_asked(make):
     task = make(question_share=0.0, written_captions="first", caption_dropout=0.0)
     batch = task.collate(samples(12), list(range(12)))

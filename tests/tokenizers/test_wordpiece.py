@@ -64,6 +64,11 @@ def test_a_batch_is_padded_and_reports_what_it_cuts(tokenizer):
         assert row[row != tokenizer.pad_id].tolist() == tokenizer.encode(text, 8)
 
 
+def test_half_a_character_is_read_as_a_question_mark(tokenizer):
+    assert tokenizer.encode("红\ud83d", 9) == tokenizer.encode("红?", 9)
+    assert tokenizer.unknown("龘\ud83d") == ["龘", "?"]
+
+
 def test_names_of_special_tokens_in_a_text_are_text(tokenizer):
     ids = tokenizer.encode("红[SEP]蓝[PAD]", 30)
     assert ids.count(tokenizer.sep_id) == 1 and tokenizer.pad_id not in ids
@@ -122,6 +127,11 @@ def test_prompts_and_questions_that_are_no_text_are_refused(tokenizer, given, se
         tokenizer.encode_questions([given], None, 16)
 
 
+def test_a_pair_of_a_data_set_may_hold_half_a_character(tokenizer):
+    batch = tokenizer.encode_questions(["红\ud83d"], ["蓝"], 16)
+    assert np.array_equal(batch.ids, tokenizer.encode_questions(["红?"], ["蓝"], 16).ids)
+
+
 def test_text_lengths_without_room_are_refused(tokenizer):
     with pytest.raises(VilgError, match="text length of 1 "):
         tokenizer.encode_batch(["红"], 1)
@@ -143,13 +153,13 @@ def test_a_folder_is_written_and_read_back(tokenizer, vocab_file, tmp_path):
 
 
 def test_a_folder_with_other_special_tokens_and_odd_lines(tmp_path):
-    tokens = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "\u2028", "红", "A", ""]
-    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "\u2028", "红", "A", "", "蓝", "", ""]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8-sig")
     names = {"pad": "<pad>", "cls": "<s>", "sep": "</s>", "unk": {"content": "<unk>"}, "mask": "<mask>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(
         {"do_lower_case": False, "tokenizer_class": "ErnieTokenizer", **{f"{key}_token": names[key] for key in names}}))
     tokenizer = WordPieceTokenizer.from_folder(tmp_path)
-    assert tokenizer.vocab_size == 9
+    assert tokenizer.vocab_size == 10 and tokenizer.tokens[0] == "<pad>" and tokenizer.decode([7, 8, 9]) == "A蓝"
     assert tokenizer.encode("A红a", 8) == [1, 7, 6, 3, 2]
 
 

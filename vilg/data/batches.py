@@ -26,8 +26,8 @@ Collate = Callable[[list[Sample], list[int]], dict[str, np.ndarray]]
 class LoaderConfig:
     """How batches are made, whatever from.
 
-    ``workers`` threads prepare ``prefetch`` batches ahead; ``max_broken`` is the greatest share of samples that may be
-    broken before the run is stopped.
+    ``workers`` threads prepare ``prefetch`` batches ahead; ``max_broken`` is the greatest share of samples, without
+    their repeats, that may be broken before the run is stopped; 0 stops it at the first.
     """
 
     workers: int = 1
@@ -47,6 +47,9 @@ class Stream(Protocol):
     def __len__(self) -> int:
         """Samples an epoch."""
 
+    def distinct(self) -> int:
+        """Samples an epoch, each counted once however often it comes."""
+
     def problems(self) -> list[BrokenSample]:
         """What was found broken before anything was read."""
 
@@ -55,8 +58,8 @@ class Stream(Protocol):
         Raises DataError when it cannot."""
 
     def sample(self, position: int, attempt: int) -> Sample:
-        """The sample at a global position, or on further attempts the one that stands in for it.
-        Raises BrokenSample."""
+        """The sample at a global position, or on further attempts the one that stands in for it; twice as many
+        attempts as an epoch has samples try all of them. Raises BrokenSample."""
 
 
 class Mixture:
@@ -77,6 +80,10 @@ class Mixture:
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def distinct(self) -> int:
+        """Samples of all sources, without repeats."""
+        return sum(self._sizes)
 
     def problems(self) -> list[BrokenSample]:
         """None: sources tell what is broken as they are read."""
@@ -100,7 +107,12 @@ class Mixture:
         index = int(order[offset])
         which = int(np.searchsorted(self._ends, index, side="right"))
         start = self._ends[which - 1] if which else 0
-        return self.sources[which][(index - start) % self._sizes[which]]
+        number = (index - start) % self._sizes[which]
+        try:
+            return self.sources[which][number]
+        except BrokenSample as broken:
+            broken.place = which, number
+            raise
 
 
 class Loader:
@@ -127,7 +139,7 @@ class Loader:
         self.consumed = 0  # samples, over all ranks
         self.waited = 0.0  # seconds that the consumer spent waiting for batches
         stream.begin(seed, self.lanes)
-        self.broken = BrokenLog(len(stream), config.max_broken)
+        self.broken = BrokenLog(stream.distinct(), config.max_broken)
         for problem in stream.problems():
             self.broken.add(problem)
         self._pool: ThreadPoolExecutor | None = None
@@ -191,7 +203,7 @@ class Loader:
         return self.collate([self._sample(position) for position in positions], seeds)
 
     def _sample(self, position: int) -> Sample:
-        for attempt in range(len(self.stream)):
+        for attempt in range(2 * len(self.stream)):
             try:
                 return self.stream.sample(position, attempt)
             except BrokenSample as broken:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vilg.config import configclass
 from vilg.data.broken import BrokenLog
 from vilg.data.lines import Lines
+from vilg.data.records import parse_record, readable
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
@@ -63,9 +64,12 @@ class CodesSource:
         return len(self.codes)
 
     def __getitem__(self, index: int) -> Sample:
-        record = json.loads(self.texts[index])
-        pairs = [(question, answer) for question, answer in record["questions"]]
-        return Sample(record["key"], None, record["captions"][self.taken], pairs, self.codes[index].astype(np.int64))
+        number, line = self.texts.numbered(index)
+        place = f"{readable(self.path / TEXTS_FILE)} line {number}"
+        key, texts, pairs = parse_record(line, place, "key")
+        if not any(text.strip() for text in texts):
+            raise BrokenSample(place, "no caption")
+        return Sample(key, None, texts[self.taken], pairs, self.codes[index].astype(np.int64))
 
 
 @dataclass

@@ -1,35 +1,67 @@
 """The two ways in which captions are written down: JSON records and text files of one caption a line."""
 import json
+import os
 from pathlib import Path
 
 from vilg.data.sample import BrokenSample
 
 
-def parse_record(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]:
-    """A JSON record's picture name ("" without one), captions and questions. Raises BrokenSample naming ``place``."""
+def readable(path: str | os.PathLike) -> str:
+    """A path as text to show and to write down; bytes of it that are not UTF-8 become ``\\xd0`` and the like."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def parse_record(line: str, place: str, named: str = "picture") -> tuple[str, list[str], list[tuple[str, str]]]:
+    """What a JSON record says under ``named`` ("" for nothing), its captions, and its questions, blank ones left out.
+
+    A value of null is as good as none. Raises BrokenSample naming ``place`` for what is no such record.
+    """
     try:
         record = json.loads(line)
-        name = record.get("picture", "")
-        texts = record.get("captions", record.get("caption", ""))
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        pairs = [(question, answer) for question, answer in record.get("questions", [])]
-        strings = [name, *texts, *(text for pair in pairs for text in pair)]
-    except (ValueError, TypeError, AttributeError):
-        raise BrokenSample(place, 'not a record like {"picture": "a.png", "captions": ["…"]}') from None
-    if not all(isinstance(text, str) for text in strings):
-        raise BrokenSample(place, "picture, captions and questions must be text")
-    return name, texts, pairs
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise BrokenSample(place, f'not a record like {{"{named}": "a.png", "captions": ["…"]}}')
+    record = {key: value for key, value in record.items() if value is not None}
+    name, pairs = record.get(named, ""), record.get("questions", [])
+    texts = record.get("captions", record.get("caption", ""))
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(name, str) or not _are_texts(texts):
+        raise BrokenSample(place, f"{named} must be text, and captions a list of texts")
+    if not isinstance(pairs, list) or not all(_are_texts(pair) and len(pair) == 2 for pair in pairs):
+        raise BrokenSample(place, 'questions must be pairs of texts like [["几只？", "一只"]]')
+    pairs = [(mend(question), mend(answer)) for question, answer in pairs]
+    return mend(name), [mend(text) for text in texts], [pair for pair in pairs if all(map(_visible, pair))]
+
+
+def mend(text: str) -> str:
+    """The text with ``?`` for every half of a character, such as is left of an emoji that JSON escapes were cut in."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def text_lines(content: bytes) -> list[str]:
+    """The captions of a text file, one a line that ends at a line feed and at nothing else, as a table's lines do.
+    Raises UnicodeDecodeError."""
+    return [line.strip() for line in content.decode("utf-8-sig").split("\n") if line.strip()]
 
 
 def caption_lines(path: Path, name: str) -> list[str]:
     """The captions of a text file, one a line. Raises BrokenSample under ``name`` when there are none."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        texts = text_lines(path.read_bytes())
     except FileNotFoundError:
-        raise BrokenSample(name, f"no caption file {path.name}") from None
+        raise BrokenSample(name, f"no caption file {readable(path.name)}") from None
     except (OSError, UnicodeDecodeError):
-        raise BrokenSample(name, f"{path.name} cannot be read as UTF-8 text") from None
-    texts = [line.strip() for line in lines if line.strip()]
+        raise BrokenSample(name, f"{readable(path.name)} cannot be read as UTF-8 text") from None
     if not texts:
-        raise BrokenSample(name, f"{path.name} holds no caption")
+        raise BrokenSample(name, f"{readable(path.name)} holds no caption")
     return texts
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _visible(text: str) -> bool:
+    """Whether a text shows anything; neither spaces nor characters of no width are read by a tokenizer."""
+    return any(letter.isprintable() and not letter.isspace() for letter in text)

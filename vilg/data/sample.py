@@ -1,4 +1,5 @@
 """One training sample, and what a source of samples must offer."""
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,12 +22,16 @@ class Sample:
 
 
 class BrokenSample(Exception):
-    """A sample that cannot be used; the loader counts it, names it once and goes on with another."""
+    """A sample that cannot be used; the loader counts it, names it once and goes on with another.
+
+    ``place`` tells it apart from all others of a stream, whatever they are called: a stream of several sources sets it.
+    """
 
     def __init__(self, name: str, reason: str):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
+        self.place: Hashable = name
 
 
 class Source(Protocol):

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from vilg.config import configclass
 from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
-from vilg.data.records import parse_record
+from vilg.data.records import parse_record, readable, text_lines
 from vilg.data.sample import BrokenSample, Sample
 from vilg.errors import DataError
 
 INDEX_FILE = "index.json"
+NOT_UTF8 = "its text is not UTF-8"
 OPEN_SHARDS = 64  # of whose members the places are kept in memory
 
 
@@ -137,6 +138,10 @@ class ShardStream:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def distinct(self) -> int:
+        """All samples: a round of the lanes holds each once."""
+        return len(self)
+
     def __getitem__(self, number: int) -> Sample:
         """Sample ``number`` in the order of the files, unshuffled. Raises BrokenSample."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
@@ -159,7 +164,9 @@ class ShardStream:
 
     def sample(self, position: int, attempt: int) -> Sample:
         """See :meth:`vilg.data.batches.Stream.sample`; a stand-in comes from another lane,
-        half that one's length away."""
+        half that one's length away, and in the end from anywhere in the order of the files."""
+        if attempt >= len(self):
+            return self[attempt % len(self)]
         step, lane = divmod(position, len(self._lanes))
         lane = (lane + attempt) % len(self._lanes)
         length = sum(self.counts[shard] for shard in self._lanes[lane])
@@ -182,9 +189,10 @@ class ShardStream:
     def _read(self, shard: int, number: int) -> Sample:
         index, path = self._index(shard), self.shards[shard]
         if number >= len(index.members):
-            raise BrokenSample(f"{path.name} sample {number}", index.problem or "fewer samples than its index says")
+            raise BrokenSample(f"{readable(path)} sample {number}",
+                               index.problem or "fewer samples than its index says")
         member = index.members[number]
-        name = f"{path.name}/{member.key}"
+        name = readable(f"{path}/{member.key}")
         pictures = [suffix for suffix in member.files if f".{suffix}" in PICTURE_SUFFIXES]
         if not pictures:
             raise BrokenSample(name, "no picture")
@@ -192,7 +200,7 @@ class ShardStream:
             contents = {suffix: _piece(handle, *member.files[suffix]) for suffix in (pictures[0], "txt", "json")
                         if suffix in member.files}
         texts, pairs = _texts(contents, name)
-        return Sample(name, read_picture(contents[pictures[0]], name),
+        return Sample(readable(f"{path.name}/{member.key}"), read_picture(contents[pictures[0]], name),
                       texts[:1] if self.config.first_caption_only else texts, pairs)
 
     def _index(self, shard: int) -> ShardIndex:
@@ -241,7 +249,7 @@ def _count(shards: list[Path]) -> tuple[list[int], list[BrokenSample]]:
         index = scan(shard)
         known[shard] = len(index.members)
         if index.problem:
-            problems.append(BrokenSample(shard.name, index.problem))
+            problems.append(BrokenSample(readable(shard), index.problem))
     return [known[shard] for shard in shards], problems
 
 
@@ -255,11 +263,15 @@ def _texts(contents: dict[str, bytes], name: str) -> tuple[list[str], list[tuple
     pairs: list[tuple[str, str]] = []
     try:
         if "json" in contents:
-            _, texts, pairs = parse_record(contents["json"].decode("utf-8"), name)
+            _, texts, pairs = parse_record(contents["json"].decode("utf-8-sig"), name)
+    except (UnicodeDecodeError, BrokenSample) as problem:
+        if "txt" not in contents:  # other people's .json need not be about captions
+            raise problem if isinstance(problem, BrokenSample) else BrokenSample(name, NOT_UTF8) from None
+    try:
         if "txt" in contents and not any(text.strip() for text in texts):
-            texts = contents["txt"].decode("utf-8-sig").splitlines()
+            texts = text_lines(contents["txt"])
     except UnicodeDecodeError:
-        raise BrokenSample(name, "its text is not UTF-8") from None
+        raise BrokenSample(name, NOT_UTF8) from None
     texts = [text.strip() for text in texts if text.strip()]
     if not texts:
         raise BrokenSample(name, "no caption")

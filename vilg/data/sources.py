@@ -7,7 +7,7 @@ import numpy as np
 from vilg.config import configclass
 from vilg.data.lines import Lines
 from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
-from vilg.data.records import caption_lines, parse_record
+from vilg.data.records import caption_lines, parse_record, readable
 from vilg.data.sample import BrokenSample, Sample
 from vilg.data.scenes import Scene, captions, parse_caption, questions, render, sample_scene
 from vilg.data.scenes.constraints import Constraints
@@ -124,9 +124,10 @@ class FolderSource:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Sample:
-        name = self.pictures[index]
-        path = self.root / name
-        return Sample(name, read_picture(path, name), caption_lines(path.with_suffix(".txt"), name)[self.taken])
+        path = self.root / self.pictures[index]
+        shown = readable(path)
+        return Sample(readable(self.pictures[index]), read_picture(path, shown),
+                      caption_lines(path.with_suffix(".txt"), shown)[self.taken])
 
 
 class TableSource:
@@ -150,12 +151,14 @@ class TableSource:
 
     def __getitem__(self, index: int) -> Sample:
         number, line = self.rows.numbered(index)
-        place = f"{self.path.name} line {number}"
+        place = f"{readable(self.path)} line {number}"
         if self.path.suffix == ".tsv":
             name, *texts = line.split("\t")
             pairs: list[tuple[str, str]] = []
         else:
             name, texts, pairs = parse_record(line, place)
+        if not name:
+            raise BrokenSample(place, "names no picture")
         texts = [text.strip() for text in texts if text.strip()]
         if not texts:
             raise BrokenSample(f"{place} ({name})", "no caption")

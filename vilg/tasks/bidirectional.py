@@ -137,7 +137,8 @@ class BidirectionalTask:
         sources = self.words.encode_batch(["" if drop else text for text, drop in zip(captions, dropped)], length)
         targets = self.words.encode_batch(written, length)
         text, text_length, prefix = targets.ids, targets.length, np.zeros_like(targets.length)
-        rows = [row for row, question in enumerate(questions) if question is not None]
+        # A question of which the tokenizer keeps nothing, such as accents alone, leaves its row to the caption.
+        rows = [row for row, question in enumerate(questions) if question is not None and self.words.reads(question)]
         if rows:
             asked = self.words.encode_questions([questions[r] for r in rows], [answers[r] for r in rows], length)
             text[rows], text_length[rows], prefix[rows] = asked.ids, asked.length, asked.prefix

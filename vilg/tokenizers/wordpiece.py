@@ -121,7 +121,7 @@ class WordPieceTokenizer:
         """
         for prompt in prompts:
             check_text(prompt, "prompt")
-            if not self._tokenizer.encode(prompt, add_special_tokens=False).ids:
+            if not self.reads(prompt):
                 raise VilgError(f"the prompt {prompt!r} is empty; write at least one character to draw or answer from")
         batch = self.encode_batch(prompts, max_length)
         for prompt, cut in zip(prompts, batch.cut.tolist(), strict=True):
@@ -138,13 +138,14 @@ class WordPieceTokenizer:
         """``[CLS] question [SEP] answer [SEP]`` → ids [B, max_length]; ``prefix`` counts through the first [SEP].
 
         Of a pair that is too long the question is cut first, down to half the room, then the answer. Without answers
-        a row ends behind its question, and a cut is warned about, or a VilgError when ``strict``. A question that is
-        empty or no text is a VilgError too.
+        a row ends behind its question, as a user asked it: a cut is warned about, or a VilgError when ``strict``, and a
+        question that is no text is a VilgError. An empty question is one in either case.
         """
         rows, cuts, prefixes = [], [], []
         room = _checked(max_length, 4) - 3
         for index, question in enumerate(questions):
-            check_text(question, "question")
+            if answers is None:
+                check_text(question, "question")
             asked = self._pieces(question)
             if not asked:
                 raise VilgError(f"the question {question!r} is empty; ask at least one character")
@@ -176,22 +177,27 @@ class WordPieceTokenizer:
             if token.startswith(CONTINUATION) and len(token) > len(CONTINUATION):
                 text += token[len(CONTINUATION):]
             else:
-                text += (" " if text and _spaced(text[-1], token[0]) else "") + token
+                text += (" " if text and _spaced(text[-1], token[:1]) else "") + token
         return unicodedata.normalize("NFC", text)
 
     def normalise(self, text: str) -> str:
         """The text as :meth:`decode` would give it back, uncut: lower case, with the spaces that decoding sets."""
         return self.decode(self._pieces(text))
 
+    def reads(self, text: str) -> bool:
+        """Whether anything of the text is left when spaces, control characters and the like are taken out."""
+        return bool(self._pieces(text))
+
     def unknown(self, text: str) -> list[str]:
         """The words of ``text`` (a Chinese character is a word) that the vocabulary lacks, each once, in order."""
+        text = _whole(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         words = [text[slice(*span)] for index, span in zip(encoding.ids, encoding.offsets, strict=True)
                  if index == self.unk_id]
         return list(dict.fromkeys(words))
 
     def _pieces(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._tokenizer.encode(_whole(text), add_special_tokens=False).ids
 
     def _batch(self, rows: list[list[int]], cuts: list[int], prefixes: list[int], max_length: int) -> TextBatch:
         ids = np.full([len(rows), max_length], self.pad_id, dtype="int64")
@@ -241,13 +247,15 @@ def is_chinese(character: str) -> bool:
 def _read_vocab(path: Path) -> list[str]:
     try:
         # Not splitlines(): vocabularies hold U+2028 and its like as tokens.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise VilgError(f"{path}: there is no such vocabulary; build one with tools/build_vocab.py, "
                         "or name the vocab.txt of a BERT or ERNIE tokenizer") from None
     except (OSError, UnicodeDecodeError) as error:
         raise VilgError(f"{path}: not a vocabulary of UTF-8 lines ({error})") from None
-    return lines[:-1] if lines[-1] == "" else lines
+    while lines and not lines[-1]:  # an editor adds blank lines at the end; one further up is a token
+        lines.pop()
+    return lines
 
 
 def _read_settings(path: Path) -> dict:
@@ -270,6 +278,11 @@ def _checked(max_length: int, least: int) -> int:
     if max_length < least:
         raise VilgError(f"a text length of {max_length} has no room for the special tokens; set it to {least} or more")
     return max_length
+
+
+def _whole(text: str) -> str:
+    """The text with ``?`` for half a character (an emoji cut in JSON), which Rust does not take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _short(text: str, limit: int = 40) -> str:
