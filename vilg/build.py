@@ -73,7 +73,7 @@ def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
     """This rank's micro-batches of the run's data."""
     stream = build_stream(run.data, task.fingerprints().get("image_tokenizer"))
     return Loader(stream, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed,
-                  rank, ranks)
+                  rank, ranks, task.picture_size)
 
 
 def build_trainer(run: RunConfig) -> Trainer:

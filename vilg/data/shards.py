@@ -8,6 +8,7 @@ alone says what comes next, at any number of ranks.
 """
 import glob
 import json
+import logging
 import os
 import tarfile
 import threading
@@ -25,6 +26,7 @@ from vilg.data.records import parse_record, readable, text_lines
 from vilg.data.sample import BrokenSample, Sample
 from vilg.errors import DataError
 
+logger = logging.getLogger(__name__)
 INDEX_FILE = "index.json"
 NOT_UTF8 = "its text is not UTF-8"
 OPEN_SHARDS = 64  # of whose members the places are kept in memory
@@ -40,6 +42,8 @@ class ShardsConfig:
     first_caption_only: bool = False
 
     def __post_init__(self):
+        if not self.path:
+            raise ValueError("path: name at least one folder or pattern of .tar files")
         if self.shuffle_buffer < 1:
             raise ValueError("shuffle_buffer is at least 1 (no shuffling within a shard)")
 
@@ -131,6 +135,7 @@ class ShardStream:
             raise DataError(f"{config.path}: the shards hold no sample")
         self._lanes: list[np.ndarray] = []
         self._seed = 0
+        self._reported_uneven = False
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
         self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
         self._lock = threading.Lock()
@@ -159,8 +164,16 @@ class ShardStream:
                             f"data.loader.workers); write more, smaller shards or use fewer workers")
         dealt = np.random.default_rng([seed, 0]).permutation(usable)
         self._lanes = [dealt[lane::lanes] for lane in range(lanes)]
+        self._report_uneven([sum(self.counts[shard] for shard in lane) for lane in self._lanes])
         self._seed = seed
         self._orders.clear()
+
+    def _report_uneven(self, lengths: list[int]) -> None:
+        if max(lengths) > 1.1 * min(lengths) and not self._reported_uneven:
+            self._reported_uneven = True
+            logger.warning("the %d readers (ranks × data.loader.workers) get from %d to %d samples each, and those of a "
+                           "short share come more often; pack the data again into more shards of equal size, or use "
+                           "fewer workers or ranks", len(lengths), min(lengths), max(lengths))
 
     def sample(self, position: int, attempt: int) -> Sample:
         """See :meth:`vilg.data.batches.Stream.sample`; a stand-in comes from another lane,
