@@ -135,6 +135,28 @@ def test_a_shard_cut_short_is_reported_and_the_rest_goes_on(shards, indexed, cap
         index_folder(shards)
 
 
+def test_a_shard_whose_end_never_arrived_is_reported(shards, caplog):
+    path = shards / "00003.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 4] + bytes(len(content) - len(content) // 4))
+    with pytest.raises(DataError, match="00003.tar: is nothing but zeros for its last .*fetch it again"):
+        index_folder(shards)
+    (shards / INDEX_FILE).unlink()
+    loader(shards).close()
+    assert "00003.tar (nothing but zeros for its last" in caplog.text
+
+
+def test_a_shard_that_has_grown_or_gone_since_is_reported(shards, caplog):
+    counts = json.loads((shards / INDEX_FILE).read_text(encoding="utf-8"))
+    (shards / INDEX_FILE).write_text(json.dumps(counts | {"00002.tar": 3}), encoding="utf-8")
+    run = loader(shards, batch_size=7, max_broken=0.4)
+    assert len({key for _ in range(7) for key in next(run)["key"]}) == COUNT - 5
+    assert caplog.text.count("00002.tar: holds 8 samples and index.json counts 3") == 1
+    (shards / "00001.tar").unlink()
+    take(run, 21)
+    assert set(run.broken.reasons.values()) == {"its shard cannot be read any more (No such file or directory)"}
+
+
 def test_a_shard_of_noise_costs_its_samples_only(shards):
     (shards / "00000.tar").write_bytes(np.random.default_rng(0).bytes(9000))
     keys = take(loader(shards, batch_size=9, max_broken=0.2), 18)
