@@ -106,14 +106,20 @@ def write_index(folder: str | Path, counts: dict[str, int]) -> None:
 
 
 def index_folder(folder: str | Path) -> dict[str, int]:
-    """Count the samples of a folder's shards, write its index and return it. Raises DataError for a damaged shard."""
+    """Count the samples of a folder's shards, write its index and return it. Raises DataError for a damaged shard, and
+    when the folder is none or cannot be written."""
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: is no folder; name the one that holds the .tar files")
     counts = {}
     for shard in find_shards(str(folder)):
         index = scan(shard)
         if index.problem:
             raise DataError(f"{shard}: is {index.problem}; fetch it again, or move it away to do without it")
         counts[shard.name] = len(index.members)
-    write_index(folder, counts)
+    try:
+        write_index(folder, counts)
+    except OSError as error:
+        raise DataError(f"{folder}: the index cannot be written ({error.strerror or error})") from None
     return counts
 
 
