@@ -54,7 +54,7 @@ def judge(options: argparse.Namespace, directions: str) -> dict[str, float]:
     from vilg import judge, pipeline
 
     model = pipeline.load(str(options.output / directions / "model"))
-    settings = argparse.Namespace(count=options.count, seed=options.seed, best_of=1)
+    settings = argparse.Namespace(count=options.count, seed=options.seed, best_of=1, trained_on=None)
     return dict(judge.scenes_figures(model, settings))
 
 

@@ -148,3 +148,17 @@ def test_load_reads_overrides_and_builds(tmp_path):
     assert config.load(path, Run, ["task.block.width=6", "flag=yes"]).task.block.width == 6
     with pytest.raises(ConfigError, match=r"run.yaml: task.block.width: must be a whole number"):
         config.load(path, Run, ["task.block.width=wide"])
+
+
+@pytest.mark.parametrize("text", ["2026-02-30", "0b_", "!!int x", "!!timestamp x"])
+def test_values_that_yaml_cannot_make_are_refused(text, tmp_path):
+    with pytest.raises(ConfigError, match="is not a YAML value"):
+        config.apply_overrides({}, [f"name={text}"])
+    (tmp_path / "run.yaml").write_text(f"name: {text}\n")
+    with pytest.raises(ConfigError, match="not a YAML file that can be read"):
+        config.read_yaml(tmp_path / "run.yaml")
+
+
+def test_a_truth_is_no_number():
+    assert refused(**DRAWING | {"blocks": [{"width": True}]}) == "blocks.0.width: must be a number, got True"
+    assert refused(**DRAWING | {"blocks": [{"rate": False}]}) == "blocks.0.rate: must be a number, got False"

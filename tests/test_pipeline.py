@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -7,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from vilg import pipeline
+from vilg import pipeline, runtime
 from vilg.data import scenes
 from vilg.data.pictures import read_picture
 from vilg.data.transforms import to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.nn import functional
+from vilg.nn.loops import switch as loops
+from vilg.nn.onednn import precision, switch
+from vilg.runtime import process
 from vilg.tokenizers.image import load_image_tokenizer
+from vilg.tokenizers.wordpiece import WordPieceTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ["一个红色的圆形", "蓝色的方块在左边"]
@@ -49,6 +54,19 @@ def test_every_text_may_have_a_seed_of_its_own(model):
         assert ours[0].info["seed"] == theirs[0].info["seed"]
     with pytest.raises(VilgError, match="1 seeds for 2 texts"):
         model.text_to_image(texts, seed=[3])
+
+
+def test_whole_numbers_of_any_kind_are_seeds_and_counts(model):
+    texts = ["红色的圆形", "蓝色的方块"]
+    plain = arrays(model.text_to_image(texts, num_images=2, best_of=3, seed=[3, 8]))
+    for seeds in (np.array([3, 8]), list(np.array([3, 8])), (np.uint8(3), paddle.to_tensor(8))):
+        drawn = model.text_to_image(texts, num_images=np.int64(2), best_of=np.int64(3), seed=seeds)
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(arrays(drawn), plain))
+        assert [type(row[0].info["seed"]) for row in drawn] == [int, int]
+    for seed in (np.int64(4), np.array(4)):
+        assert np.array_equal(arrays(model.text_to_image(texts, seed=seed)), arrays(model.text_to_image(texts, seed=4)))
+    with pytest.raises(VilgError, match="2 seeds for 1 texts"):
+        model.text_to_image(texts[0], seed=np.array([3, 8]))
 
 
 def test_best_of_keeps_the_pictures_that_rank_highest(model):
@@ -96,14 +114,74 @@ def test_texts_and_answers_come_one_a_picture_or_question(model):
         model.answer(pictures, ["有几个？"] * 3)
 
 
+def test_many_samples_of_a_text_are_drawn_in_several_batches(model, monkeypatch, capsys):
+    whole = model.text_to_image(PROMPTS, num_images=7, seed=2)
+    monkeypatch.setattr(pipeline, "DECODE_ROWS", 3)
+    parts = model.text_to_image(PROMPTS, num_images=7, seed=2, progress=True)
+    assert "96/96" in capsys.readouterr().err  # 2 texts, 3 batches of at most 3 samples, 16 tokens
+    for ours, theirs in zip(parts, whole):
+        assert all(np.array_equal(*map(np.asarray, pair)) for pair in zip(ours, theirs, strict=True))
+        assert [picture.info for picture in ours] == [picture.info for picture in theirs]
+
+
+def test_every_text_may_have_a_known_picture_of_its_own(model, monkeypatch):
+    known = [np.asarray(row[0]) for row in model.text_to_image(["红色的圆形", "蓝色的方块", "圆形"], seed=2)]
+    alone = [model.text_to_image(PROMPTS[0], known_image=one, known_rows=2)[0][0] for one in known]
+    monkeypatch.setattr(pipeline, "DECODE_ROWS", 2)
+    for together in (known, tuple(known)):
+        drawn = model.text_to_image([PROMPTS[0]] * 3, known_image=together, known_rows=2)
+        assert all(np.array_equal(ours[0], theirs) for ours, theirs in zip(drawn, alone))
+    for count in (1, 2):
+        with pytest.raises(VilgError, match=f"3 known pictures for {count} texts"):
+            model.text_to_image([PROMPTS[0]] * count, known_image=known, known_rows=2)
+
+
+def test_lists_tuples_and_nothing_at_all(model):
+    pictures = tuple(np.asarray(row[0]) for row in model.text_to_image(PROMPTS))
+    assert model.image_to_text(pictures) == model.image_to_text(list(pictures)) == model.image_to_text(iter(pictures))
+    assert model.answer(pictures, ("有几个？",) * 2) == model.answer(list(pictures), "有几个？")
+    assert np.array_equal(model.rank(tuple(PROMPTS), pictures), model.rank(np.array(PROMPTS), list(pictures)))
+    assert model.text_to_image([]) == model.text_to_image([], known_image=pictures[0], known_rows=1) == []
+    assert model.image_to_text([]) == model.answer([], []) == []
+    assert model.rank([], pictures).shape == (0, 2) and model.rank(PROMPTS, []).shape == (2, 0)
+    for images, questions in (([], ["有几个？"]), (pictures, [])):
+        with pytest.raises(VilgError, match="do not pair up"):
+            model.answer(images, questions)
+    given = model.text_to_image(PROMPTS[1], known_image=pictures[0], known_mask=[[True] * 4] * 2 + [[False] * 4] * 2)
+    assert np.array_equal(given[0][0], model.text_to_image(PROMPTS[1], known_image=pictures[0], known_rows=2)[0][0])
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda model, picture: model.image_to_text(picture[:0]), r"got uint8 \[0, 16, 3\]"),
+    (lambda model, picture: model.image_to_text(None), "got NoneType"),
+    (lambda model, picture: model.image_to_text([3]), "got int"),
+    (lambda model, picture: model.image_to_text(picture, max_tokens=-1), "max_tokens is -1"),
+    (lambda model, picture: model.image_to_text(picture, max_tokens=2.5), "max_tokens is a whole number"),
+    (lambda model, picture: model.answer([picture] * 2, []), "2 pictures and 0 questions"),
+])
+def test_unusable_pictures_and_lengths_are_refused_in_a_sentence(model, call, sentence):
+    with pytest.raises(VilgError, match=sentence):
+        call(model, np.zeros([16, 16, 3], "uint8"))
+
+
 @pytest.mark.parametrize("call, sentence", [
     (dict(texts=""), "empty"),
     (dict(texts="一个红色的圆形" * 9), "63"),
     (dict(texts=PROMPTS[0], num_images=0), "num_images"),
     (dict(texts=PROMPTS[0], num_images=4, best_of=2), "best_of"),
+    (dict(texts=PROMPTS[0], num_images=2.5), "num_images is a whole number, not 2.5"),
+    (dict(texts=PROMPTS[0], best_of="4"), "best_of is a whole number, not '4'"),
+    (dict(texts=PROMPTS[0], seed=None), "a seed is a whole number, not None"),
+    (dict(texts=PROMPTS[0], seed=1.0), "a seed is a whole number, not 1.0"),
+    (dict(texts=PROMPTS[0], seed="3"), "a seed is a whole number, not '3'"),
+    (dict(texts=PROMPTS, seed=[1, 2.5]), "a seed is a whole number, not 2.5"),
     (dict(texts=PROMPTS[0], top_p=2.0), "top_p"),
     (dict(texts=PROMPTS[0], known_rows=2), "known_image"),
     (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_rows=9), "9"),
+    (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_rows=1.5), "known_rows is a whole number"),
+    (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_mask=[[True], []]), r"booleans \[4, 4\]"),
+    (dict(texts=PROMPTS[0], known_image=np.zeros((8, 8, 3), "uint8"), known_mask=np.ones((4, 4), int)),
+     r"booleans \[4, 4\], one a token; got int64 \[4, 4\]"),
     (dict(texts=PROMPTS[0], path="end_to_end"), "reconstructor"),
 ])
 def test_unusable_calls_are_refused_in_a_sentence(model, call, sentence):
@@ -123,6 +201,19 @@ def test_broken_pictures_are_named(model, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses to open what has twice as many
     with pytest.raises(DataError, match="whole.png.*4096 pixels"):
         model.image_to_text([str(whole)])
+
+
+def test_whatever_decoders_raise_for_damaged_pictures_is_the_same_sentence(tmp_path):
+    picture, damaged = Image.fromarray(np.arange(3072).reshape(32, 32, 3).astype("uint8")), tmp_path / "damaged"
+    # The pixel format of a DDS raises a NotImplementedError, the first pixels of an AVIF a RuntimeError.
+    for kind, mark in (("DDS", b"DDS "), ("AVIF", b"mdat"))[:1 + features.check("avif")]:
+        picture.save(damaged, kind)
+        content = bytearray(damaged.read_bytes())
+        start = content.index(mark) + (80 if kind == "DDS" else 4)
+        content[start:start + 4] = bytes(4)
+        damaged.write_bytes(content)
+        with pytest.raises(DataError, match="damaged: not a whole picture"):
+            pipeline.open_picture(damaged)
 
 
 def test_transparent_pictures_are_laid_on_white(tmp_path):
@@ -154,6 +245,32 @@ def test_the_shipped_tokenizer_reads_plain_pictures_alike_with_stock_operators()
         with functional.stock_operators():
             stock = tokenizer.encode(pixels).numpy()
     assert (fast != stock).mean() < 0.005
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "tools/infer.py"])
+def test_the_shipped_model_has_learned_every_character_of_the_examples(page):
+    words = WordPieceTokenizer.from_folder(ROOT / "model_zoo/ernie_vilg_tiny")
+    examples = re.findall('"([\u4e00-\u9fff，？]+)"', (ROOT / page).read_text(encoding="utf-8"))
+    assert len(examples) > 3
+    assert {text: words.unknown(text) for text in examples if words.unknown(text)} == {}
+
+
+def test_loading_sets_the_precision_and_nothing_else(released_model):
+    before = process.threads()
+    try:
+        runtime.configure(runtime.RuntimeConfig(threads=1, onednn=False, jit=False))
+        pipeline.load(released_model, cpu_math="fp32")
+        assert (process.threads(), switch.active(), loops.active()) == (1, False, False)
+        runtime.configure(runtime.RuntimeConfig(cpu_math="bf16"))
+        gains = precision.gains()
+        pipeline.load(released_model)
+        assert precision.gains() is gains
+        pipeline.load(released_model, cpu_math="fp32")
+        assert not precision.gains()
+        with pytest.raises(VilgError, match="cpu_math"):
+            pipeline.load(released_model, cpu_math="fp16")
+    finally:
+        runtime.configure(runtime.RuntimeConfig(threads=before))
 
 
 def test_an_unknown_model_names_the_way_out():

@@ -1,5 +1,6 @@
 """What a tool does with bad input: one sentence that names the thing, status 2, no traceback, nothing lost."""
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from vilg import runtime
+from vilg import judge, runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,6 +64,8 @@ CONFIG = ROOT / "configs/image_tokenizer/tiny.yaml"
     (["--set", "seed=soon"], "seed: must be a whole number, got 'soon'"),
     (["--set", "task.kind=painting"], "task.kind: must be one of"),
     (["--set", "seed"], "--set seed: write it as key.subkey=value"),
+    (["--set", "seed=-1"], "seed must not be negative, got -1"),
+    (["--set", "output=runs/{run}"], "output may hold {name} and no other braces, got 'runs/{run}'"),
     (["--set", "data.sources=[{kind: folder, path: nowhere}]"], "nowhere: there is no such folder"),
     (["--set", "data.sources=[{kind: table, path: no.tsv}]"], "no.tsv"),
 ])
@@ -111,9 +114,49 @@ def test_infer_writes_pictures_with_their_story_and_keeps_what_is_there(tool, re
     record = json.loads((tmp_path / "drawn.jsonl").read_text(encoding="utf-8").splitlines()[0])
     info = Image.open(tmp_path / record["image"]).info
     assert info["prompt"] == "红色的圆形" and info["seed"] == "0" and info["model"] == "untrained"
+
+
+def test_infer_checks_where_the_results_go_before_it_draws(refused, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert "file" in refused("infer", "text2image", "红", "--output", "file", "--model", released_model)
+    for option, place in (("--output", "file"), ("--output", "file/below"), ("--json", "file/below"), ("--json", ".")):
+        sentence = refused("infer", "text2image", "红", option, place, "--model", "no model is looked for")
+        assert sentence.startswith(f"{place}: ") and sentence.endswith(option)
     assert (tmp_path / "file").read_text() == "in the way"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_infer_makes_the_folder_of_the_json_file_and_names_one_that_is_full(tool, refused, released_model, picture):
+    status, _, _ = tool("infer", "image2text", picture, "--json", "new/deep/x.jsonl", "--model", released_model)
+    assert status == 0
+    assert json.loads(Path("new/deep/x.jsonl").read_text(encoding="utf-8"))["image"] == str(picture)
+    if Path("/dev/full").exists():
+        sentence = refused("infer", "image2text", picture, "--json", "/dev/full", "--model", released_model)
+        assert sentence.startswith("/dev/full: cannot be written (No space left")
+
+
+def test_infer_keeps_its_results_where_the_terminal_lacks_a_character(released_model, picture, tmp_path):
+    """In a process of its own: the encoding of standard output belongs to the process."""
+    shutil.copy(picture, tmp_path / "🍎.png")
+    command = [sys.executable, str(ROOT / "tools/infer.py"), "image2text", "🍎.png", "--model", str(released_model)]
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "gbk"}}
+    for_people = subprocess.run([*command, "--json", "x.jsonl"], capture_output=True, **options)
+    assert for_people.returncode == 0 and for_people.stdout.startswith(rb"\U0001f34e.png")
+    written = json.loads((tmp_path / "x.jsonl").read_text(encoding="utf-8"))
+    assert written["image"] == "🍎.png"
+    printed = subprocess.run([*command, "--json", "-"], capture_output=True, **options)
+    assert json.loads(printed.stdout.decode("gbk")) == written
+
+
+def test_the_demo_takes_any_seed(tool, monkeypatch):
+    monkeypatch.setattr("vilg.demo.SCENES", ("一个红色的圆形",))
+    monkeypatch.setattr("vilg.demo.EMOJI", ())
+    monkeypatch.setattr("vilg.demo.PROMPTS", ("一个红色的圆形",))
+    for seed in (-1, 2 ** 64 - 1):
+        status, _, last = tool("infer", "demo", "--seed", seed, "--output", "demo", "--json", f"seed{seed}.jsonl")
+        assert status == 0, last
+    ours, theirs = (Path(f"seed{seed}.jsonl").read_text(encoding="utf-8").splitlines() for seed in (-1, 2 ** 64 - 1))
+    answers = [line for line in ours if "truth" in line]
+    assert len(answers) == 8 and answers == [line for line in theirs if "truth" in line]
 
 
 @pytest.fixture
@@ -196,3 +239,30 @@ def test_a_refusal_leaves_a_process_with_status_2():
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: absent.yaml: there is no such file")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name, arguments, sentence", [
+    ("plan", [ROOT / "configs/vilg/10b.yaml", "--device-memory", 80, "--devices", 8, "--efficiency", 0], "are above 0"),
+    ("plan", [ROOT / "configs/vilg/10b.yaml", "--device-memory", 80, "--devices", 8, "--picture", "p.xyz"], "plan.png"),
+    ("evaluate", ["scenes", "--seed", -1], "--seed not negative"),
+    ("evaluate", ["emoji", "--count", 0], "--count and --best-of are at least 1"),
+])
+def test_a_number_that_cannot_be_meant_is_refused_before_any_work(tool, name, arguments, sentence):
+    status, _, last = tool(name, *arguments)
+    assert status == 2 and sentence in last
+
+
+def test_a_plan_makes_the_folder_that_it_writes_to(tool, tmp_path):
+    status, _, _ = tool("plan", ROOT / "configs/vilg/10b.yaml", "--device-memory", 80, "--devices", 8, "--json",
+                        tmp_path / "new" / "plan.json", "--picture", tmp_path / "other" / "plan.png")
+    assert status == 0 and json.loads((tmp_path / "new" / "plan.json").read_text())["devices"] == 8
+    assert (tmp_path / "other" / "plan.png").is_file()
+
+
+def test_a_broken_emoji_is_left_out_and_named(tmp_path, caplog):
+    for name in ("a", "b"):
+        Image.new("RGB", [64, 64], "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    names, pictures = judge._emoji(str(tmp_path), 64)
+    assert names == ["a"] and len(pictures) == 1 and "left out: " in caplog.text and "b.png" in caplog.text

@@ -3,7 +3,7 @@
   python tools/infer.py text2image "一个红色的圆形" "左边是蓝色的方块，右边是绿色的星星" --num-images 4 --best-of 8
   python tools/infer.py image2text photo.png another.png
   python tools/infer.py vqa photo.png --question "图里有几个图形？"
-  python tools/infer.py complete half.png --text "一只猫" --known-rows 4
+  python tools/infer.py complete half.png --text "猫脸" --known-rows 4
   python tools/infer.py demo --output demo
 
 Every PNG carries prompt, seed, settings and model in its metadata; `--json FILE` writes one JSON line a result.
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from vilg import cli
+from vilg.errors import VilgError
 
 
 def parse() -> argparse.Namespace:
@@ -56,6 +57,10 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
+    if arguments.json not in (None, "-"):
+        cli.check_file(arguments.json, "--json")
+    if arguments.task in ("text2image", "complete", "demo"):
+        cli.check_folder(arguments.output, "--output")
     from vilg import demo, pipeline  # Paddle loads here, after --help and usage errors
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
@@ -85,15 +90,23 @@ def main() -> int:
 
 
 def report(results: list[dict], json_file: str | None) -> None:
-    """Print the results for people, and as JSON lines where they were asked for."""
-    lines = [json.dumps(result, ensure_ascii=False) for result in results]
+    """Write the results as JSON lines where they were asked for, and print them for people."""
+    # A terminal may lack a character (GBK has no emoji), and a file's name may be none: neither loses the results.
+    sys.stdout.reconfigure(errors="backslashreplace")
     if json_file == "-":
-        print("\n".join(lines))
+        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"  # elsewhere JSON's own escapes
+        print("\n".join(json.dumps(result, ensure_ascii=not unicode) for result in results))
         return
-    for result in results:
-        print("  ".join(str(value) for value in result.values()), file=sys.stdout)
     if json_file:
-        Path(json_file).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+        try:
+            Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+            Path(json_file).write_text(lines, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise VilgError(f"{json_file}: cannot be written ({error.strerror or error}); "
+                            "name another file with --json") from None
+    for result in results:
+        print("  ".join(str(value) for value in result.values()))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import json
 from math import inf
 from pathlib import Path
 
+from PIL import Image
+
 from vilg import build, cli
 from vilg.engine.plan import Devices, make_plan, smallest_fleet
 from vilg.engine.plan_report import picture, table
@@ -44,6 +46,10 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.device_memory <= 0 or (args.devices is not None and args.devices < 1):
         parser.error("--device-memory must be above 0 and --devices at least 1")
+    if min(args.peak, args.efficiency, args.bandwidth, args.host_bandwidth, args.pairs) <= 0:
+        parser.error("--peak, --efficiency, --bandwidth, --host-bandwidth and --pairs are above 0")
+    if args.picture and args.picture.suffix.lower() not in Image.registered_extensions():
+        parser.error(f"--picture {args.picture}: name a kind of picture, such as plan.png")
     if args.days <= 0 or (args.days < inf and not args.smallest):
         parser.error("--days is above 0, and goes with --smallest")
     return args
@@ -62,9 +68,11 @@ def main() -> int:
         plan = make_plan(shape, run.train, run.distributed, devices, args.pairs)
     print(table(plan))
     if args.picture:
+        args.picture.parent.mkdir(parents=True, exist_ok=True)
         picture(plan).save(args.picture)
     if args.json:
         figures = plan.figures() | {"devices": plan.devices.count, "config": str(args.config), "set": args.set}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
 

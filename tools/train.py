@@ -1,9 +1,11 @@
 """Train what a config describes, on one process or on the ranks of a launcher."""
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from vilg import build, cli, config
+from vilg.engine.checkpoint import checkpoints_in
 from vilg.engine.supervisor import Supervisor
 
 EPILOG = """examples:
@@ -36,6 +38,22 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def _again(run: build.RunConfig) -> Callable[[], list[str]]:
+    """What a restart adds: to go on from what this job has written, and until it has, from where the user said."""
+    before = set(_checkpoints(run))
+
+    def add() -> list[str]:
+        from_path = run.train.resume not in ("none", "auto")
+        return [] if from_path and not set(_checkpoints(run)) - before else ["--resume", "auto"]
+
+    return add
+
+
+def _checkpoints(run: build.RunConfig) -> list[tuple[str, float]]:
+    """Name and time of every checkpoint in the run's output."""
+    return [(path.name, path.stat().st_mtime) for path in checkpoints_in(run.output_directory / "checkpoints")]
+
+
 def main() -> int:
     """Run the tool."""
     args = arguments()
@@ -47,7 +65,7 @@ def main() -> int:
     if args.ranks > 1 or args.restarts:
         command = [sys.executable, __file__, "--config", str(args.config)]
         command += [part for override in overrides for part in ("--set", override)]
-        return Supervisor(command, args.ranks, args.restarts, ["--resume", "auto"], run.output_directory / "logs").run()
+        return Supervisor(command, args.ranks, args.restarts, _again(run), run.output_directory / "logs").run()
     summary = build.build_trainer(run).fit()
     print(f"{'stopped' if summary.stopped else 'finished'} at step {summary.step}, loss {summary.loss:.4f}, "
           f"{summary.skipped} steps skipped; see {run.output_directory}")

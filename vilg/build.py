@@ -48,6 +48,14 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        try:
+            self.output.format(name=self.name)
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(f"output may hold {{name}} and no other braces, got {self.output!r}") from None
+
     @property
     def output_directory(self) -> Path:
         """Where the run writes."""

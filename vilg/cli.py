@@ -4,11 +4,32 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from vilg.errors import VilgError
 
 # Ranks of one job mostly fail alike; the others let rank 0 speak, and its exit ends them before they repeat it.
 RANK_PATIENCE_SECONDS = 3.0
+
+
+def check_folder(folder: str | Path, option: str) -> None:
+    """Refuse a folder that can neither be made nor written to, before the work whose results go there; makes nothing.
+    Raises VilgError naming the option."""
+    if not _may_hold_files(Path(folder)):
+        raise VilgError(f"{folder}: is not a folder that can be written to; name another with {option}")
+
+
+def check_file(file: str | Path, option: str) -> None:
+    """Refuse a file that cannot be written, as :func:`check_folder` does a folder."""
+    writable = os.access(file, os.W_OK) if os.path.exists(file) else _may_hold_files(Path(file).parent)
+    if os.path.isdir(file) or not writable:
+        raise VilgError(f"{file}: is not a file that can be written; name another with {option}")
+
+
+def _may_hold_files(folder: Path) -> bool:
+    places = (folder, *folder.parents)
+    nearest = next((place for place in places if os.path.exists(place)), places[-1])
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -29,12 +29,27 @@ _WANTED = {
 }
 
 
+# PyYAML raises the last two for a date that does not exist and for tags that do not fit their value.
+_NOT_YAML = (yaml.YAMLError, ValueError, AttributeError)
+
+
 @dataclass_transform(kw_only_default=True)
 def configclass(cls: type[T]) -> type[T]:
     """Make ``cls`` a keyword-only dataclass whose fields are checked and coerced, and which refuses unknown keys."""
+    takes = {name: {hint, *typing.get_args(hint)} for name, hint in typing.get_type_hints(cls).items()}
+    numbers = [name for name, kinds in takes.items() if kinds & {int, float} and bool not in kinds]
+    if numbers:
+        cls.refuse_truth = pydantic.field_validator(*numbers, mode="before")(_refuse_truth)
     return pydantic.dataclasses.dataclass(
         kw_only=True, config=pydantic.ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     )(cls)
+
+
+def _refuse_truth(cls: type, value: Any) -> Any:
+    """YAML reads yes and on as true, which Python counts as 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -44,7 +59,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; `ls configs/*` shows the configs that ship") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (*_NOT_YAML, OSError) as error:
         raise ConfigError(f"{path}: not a YAML file that can be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, found {type(content).__name__}")
@@ -65,7 +80,7 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
             raise ConfigError(f"--set {override}: write it as key.subkey=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except _NOT_YAML:
             raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
         node: Any = result
         for depth, name in enumerate(names[:-1]):

@@ -39,7 +39,7 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
 
     A model with a reconstructor draws each prompt by both paths, the same samples one below the other.
 
-    Returns a record for every picture, caption and answer.
+    Returns a record for every picture, caption and answer. Seeds count modulo 2**64, as those of pictures do.
     """
     from vilg.data import scenes
     from vilg.pipeline import write_pictures
@@ -54,7 +54,7 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
         records += write_pictures(list(PROMPTS), again, output)
         rows = [row for prompt, above, below in zip(PROMPTS, rows, again)
                 for row in (above, (f"画（端到端）：{prompt}", below))]
-    size = drawn[0][0].height
+    size, seed = drawn[0][0].height, seed % 2 ** 64
     rng = np.random.default_rng(seed)
     for index in range(4):
         scene = scenes.sample_scene(10_000 + seed * 4 + index, "test")

@@ -1,25 +1,30 @@
 """Puts a loaded model before the evaluations: the model's methods become the functions that the protocols ask for."""
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from vilg import build
 from vilg.data import scenes
+from vilg.data.sample import BrokenSample
 from vilg.data.sources import FolderConfig, FolderSource
 from vilg.data.transforms import centre_crop
-from vilg.errors import DataError
+from vilg.errors import ConfigError, DataError
 from vilg.evaluation.pictures import psnr, ssim
 from vilg.evaluation.retrieval import nearest_share
 from vilg.evaluation.scenes import Model, evaluate_scenes
 from vilg.pipeline import Pipeline
 
+log = logging.getLogger("vilg.judge")
 SCENES = 500  # unless the caller says how many
 
 
 def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
     """The figures of :func:`vilg.evaluation.scenes.evaluate_scenes` for a pipeline; ``settings`` has count,
-    seed, best_of."""
+    seed, best_of and trained_on."""
     def draw(texts: list[str], num_images: int, seed: int) -> list[list[np.ndarray]]:
         # Seeds of their own: with one for all, every text would draw with the same luck, and the share would be that of
         # a few draws, not of hundreds.
@@ -29,8 +34,19 @@ def scenes_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, flo
 
     model = Model(draw=draw, rank=lambda text, pictures: pipeline.rank(text, pictures)[0].tolist(),
                   describe=pipeline.image_to_text, answer=pipeline.answer)
+    trained = trained_scenes(settings.trained_on) if settings.trained_on else None
     yield from evaluate_scenes(model, settings.count or SCENES, settings.seed, pipeline.image_tokenizer.image_size,
-                               settings.best_of)
+                               settings.best_of, trained=trained)
+
+
+def trained_scenes(path: str) -> set[scenes.Scene]:
+    """The scenes of the scenes sources of a run config, without wide ones, which no test shows. Raises ConfigError."""
+    sources = {(one.split, one.first, one.count, one.kinds) for one in build.load_run(path).data.sources
+               if one.kind == "scenes" and not one.wide}
+    if not sources:
+        raise ConfigError(f"{path}: data.sources has no scenes to compare with")
+    seeds = [(first + index, split, kinds) for split, first, count, kinds in sorted(sources) for index in range(count)]
+    return {scenes.sample_scene(*seed) for seed in tqdm(seeds, desc="scenes of training", unit="scene")}
 
 
 def emoji_figures(pipeline: Pipeline, settings: Any) -> Iterator[tuple[str, float]]:
@@ -67,5 +83,12 @@ def _emoji(folder: str, size: int) -> tuple[list[str], np.ndarray]:
         raise DataError(f"{folder}: there is no such folder; run `python tools/prepare_emoji.py --output {folder}` "
                         "first")
     source = FolderSource(FolderConfig(path=folder))
-    samples = [source[index] for index in range(len(source))]
+    samples = []
+    for index in range(len(source)):
+        try:
+            samples.append(source[index])
+        except BrokenSample as broken:
+            log.warning("left out: %s", broken)
+    if not samples:
+        raise DataError(f"{folder}: has no picture that can be read; write it again with tools/prepare_emoji.py")
     return [sample.captions[0] for sample in samples], np.stack([centre_crop(s.picture, size) for s in samples])

@@ -6,7 +6,10 @@
 >>> model.image_to_text(["circle.png"])
 >>> model.answer(["circle.png"], ["图里有几个图形？"])
 """
+import itertools
+import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +26,7 @@ from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
-from vilg.generation.sampling import SamplingConfig
+from vilg.generation.sampling import SamplingConfig, seed_each, whole
 from vilg.models.released import ReleasedModel, load_bidirectional
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -35,13 +38,15 @@ PATHS = ("two_stage", "end_to_end")
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
     """Load a released model by its name in ``model_zoo/`` or by its folder.
 
-    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Raises CheckpointError when there is
-    no such model, and VilgError when the device is not there.
+    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Both are the process's: models that
+    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no
+    such model, and VilgError when the device is not there.
     """
     if device:
         runtime.set_device(device)
     if cpu_math:
-        runtime.configure(configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "cpu_math"))
+        checked = configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "load")
+        runtime.set_cpu_math(checked.cpu_math)
     return Pipeline(load_bidirectional(find_model(name_or_directory)))
 
 
@@ -69,11 +74,11 @@ class Pipeline:
         self.reconstructor = released.reconstructor
         self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
 
-    def text_to_image(self, texts: str | list[str], num_images: int = 1, seed: int | list[int] = 0,
+    def text_to_image(self, texts: str | Sequence[str], num_images: int = 1, seed: int | Sequence[int] = 0,
                       best_of: int | None = None, top_k: int | None = None, top_p: float | None = None,
                       temperature: float | None = None, guidance: float | None = None,
                       guidance_min_p: float | None = None, path: str = "two_stage",
-                      known_image: Picture | None = None, known_rows: int | None = None,
+                      known_image: Picture | Sequence[Picture] | None = None, known_rows: int | None = None,
                       known_mask: Picture | np.ndarray | None = None,
                       progress: bool = False) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
@@ -81,36 +86,37 @@ class Pipeline:
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
         what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
         P(text | image) are kept, best first.
-        ``known_image`` keeps a part of that picture: its first ``known_rows`` rows of tokens, or the tokens that
-        ``known_mask`` covers (a picture whose white parts are kept, or booleans [rows, columns]). ``path``: decode the
-        codes ("two_stage") or the hidden vectors ("end_to_end", for models with a reconstructor). Settings left out are
-        the model's own. Each picture's ``info`` holds prompt, seed, settings and model. Raises VilgError on unusable
-        input.
+        ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
+        tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
+        [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
+        with a reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed,
+        settings and model. Raises VilgError on unusable input.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = _listed(texts)
+        num_images = whole(num_images, "num_images")
+        best_of = None if best_of is None else whole(best_of, "best_of")
         if num_images < 1 or (best_of is not None and best_of < num_images):
             raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
                             f"{best_of}")
         self._check_path(path)
         sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance,
                                   guidance_min_p=guidance_min_p)
-        known = self._known(known_image, known_rows, known_mask)
+        known_codes, mask = self._known(known_image, known_rows, known_mask, len(texts))
         draws = best_of or num_images
-        seeds = [seed] * len(texts) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(texts):
-            raise VilgError(f"{len(seeds)} seeds for {len(texts)} texts; give one for all or one each")
+        seeds = seed_each(seed, len(texts))
         batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
         rows = max(1, DECODE_ROWS // draws)
-        bar = tqdm(total=-(-len(texts) // rows) * self.model.config.rows * self.model.config.columns, desc="drawing",
-                   unit="token", disable=not progress)
+        parts = -(-len(texts) // rows) * -(-draws // DECODE_ROWS)
+        bar = tqdm(total=parts * self.model.config.rows * self.model.config.columns, desc="drawing", unit="token",
+                   disable=not progress)
         results = []
         with paddle.no_grad(), bar:
             for start in range(0, len(texts), rows):
-                ids = paddle.to_tensor(batch.ids[start:start + rows])
-                length = paddle.to_tensor(batch.length[start:start + rows])
-                pictures, codes = self._draw(ids, length, draws, seeds[start:start + rows], sampling, known,
-                                             path, bar)
-                for row, text in enumerate(texts[start:start + rows]):
+                part = slice(start, start + rows)
+                ids, length = paddle.to_tensor(batch.ids[part]), paddle.to_tensor(batch.length[part])
+                known = None if known_codes is None else known_codes[part]
+                pictures, codes = self._draw(ids, length, draws, seeds[part], sampling, known, mask, path, bar)
+                for row, text in enumerate(texts[part]):
                     chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
                     settings = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                                 "path": path, **configs.to_dict(sampling)}
@@ -122,21 +128,23 @@ class Pipeline:
         """Make these the model's own sampling settings from here on; those left out or None stay as they are."""
         self.sampling = self._sampling(**settings)
 
-    def image_to_text(self, images: Picture | list[Picture], max_tokens: int | None = None) -> list[str]:
-        """A sentence about every picture."""
+    def image_to_text(self, images: Picture | Sequence[Picture], max_tokens: int | None = None) -> list[str]:
+        """A sentence about every picture, of ``max_tokens`` tokens (at least 1) where that is fewer than fit."""
+        max_tokens = None if max_tokens is None else whole(max_tokens, "max_tokens")
         codes = self.encode(images)
         prompts = paddle.full([codes.shape[0], 1], self.words.cls_id, dtype="int64")
         return self._write(codes, prompts, paddle.zeros([codes.shape[0]], dtype="int64"), max_tokens)
 
-    def answer(self, images: Picture | list[Picture], questions: str | list[str]) -> list[str]:
+    def answer(self, images: Picture | Sequence[Picture], questions: str | Sequence[str]) -> list[str]:
         """The answer to question i about picture i; one picture may serve several questions,
         or one question several."""
-        images = images if isinstance(images, list) else [images]
-        questions = [questions] if isinstance(questions, str) else list(questions)
+        images, questions = _listed(images), _listed(questions)
         count = max(len(images), len(questions))
         if len(images) not in (1, count) or len(questions) not in (1, count):
             raise VilgError(f"{len(images)} pictures and {len(questions)} questions do not pair up; "
                             "give as many of each, or one of either")
+        if not count:
+            return []
         codes = self.encode(images)
         if len(images) != count:
             codes = codes.tile([count, 1])
@@ -144,17 +152,20 @@ class Pipeline:
                                             strict=True)
         return self._write(codes, paddle.to_tensor(asked.ids), paddle.to_tensor(asked.prefix), None)
 
-    def rank(self, texts: str | list[str], images: Picture | list[Picture]) -> np.ndarray:
+    def rank(self, texts: str | Sequence[str], images: Picture | Sequence[Picture]) -> np.ndarray:
         """log P(text | image) by the same weights, for every pair: [texts, images]. Higher is better."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        codes = self.encode(images)
+        texts, codes = _listed(texts), self.encode(images)
+        if not texts or not codes.shape[0]:
+            return np.zeros([len(texts), codes.shape[0]], dtype=np.float32)
         batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
         ids, length = paddle.to_tensor(batch.ids), paddle.to_tensor(batch.length)
         return np.stack([self._score(ids[i:i + 1], length[i:i + 1], codes) for i in range(len(texts))])
 
-    def encode(self, images: Picture | list[Picture]) -> paddle.Tensor:
+    def encode(self, images: Picture | Sequence[Picture]) -> paddle.Tensor:
         """Pictures, centre-cropped and resized as in training → codes [B, n]."""
-        images = images if isinstance(images, list) else [images]
+        images = _listed(images)
+        if not images:
+            return paddle.zeros([0, math.prod(self.image_tokenizer.grid)], dtype="int64")
         size = self.image_tokenizer.image_size
         arrays = np.stack([to_model(centre_crop(open_picture(image), size)) for image in images])
         with paddle.no_grad():
@@ -183,14 +194,20 @@ class Pipeline:
             raise VilgError(f"{self.name} has no reconstructor, so it cannot draw with path='end_to_end'; "
                             "use path='two_stage'")
 
-    def _draw(self, ids, length, draws, seeds, sampling, known, path, bar):
-        known_codes, known_mask = known
-        drawn = generate_images(self.model, ids, length, num_images=draws, seeds=seeds, sampling=sampling,
-                                known_codes=known_codes, known_mask=known_mask, keep_hidden=path == "end_to_end",
-                                progress=bar.update)
-        pictures = self.decode_hidden(drawn.hidden, drawn.codes) if path == "end_to_end" else self.decode(drawn.codes)
-        grouped = [pictures[row * draws:(row + 1) * draws] for row in range(ids.shape[0])]
-        return grouped, drawn.codes.reshape([ids.shape[0], draws, -1])
+    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, bar):
+        """Pictures [P][draws] of P texts, and their codes [P, draws, n]; many of one text in several batches."""
+        pictures, codes = [[] for _ in seeds], []
+        for first in range(0, draws, DECODE_ROWS):
+            count = min(DECODE_ROWS, draws - first)
+            drawn = generate_images(self.model, ids, length, num_images=count, first_sample=first, seeds=seeds,
+                                    sampling=sampling, known_codes=known_codes, known_mask=known_mask,
+                                    keep_hidden=path == "end_to_end", progress=bar.update)
+            decoded = iter(self.decode_hidden(drawn.hidden, drawn.codes) if path == "end_to_end"
+                           else self.decode(drawn.codes))
+            for row in pictures:
+                row += itertools.islice(decoded, count)
+            codes.append(drawn.codes.reshape([len(seeds), count, -1]))
+        return pictures, paddle.concat(codes, axis=1)
 
     def _best(self, ids, length, codes, num_images, best_of):
         if not best_of:
@@ -217,7 +234,8 @@ class Pipeline:
         values = configs.to_dict(self.sampling) | {name: value for name, value in given.items() if value is not None}
         return configs.from_dict(SamplingConfig, values, "sampling")
 
-    def _known(self, image, rows, mask):
+    def _known(self, image, rows, mask, texts):
+        """Known codes [texts, n] and which of them to keep [n]; None and None without a picture."""
         if image is None:
             if rows is not None or mask is not None:
                 raise VilgError("known_rows and known_mask say which part of known_image to keep; give that picture "
@@ -227,21 +245,35 @@ class Pipeline:
         if (rows is None) == (mask is None):
             raise VilgError("say which part of the picture to keep: either known_rows or known_mask")
         if rows is not None:
-            if not 0 <= rows <= height:
+            if not 0 <= whole(rows, "known_rows") <= height:
                 raise VilgError(f"known_rows is {rows}, but the picture has {height} rows of tokens")
             keep = np.repeat(np.arange(height) < rows, width)
         else:
             keep = _token_mask(mask, height, width, self.image_tokenizer.image_size)
-        return self.encode(image), paddle.to_tensor(keep)
+        images = _listed(image)
+        if len(images) not in (1, texts):
+            raise VilgError(f"{len(images)} known pictures for {texts} texts; give one for all or one each")
+        codes = self.encode(images)
+        if len(images) != texts:
+            codes = paddle.to_tensor(np.repeat(codes.numpy(), texts, axis=0))
+        return codes, paddle.to_tensor(keep)
+
+
+def _listed(given: Any) -> list[Any]:
+    """One text or picture, or several in a list, a tuple or the like → a list."""
+    one = isinstance(given, (str, bytes, Image.Image)) or hasattr(given, "read") or getattr(given, "ndim", 1) != 1
+    return [given] if one or not isinstance(given, Iterable) else list(given)
 
 
 def open_picture(picture: Picture) -> np.ndarray:
     """A path, PIL picture or array → uint8 [H, W, 3], upright and on white as in training (:func:`plain`).
     Raises DataError naming the file."""
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise DataError(f"a picture array is uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")
         return picture
+    if not isinstance(picture, (str, os.PathLike, Image.Image)) and not hasattr(picture, "read"):
+        raise DataError(f"a picture is a path, a PIL picture or an array uint8 [H, W, 3]; got {type(picture).__name__}")
     try:
         if isinstance(picture, Image.Image):
             return plain(picture)
@@ -297,9 +329,15 @@ def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
 
 def _token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
     """Booleans [rows · columns]: tokens that lie wholly under the white part of a mask picture, or as given."""
-    if isinstance(mask, np.ndarray) and mask.dtype == bool:
-        if mask.shape != (rows, columns):
-            raise VilgError(f"known_mask is {list(mask.shape)}, but the picture has [{rows}, {columns}] tokens")
+    wanted = f"known_mask is a picture or booleans [{rows}, {columns}], one a token"
+    if isinstance(mask, (list, tuple)):
+        try:
+            mask = np.array(mask)
+        except ValueError:
+            raise VilgError(f"{wanted}; got rows of several lengths") from None
+    if isinstance(mask, np.ndarray) and mask.ndim != 3:
+        if mask.dtype != bool or mask.shape != (rows, columns):
+            raise VilgError(f"{wanted}; got {mask.dtype} {list(mask.shape)}")
         return mask.reshape(-1)
     white = centre_crop(open_picture(mask), size).min(axis=2) > 127
     return white.reshape(rows, size // rows, columns, size // columns).all(axis=(1, 3)).reshape(-1)

@@ -30,8 +30,8 @@ def save_weights(path: str | Path, state: dict[str, paddle.Tensor | np.ndarray],
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except (OSError, safetensors.SafetensorError) as error:  # the latter when the disk fills up
+        raise CheckpointError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

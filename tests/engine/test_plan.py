@@ -76,3 +76,11 @@ def test_the_smallest_fleet_fits_and_half_of_it_does_not():
         smallest_fleet(BIG, TRAIN, SHARDED, Devices(1, 24.0), 1e6, 0.001)
     with pytest.raises(ConfigError, match="fits on no fleet of up to 64; use level p_g_os"):
         smallest_fleet(BIG, TRAIN, DistributedConfig(level="dp"), Devices(1, 80.0), 1e6)
+
+
+def test_a_fleet_that_the_batch_does_not_divide_over_is_named():
+    devices = Devices(1, 80.0, 312.0, 0.4, 100.0, 20.0)
+    with pytest.raises(ConfigError, match="train.batch_size: 33 does not divide over 2 devices"):
+        smallest_fleet(SMALL, TrainConfig(batch_size=33, preview_every=0), SHARDED, devices, 1e6)
+    threes = DistributedConfig(level="p_g_os", sharding_degree=3)
+    assert smallest_fleet(SMALL, TrainConfig(batch_size=48, preview_every=0), threes, devices, 1e6).devices.count == 3

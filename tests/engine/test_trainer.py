@@ -1,19 +1,23 @@
 """The training loop: determinism, exact resume, logs, guards, signals, refusals."""
 import json
 import os
+import resource
 import signal
+import time
 
 import numpy as np
 import paddle
 import pytest
 from toy_task import ToyLoader, ToyTask
 
+from vilg.engine import checkpoint as store
 from vilg.engine.distributed import DistributedConfig
-from vilg.engine.guards import GuardConfig, TrainingStopped
+from vilg.engine.guards import Guard, GuardConfig, StopSignal, TrainingStopped
 from vilg.engine.optim import OptimConfig
 from vilg.engine.task import Phase
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import CheckpointError, ConfigError
+from vilg.weights import save_weights
 
 
 def trainer(output, steps=12, poison=range(0), width=16, fingerprints=None, task=None, optim=None, parallel=None,
@@ -223,3 +227,80 @@ def test_paddle_seed_does_not_leak_between_steps(tmp_path):
     first = paddle.rand([4]).numpy()
     run._seed_step()
     np.testing.assert_array_equal(first, paddle.rand([4]).numpy())
+
+
+def test_going_on_from_an_earlier_checkpoint_leaves_the_later_ones_behind(tmp_path):
+    trainer(tmp_path, steps=20, keep_last=2).fit()
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000015", "step-00000020"]
+    again = trainer(tmp_path, steps=20, keep_last=2, checkpoint_every=1, resume=str(folder / "step-00000015"))
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(again, 17, fail).fit()
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000016", "step-00000017"]
+    assert trainer(tmp_path, steps=20, resume="auto").step == 17
+
+
+def test_a_checkpoint_being_written_survives_what_ends_training(tmp_path, monkeypatch):
+    write = store.write_rank_file
+
+    def slow(*arguments):
+        time.sleep(1.0)
+        write(*arguments)
+
+    monkeypatch.setattr(store, "write_rank_file", slow)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(trainer(tmp_path), 6, fail).fit()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_a_checkpoint_of_a_larger_model_is_refused(tmp_path):
+    trainer(tmp_path, steps=5, task=ToyTask(layers=3)).fit()
+    with pytest.raises(CheckpointError, match="made by a larger model: has model/blocks.2"):
+        trainer(tmp_path, task=ToyTask(layers=2), resume="auto")
+
+
+def test_a_checkpoint_of_other_model_settings_is_refused(tmp_path):
+    def run(**model):
+        made = trainer(tmp_path, steps=5, resume="auto")
+        return Trainer(made.task, made.loader, made.train, made.optim, DistributedConfig(), tmp_path,
+                       identity={"config": {"task": {"model": model}}})
+
+    run(heads=4, dropout=0.0).fit()
+    run(heads=4, dropout=0.1)
+    with pytest.raises(CheckpointError, match="task.model.heads 4, now 8"):
+        run(heads=8, dropout=0.0)
+
+
+def test_switching_the_average_on_later_is_refused_by_name(tmp_path):
+    trainer(tmp_path, steps=5, ema_decay=0.0).fit()
+    with pytest.raises(CheckpointError, match="set train.ema_decay: 0"):
+        trainer(tmp_path, ema_decay=0.9, resume="auto")
+
+
+def test_the_first_interrupt_saves_and_the_second_ends_at_once(tmp_path, capsys):
+    summary = interrupt(trainer(tmp_path), 7, lambda: os.kill(os.getpid(), signal.SIGINT)).fit()
+    assert summary.stopped and summary.step == 8
+    assert (tmp_path / "checkpoints" / "step-00000008").is_dir()
+    assert "stopping after this step" in capsys.readouterr().err
+    with StopSignal() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_one_process_is_never_taken_for_hanging(tmp_path):
+    run = interrupt(trainer(tmp_path, guards=GuardConfig(hang_seconds=1.0)), 2, lambda: time.sleep(3.0))
+    assert run.fit().step == 12
+
+
+def test_a_full_disk_costs_the_batches_of_a_skipped_step_and_not_the_run(tmp_path, caplog):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    guard = Guard(GuardConfig(), tmp_path, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # what a full disk does, to this process's files alone
+    try:
+        with pytest.raises(CheckpointError, match="weights.safetensors: cannot be written"):
+            save_weights(tmp_path / "weights.safetensors", {"x": np.zeros([4096], "float32")})
+        guard.skip(3, "the loss", [{"x": np.zeros([4096], "float32")}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert guard.skipped == 1 and "batches of step 3 could not be kept" in caplog.text

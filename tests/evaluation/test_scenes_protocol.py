@@ -61,3 +61,14 @@ def test_other_scenes_score_low():
     ignorant = Model(knowing.draw, knowing.rank, knowing.describe, lambda pictures, questions: ["不知道"] * COUNT)
     found = figures(ignorant, "test")
     assert found["t2i_single"] < 0.5 and found["i2t"] < 0.5 and found["vqa"] == 0
+
+
+def test_scenes_that_training_showed_are_told_apart():
+    knowing = Knowing("test")
+    right = knowing.scenes
+    knowing.scenes = [*right[:6], *right[:6]]  # wrong about the last six
+    found = dict(evaluate_scenes(knowing.model(), COUNT, SEED, 64, best_of=4, splits=("test",), trained=set(right[:6])))
+    assert found["scenes_new"] == 0.5 and found["i2t"] >= 0.5
+    assert found["i2t_new"] == pytest.approx(2 * found["i2t"] - 1)
+    assert dict(evaluate_scenes(knowing.model(), COUNT, SEED, 64, best_of=4, splits=("test",), trained=set()))[
+        "i2t_new"] == found["i2t"]

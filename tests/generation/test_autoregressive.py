@@ -43,6 +43,15 @@ def test_logits_have_the_same_bits_in_every_batch():
         np.testing.assert_array_equal(alone[0], together[3 * row])
 
 
+def test_samples_are_the_same_ones_in_parts(model):
+    text, length = texts(5, 2)
+    whole = generate_images(model, text, length, num_images=5, seeds=4, keep_hidden=True)
+    part = generate_images(model, text, length, num_images=2, seeds=4, keep_hidden=True, first_sample=3)
+    for ours, theirs in ((part.codes, whole.codes), (part.hidden, whole.hidden)):
+        ours, theirs = (value.numpy().reshape(2, -1, *value.shape[1:]) for value in (ours, theirs))
+        np.testing.assert_array_equal(ours, theirs[:, 3:])
+
+
 def test_guidance_mixes_the_logits_of_the_text_and_of_no_text(model):
     (text, length), empty = texts(5, 4), (paddle.to_tensor([[1, 2, 0, 0, 0]]), paddle.to_tensor([2]))
     strength = 3.0
@@ -128,7 +137,9 @@ def test_input_that_does_not_fit_is_refused_with_both_numbers(model):
     text, length = texts(5, 3)
     with pytest.raises(ShapeError, match="6 tokens .* 5"):
         generate_images(model, paddle.ones([1, 6], "int64"), paddle.to_tensor([6]))
-    with pytest.raises(ShapeError, match="3 seeds .* 2 prompts"):
+    with pytest.raises(ShapeError, match="max_tokens is -1"):
+        generate_text(model, codes_of(1), paddle.ones([1, 1], "int64"), paddle.zeros([1], "int64"), max_tokens=-1)
+    with pytest.raises(ShapeError, match="3 seeds for 2 texts"):
         generate_images(model, text, length, seeds=[1, 2, 3])
     with pytest.raises(ShapeError, match="known_codes has 19 .* 4×5 has 20"):
         generate_images(model, text, length, known_codes=codes_of(1)[:, :19], known_mask=paddle.ones([20], "bool"))

@@ -35,7 +35,7 @@ def launch(folder, ranks, cases):
     listing = folder / f"cases-{ranks}.list"
     listing.write_text(json.dumps(cases))
     os.environ["PYTHONPATH"] = str(ROOT)
-    supervisor = Supervisor([sys.executable, str(PROGRAM), str(listing)], ranks, 0, [], folder / "logs")
+    supervisor = Supervisor([sys.executable, str(PROGRAM), str(listing)], ranks, 0, list, folder / "logs")
     assert supervisor.run() == 0
     return {one["name"]: json.loads(Path(one["output"] + ".json").read_text()) for one in cases}
 

@@ -1,5 +1,6 @@
 """Ranks that die, hang or are stopped: the job ends or comes back, says why, and loses nothing."""
 import contextlib
+import importlib.util
 import json
 import os
 import pty
@@ -12,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vilg import build
 from vilg.engine.supervisor import EXIT_REFUSED, Supervisor
 
 SUPERVISE = """
 import sys
 from pathlib import Path
 from vilg.engine.supervisor import Supervisor
-sys.exit(Supervisor([sys.executable, *sys.argv[1:3]], 2, 0, [], Path(sys.argv[3])).run())
+sys.exit(Supervisor([sys.executable, *sys.argv[1:3]], 2, 0, list, Path(sys.argv[3])).run())
 """
 PROGRAM = Path(__file__).with_name("parallel_cases.py")
 ROOT = Path(__file__).parents[2]
@@ -41,13 +43,13 @@ def case(folder, name, steps=14, every=3, resume="auto", hang=60, **extra):
 
 
 def supervise(listing, restarts=0):
-    return Supervisor([sys.executable, str(PROGRAM), str(listing)], 2, restarts, [], listing.with_suffix(".logs"))
+    return Supervisor([sys.executable, str(PROGRAM), str(listing)], 2, restarts, list, listing.with_suffix(".logs"))
 
 
-def start(listing):
+def start(listing, **options):
     """A supervisor in a process of its own."""
     command = [sys.executable, "-c", SUPERVISE, str(PROGRAM), str(listing), str(listing.with_suffix(".logs"))]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, **options)
 
 
 def result(listing):
@@ -100,7 +102,7 @@ def test_wrong_starts_are_refused_with_one_sentence(tmp_path, capfd):
     assert supervisor.run() == 0
     assert "not a checkpoint" in json.loads((tmp_path / "wrong.json").read_text())["refused"]
     command = [sys.executable, "-c", "import sys; print('error: optim.lr: is wrong', file=sys.stderr); sys.exit(2)"]
-    assert Supervisor(command, 2, 3, [], tmp_path / "logs").run() == EXIT_REFUSED
+    assert Supervisor(command, 2, 3, list, tmp_path / "logs").run() == EXIT_REFUSED
     assert capfd.readouterr().err.strip().splitlines()[-1] == "error: optim.lr: is wrong"
 
 
@@ -117,7 +119,7 @@ print("done", file=sys.stderr)
 def test_a_progress_bar_is_redrawn_on_a_terminal_and_written_line_by_line_elsewhere(tmp_path, terminal):
     reader, writer = pty.openpty() if terminal else os.pipe()
     code = ("import sys; from pathlib import Path; from vilg.engine.supervisor import Supervisor; "
-            f"sys.exit(Supervisor([sys.executable, '-c', {BAR!r}], 1, 0, [], Path({str(tmp_path)!r})).run())")
+            f"sys.exit(Supervisor([sys.executable, '-c', {BAR!r}], 1, 0, list, Path({str(tmp_path)!r})).run())")
     subprocess.run([sys.executable, "-c", code], stderr=writer, timeout=120, check=True)
     os.close(writer)
     shown = b""
@@ -159,3 +161,32 @@ def test_ranks_end_when_their_launcher_is_gone(tmp_path):
     while any(os.path.exists(f"/proc/{number}") for number in numbers):
         assert time.monotonic() < deadline, "a rank outlived its launcher"
         time.sleep(0.1)
+
+
+def test_an_interrupt_at_the_terminal_saves_and_ends_well(tmp_path):
+    listing = case(tmp_path, "interrupted", steps=100_000, every=0)
+    process = start(listing, start_new_session=True)
+    log, deadline = tmp_path / "interrupted" / "metrics.jsonl", time.monotonic() + 120
+    while not (log.is_file() and log.read_text().count("\n") > 5):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # to the supervisor and to its ranks, as a terminal does
+    assert process.wait(timeout=60) == 0
+    assert list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))
+
+
+def test_a_restart_goes_on_from_what_this_job_wrote_and_else_from_where_the_user_said(tmp_path):
+    spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools" / "train.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    config = ["--config", str(ROOT / "configs" / "vilg" / "tiny.yaml")]
+
+    def again(resume):
+        return tool._again(build.load_run(config[1], [f"output={tmp_path}", f"train.resume={resume}"]))
+
+    old = tmp_path / "checkpoints" / "step-00000040"
+    old.mkdir(parents=True)
+    from_path, automatic = again("elsewhere/step-00000010"), again("auto")
+    assert from_path() == [] and automatic() == ["--resume", "auto"]
+    (old.parent / "step-00000020").mkdir()
+    assert from_path() == ["--resume", "auto"]

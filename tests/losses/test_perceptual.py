@@ -70,3 +70,14 @@ def test_a_file_that_is_not_a_vgg_is_refused(files, tmp_path):
     with pytest.raises(CheckpointError, match="lin0.model.1.weight"):
         PerceptualLoss(PerceptualConfig(weights=str(folder / "vgg16.safetensors"),
                                         linear=str(folder / "vgg16.safetensors")))
+
+
+def test_a_picture_without_activations_has_a_finite_gradient(files):
+    folder, _, _ = files
+    loss = PerceptualLoss(PerceptualConfig(weights=str(folder / "vgg16.safetensors"),
+                                           linear=str(folder / "lin.safetensors")))
+    loss.convolutions[-1][-1].bias.set_value(paddle.full([512], -1e6))  # the last stage is silent everywhere
+    picture = paddle.zeros([1, 3, 32, 32])
+    picture.stop_gradient = False
+    loss(picture, paddle.ones([1, 3, 32, 32])).backward()
+    assert np.isfinite(picture.grad.numpy()).all() and np.abs(picture.grad.numpy()).max() > 0

@@ -1,4 +1,5 @@
 """The fast path's modes: bf16 products, packed products, several threads, the self-test's veto, data parallelism."""
+import contextlib
 import os
 import subprocess
 import sys
@@ -181,3 +182,28 @@ def test_the_environment_turns_it_off():
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "VILG_ONEDNN": "0"},
                           capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False turned off (VILG_ONEDNN=0")
+
+
+def test_a_gradient_is_rounded_as_its_forward_was(bf16):
+    x, w = (paddle.randn(shape) for shape in ([24, 32], [32, 16]))
+    for tensor in (x, w):
+        tensor.stop_gradient = False
+    for function in (functional.linear, functional.matmul):
+        inside, outside = [], []
+        for context, found in ((functional.full_precision(), inside), (contextlib.nullcontext(), outside)):
+            y = function(x, w)
+            with context:
+                found += paddle.grad([y.sum()], [x, w])
+        for one, other in zip(inside, outside):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_stock_operators_of_two_threads_may_overlap():
+    first, second = functional.stock_operators(), functional.stock_operators()
+    before = switch.active()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not switch.active()
+    second.__exit__(None, None, None)
+    assert switch.active() == before

@@ -260,8 +260,11 @@ def test_a_reconstructor_of_something_else_is_refused_with_both_sides(exported, 
 
 
 def test_fine_tuning_starts_from_a_reconstructor_too(make, exported):
-    task = make(init_from=str(exported))
+    anchor = pipeline.load(exported).reconstructor.config.anchor
+    task = make(init_from=str(exported), reconstructor={"map_layers": 1, "anchor": anchor})
     assert np.allclose(task.reconstructor.map.norm.bias.numpy(), 0.125)
+    with pytest.raises(ConfigError, match="task.reconstructor.map_layers: is 3, but .* was trained with 1"):
+        make(init_from=str(exported), reconstructor={"map_layers": 3, "anchor": anchor})
 
 
 @pytest.mark.parametrize("changes, says", [

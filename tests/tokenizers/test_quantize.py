@@ -199,3 +199,22 @@ def test_dead_codes_move_to_what_is_quantized_badly():
     layer.update(1)
     distance = np.linalg.norm(layer.table().numpy()[None] - np.array([[[5, 0]], [[0, 5]]]), axis=-1).min(1)
     assert (distance < 0.1).all()
+
+
+@pytest.mark.parametrize("kind", ["ema", "straight_through"])
+def test_vectors_that_are_not_finite_leave_the_codebook_alone(kind):
+    layer, twin = (quantizer(kind=kind, revive_every=2) for _ in range(2))
+    layer.train(), twin.train()
+    layer(paddle.full([2, 4, 3, 3], float("nan")))  # a step that is skipped: nothing is called after it
+    layer(vectors()), twin(vectors())
+    assert layer.update(2) == twin.update(2)
+    for name in ("codebook", "sums", "counts"):
+        np.testing.assert_array_equal(getattr(layer, name).numpy(), getattr(twin, name).numpy())
+    layer(paddle.full([2, 4, 3, 3], float("nan")))
+    assert layer.update(4) == {}
+
+
+def test_gumbel_noise_is_finite_in_half_precision(monkeypatch):
+    monkeypatch.setattr(paddle, "rand", lambda shape, dtype: paddle.full(shape, 1.0 - 1e-4, "float32").astype(dtype))
+    soft = gumbel_softmax(paddle.zeros([3, 8], "bfloat16"), 1.0, hard=False)
+    assert np.isfinite(soft.astype("float32").numpy()).all()

@@ -151,6 +151,12 @@ class Checkpoint:
         """Fill ``pieces``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
         names = {piece.name for piece in pieces}
         missing, shapes = sorted(names - self.names), []
+        if missing and all(name.startswith("average/") for name in missing):
+            raise CheckpointError(f"{self.path}: was made without averaged weights; set train.ema_decay: 0, or begin a "
+                                  "new run from its model (task.init_from)")
+        if missing and all(name.endswith("/master") for name in missing):
+            raise CheckpointError(f"{self.path}: was made without float32 masters; set distributed.amp to what it was, "
+                                  "or begin a new run from its model (task.init_from)")
         for piece in pieces:
             if piece.name in self.names and self.shape(piece.name) != tuple(piece.shape):
                 shapes.append(f"{piece.name} is {list(self.shape(piece.name))} in the checkpoint and "

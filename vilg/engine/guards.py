@@ -1,9 +1,12 @@
 """What keeps a run from ruining itself: non-finite steps are skipped, spikes are reported, signals end it in order."""
+import contextlib
 import logging
 import math
 import signal
+import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,8 +65,11 @@ class Guard:
         self.skipped_in_a_row += 1
         folder = self.directory / "post_mortem"
         if self.skipped_in_a_row in (1, self.config.max_skips):
-            for number, batch in enumerate(batches):
-                save_weights(folder / f"step-{step:08d}-rank-{self.rank:05d}-{number}.safetensors", batch)
+            try:
+                for number, batch in enumerate(batches):
+                    save_weights(folder / f"step-{step:08d}-rank-{self.rank:05d}-{number}.safetensors", batch)
+            except (VilgError, OSError) as error:
+                log.warning("the batches of step %d could not be kept: %s", step, error)
         log.warning("step %d: %s is not finite; skipped (%d in a row)", step, what, self.skipped_in_a_row)
         if self.skipped_in_a_row >= self.config.max_skips:
             raise TrainingStopped(f"step {step}: {what} was not finite {self.skipped_in_a_row} times in a row; batches "
@@ -80,18 +86,28 @@ class Guard:
 
 
 class StopSignal:
-    """While open, SIGTERM is noted instead of obeyed, so that the step in progress ends and is saved."""
+    """While open, SIGTERM and the first Ctrl-C are noted instead of obeyed, so that the step in progress ends and is
+    saved. A second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.received = False
-        self._before = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # A supervisor makes its ranks ignore Ctrl-C, and tells them itself.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _note(self, *_) -> None:
+    def _note(self, number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            if self.received:
+                raise KeyboardInterrupt
+            with contextlib.suppress(OSError):
+                print("\nstopping after this step, with a checkpoint; Ctrl-C again ends at once", file=sys.stderr)
         self.received = True

@@ -47,7 +47,8 @@ class MetricsLog:
     def advance(self, tokens: int) -> None:
         """Count one finished step of ``tokens`` tokens."""
         self._tokens += tokens
-        self.bar.update(1)
+        with self._tolerant():
+            self.bar.update(1)
 
     def rates(self, waited: float) -> dict[str, float]:
         """Since the last call: throughput, cores kept busy, and the share of time spent waiting for data.
@@ -69,7 +70,8 @@ class MetricsLog:
             for name, value in figures.items():
                 self._visual.add_scalar(tag=name, value=value, step=step)
         shown = {name: f"{value:.4g}" for name, value in figures.items() if name.startswith("loss")}
-        self.bar.set_postfix(shown | {"tokens/s": f"{figures['tokens_per_second']:.0f}"}, refresh=self._live)
+        with self._tolerant():
+            self.bar.set_postfix(shown | {"tokens/s": f"{figures['tokens_per_second']:.0f}"}, refresh=self._live)
 
     def pictures(self, step: int, pictures: Iterable[LogPicture]) -> None:
         """Write preview pictures as PNG with their captions beside them, and show both in VisualDL."""
@@ -87,7 +89,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close everything."""
-        self.bar.close()
+        with self._tolerant():
+            self.bar.close()
         with self._tolerant():
             self._visual.close()
 

@@ -97,24 +97,26 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
 
 def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float,
                    days: float = inf, limit: int = 4096) -> Plan:
-    """The plan on the fewest devices (1, 2, 4 …) whose memory holds it and that are done within ``days``, with as few
-    micro-batches as memory allows.
+    """The plan on the fewest devices (1, 2, 4 …, or so many times ``sharding_degree``) whose memory holds it and that
+    are done within ``days``, with as few micro-batches as memory allows.
 
     Raises ConfigError when even ``limit`` devices do not do.
     """
-    count = 2 if distributed.level != "none" else 1
+    count = distributed.sharding_degree or (2 if distributed.level != "none" else 1)
+    if train.batch_size % count:
+        raise ConfigError(f"train.batch_size: {train.batch_size} does not divide over {count} devices, the fewest that "
+                          f"distributed.level {distributed.level} is for; use a multiple of {count}")
     while count <= limit and train.batch_size % count == 0:
-        if not distributed.sharding_degree or count % distributed.sharding_degree == 0:
-            fleet, share = replace(devices, count=count), train.batch_size // count
-            for accumulate in (steps for steps in range(1, share + 1) if share % steps == 0):
-                plan = make_plan(shape, train_with(train, accumulate_steps=accumulate), distributed, fleet, pairs)
-                if plan.fits and plan.days <= days:
-                    return plan
+        fleet, share = replace(devices, count=count), train.batch_size // count
+        for accumulate in (steps for steps in range(1, share + 1) if share % steps == 0):
+            plan = make_plan(shape, train_with(train, accumulate_steps=accumulate), distributed, fleet, pairs)
+            if plan.fits and plan.days <= days:
+                return plan
         count *= 2
     soon = f" and is done within {days:g} days" if days < inf else ""
     raise ConfigError(f"distributed.level: {distributed.level} on devices of {devices.memory:.0f} GB fits{soon} on no "
-                      f"fleet of up to {min(count // 2, limit)}; use level p_g_os, recompute: full, amp: O2 or "
-                      "offload: true" + (", or allow more days" if soon else ""))
+                      f"fleet of up to {count // 2}; use level p_g_os, recompute: full, amp: O2, offload: true or a "
+                      "train.batch_size that divides further" + (", or allow more days" if soon else ""))
 
 
 def train_with(train: TrainConfig, **changes: Any) -> TrainConfig:

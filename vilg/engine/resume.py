@@ -48,11 +48,11 @@ def check_same_config(parallel: Parallel, config: dict[str, Any]) -> None:
                                   "start every rank with the same config")
 
 
-def choose_checkpoint(resume: str, directory: Path, fingerprints: dict[str, str]) -> Checkpoint | None:
+def choose_checkpoint(resume: str, directory: Path, identity: dict[str, Any]) -> Checkpoint | None:
     """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh.
 
     ``directory`` is where the run keeps its checkpoints. Raises CheckpointError when none can be used, when one is in
-    the way of a fresh start, or when it was made with other ``fingerprints``.
+    the way of a fresh start, or when it was made with other fingerprints or another model than ``identity`` tells.
     """
     found = store.checkpoints_in(directory)
     if resume == "none":
@@ -69,16 +69,23 @@ def choose_checkpoint(resume: str, directory: Path, fingerprints: dict[str, str]
         checkpoint = Checkpoint(resume)
         checkpoint.verify()
     if checkpoint is not None:
-        _check_fingerprints(checkpoint, fingerprints)
+        _check_identity(checkpoint, identity)
     return checkpoint
 
 
-def _check_fingerprints(checkpoint: Checkpoint, fingerprints: dict[str, str]) -> None:
-    theirs = checkpoint.header["identity"].get("fingerprints", {})
-    for name, value in fingerprints.items():
+def _check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
+    before = checkpoint.header["identity"]
+    theirs = before.get("fingerprints", {})
+    for name, value in identity.get("fingerprints", {}).items():
         if theirs.get(name, value) != value:
             raise CheckpointError(f"{checkpoint.path}: was made with another {name.replace('_', ' ')} ({theirs[name]}, "
                                   f"now {value}); use that one, or a new output directory")
+    # Tensors tell sizes apart; these change what the same tensors mean.
+    theirs, ours = (each.get("config", {}).get("task", {}).get("model") or {} for each in (before, identity))
+    for name in sorted(theirs.keys() & ours.keys() - {"dropout"}):
+        if theirs[name] != ours[name]:
+            raise CheckpointError(f"{checkpoint.path}: was made with task.model.{name} {theirs[name]}, now "
+                                  f"{ours[name]}; set it back, or begin a new run in a new output directory")
 
 
 def _flatten(values: Any, path: str = "") -> dict[str, Any]:

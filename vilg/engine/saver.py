@@ -4,6 +4,7 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,21 @@ class Saver:
         self._thread = threading.Thread(target=self._write, args=(step, stored, {"step": step, **header}), daemon=True)
         self._thread.start()
 
-    def settle(self) -> None:
-        """Wait for the write in flight; a failed one is warned about, because the checkpoints before it are whole."""
+    def settle(self, seconds: float | None = None) -> None:
+        """Wait for the write in flight, at most ``seconds`` when given; a failed one is warned about, because the
+        checkpoints before it are whole."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
             self._thread = None
         error, self._error = self._error, None
         if error is not None:
             log.warning("a checkpoint could not be written (%s); training goes on with the ones before", error)
 
-    def finish(self) -> None:
-        """Wait for the last write. Raises CheckpointError when it failed."""
-        if self._thread is not None:
-            self._thread.join()
+    def finish(self, alive: Callable[[], None] = lambda: None) -> None:
+        """Wait for the last write, calling ``alive`` every second. Raises CheckpointError when it failed."""
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(1.0)
+            alive()
         if self._error is not None:
             raise CheckpointError(f"{self.directory}: the last checkpoint could not be written ({self._error}); "
                                   "put that right and start again with --resume auto") from self._error
@@ -68,6 +71,7 @@ class Saver:
             if self.rank == 0:
                 self._await_ranks(unfinished)
                 store.finish(unfinished, self.directory / f"step-{step:08d}", self.ranks, header)
+                self._drop_later(step)
                 self._prune()
         except Exception as error:  # A thread has no caller: whatever went wrong is kept for settle() to report.
             self._error = error
@@ -97,6 +101,14 @@ class Saver:
         except OSError:
             log.warning("rank %d could not tell rank 0 that its part of a checkpoint failed", self.rank)
 
+    def _drop_later(self, step: int) -> None:
+        """Checkpoints after the one just written are of a run that was given up by resuming from before them; left
+        there, they would be the newest for ever."""
+        for path in store.checkpoints_in(self.directory):
+            if int(path.name[5:]) > step:
+                log.warning("removing %s: the run went on from before it", path)
+                _remove(path)
+
     def _prune(self) -> None:
         paths = store.checkpoints_in(self.directory)
         keep = set(paths[-self.keep_last:])
@@ -105,10 +117,14 @@ class Saver:
             keep.add(min(paths, key=lambda path: scores[path]))
         for path in paths:
             if path not in keep:
-                # Renamed first: a reader never finds half a checkpoint under a finished name.
-                doomed = path.with_name(f".{path.name}.old")
-                path.rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    # Renamed first: a reader never finds half a checkpoint under a finished name.
+    doomed = path.with_name(f".{path.name}.old")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def score(path: Path) -> float:

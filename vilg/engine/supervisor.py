@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -38,11 +39,12 @@ def rank_environments(ranks: int) -> list[dict[str, str]]:
 class Supervisor:
     """Runs ``command`` as ``ranks`` processes (1: plainly), at most ``restarts`` times over after failures.
 
-    Restarts add ``again`` to the command (``--resume auto``). Standard error of every rank goes to ``logs/rank-….log``,
-    rank 0's also to the terminal.
+    Restarts add what ``again`` gives then to the command (``--resume auto``). Standard error of every rank goes to
+    ``logs/rank-….log``, rank 0's also to the terminal.
     """
 
-    def __init__(self, command: list[str], ranks: int, restarts: int, again: list[str], logs: Path):
+    def __init__(self, command: list[str], ranks: int, restarts: int, again: Callable[[], list[str]],
+                 logs: Path):
         self.command, self.ranks, self.restarts, self.again, self.logs = command, ranks, restarts, again, logs
         self.processes: list[subprocess.Popen] = []
         self._tails: list[deque[str]] = []
@@ -57,7 +59,7 @@ class Supervisor:
         before = {name: signal.signal(name, self._pass_on) for name in (signal.SIGTERM, signal.SIGINT)}
         try:
             for attempt in range(self.restarts + 1):
-                status, reason = self._attempt(self.command + (self.again if attempt else []))
+                status, reason = self._attempt(self.command + (self.again() if attempt else []))
                 if status == 0 or self._stopping or status == EXIT_REFUSED:
                     break
                 if attempt < self.restarts:
@@ -74,6 +76,8 @@ class Supervisor:
         environments = rank_environments(self.ranks) if self.ranks > 1 else [{}]
         self._tails = [deque(maxlen=20) for _ in environments]
         readers, self.processes = [], []
+        # Ctrl-C in a terminal reaches the ranks as well; they are to hear of it from here, as SIGTERM, and save.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for rank, environment in enumerate(environments):
             process = subprocess.Popen(command, env=os.environ | environment | self._screen.environment(),
                                        stderr=subprocess.PIPE)
@@ -82,6 +86,7 @@ class Supervisor:
             stream = io.TextIOWrapper(process.stderr, errors="replace", newline="")
             readers.append(threading.Thread(target=self._read, args=(rank, stream), daemon=True))
             readers[-1].start()
+        signal.signal(signal.SIGINT, handler)
         failed = self._wait()
         if failed is not None:
             self._kill()
@@ -128,6 +133,9 @@ class Supervisor:
             file.write(text + "\n")
 
     def _pass_on(self, number: int, _: object) -> None:
+        if self._stopping and number == signal.SIGINT:  # a second Ctrl-C
+            self._kill()
+            return
         self._stopping = True
         for process in self.processes:
             if process.poll() is None:

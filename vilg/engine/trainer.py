@@ -12,7 +12,6 @@ import paddle
 from paddle import Tensor
 
 from vilg.config import configclass
-from vilg.engine import checkpoint as store
 from vilg.engine.average import WeightAverage
 from vilg.engine.checkpoint import Checkpoint
 from vilg.engine.distributed import DistributedConfig, Parallel, ranks_of_launch
@@ -27,10 +26,11 @@ from vilg.engine.saver import Saver
 from vilg.engine.task import Batches, Task
 from vilg.engine.watchdog import EXCHANGES, WAITS, Watchdog
 from vilg.engine.worker import Worker
-from vilg.errors import ConfigError
+from vilg.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("vilg.train")
 MODEL = "model/"
+_LAST_WRITE_SECONDS = 60.0
 
 
 @configclass
@@ -112,9 +112,11 @@ class Trainer:
         self.scale = LossScale(distributed.scales_loss, distributed.loss_scale)
         self.step, self.loss, self._losses, self._batch = 0, float("nan"), [], None
         chosen = together(self.parallel, self._prepare)
+        here = (self.output / "checkpoints").resolve()
+        self._resumed_here = chosen is not None and chosen.path.resolve().parent == here
         if chosen is not None:
             # Sharding cuts up what it finds, so weights come before it, and what it creates is filled after it.
-            together(self.parallel, lambda: chosen.restore(self._state_pieces()))
+            together(self.parallel, lambda: self._restore_model(chosen))
         names = {id(tensor): MODEL + key for key, tensor in task.state().items()}
         self.workers = [self.parallel.worker(phase, optim, names) for phase in task.phases]
         owned = [piece for worker in self.workers for piece in worker.pieces() if piece.owned]
@@ -140,12 +142,13 @@ class Trainer:
                     watchdog.at(self.step, "computes")
                     stopped = self._step(micro, metrics, signal.received, watchdog)
                     self._between_steps(metrics, watchdog)
-                if self.step > start and not self._due(self.train.checkpoint_every):
+                if not self._saved(start):
                     self._save()
-                watchdog.at(self.step, "writes the last checkpoint")
-                self.saver.finish()
+                self.saver.finish(lambda: watchdog.at(self.step, "writes the last checkpoint"))
         finally:
             self.loader.close()
+            # Whatever ended training, the checkpoint being written is worth having; a dead rank's part never comes.
+            self.saver.settle(None if self.parallel.ranks == 1 else _LAST_WRITE_SECONDS)
             if metrics is not None:
                 metrics.close()
         if not stopped and self.train.export and first:
@@ -158,7 +161,7 @@ class Trainer:
         Of several ranks none need hold all of them, so there the newest checkpoint is read.
         """
         if self.parallel.ranks > 1:
-            checkpoint = Checkpoint(store.checkpoints_in(self.saver.directory)[-1])
+            checkpoint = Checkpoint(self.saver.directory / f"step-{self.step:08d}")
             kind = f"average/{MODEL}" if self.average is not None else MODEL
             weights = {name.removeprefix(kind): checkpoint.full(name) for name in checkpoint.names
                        if name.startswith(kind)}
@@ -176,7 +179,7 @@ class Trainer:
         for worker in self.workers:
             if self.step < worker.phase.start_step:
                 continue
-            loss, named = self._descend(worker, micro)
+            loss, named = self._descend(worker, micro, watchdog)
             watchdog.at(self.step, WAITS)
             self.parallel.meet()
             watchdog.at(self.step, EXCHANGES)
@@ -198,11 +201,13 @@ class Trainer:
         self._batch = micro[0]
         return stop
 
-    def _descend(self, worker: Worker, micro: list[dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _descend(self, worker: Worker, micro: list[dict[str, Tensor]], watchdog: Watchdog
+                 ) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward over the micro-batches; returns the mean loss and figures, detached."""
         share, total, figures = 1.0 / len(micro), paddle.zeros([]), {}
         for number, batch in enumerate(micro):
             last = number == len(micro) - 1
+            watchdog.at(self.step, "computes")
             with self.parallel.precision():
                 out = worker.forward(batch, self.step, number == 0, last)
             loss = out.loss.reshape([]).astype("float32")
@@ -258,6 +263,10 @@ class Trainer:
             watchdog.at(self.step, "copies a checkpoint")
             self._save()
 
+    def _saved(self, start: int) -> bool:
+        """Is this step's checkpoint in the output, after a run that began at ``start``?"""
+        return self._due(self.train.checkpoint_every) if self.step > start else self._resumed_here
+
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
@@ -267,11 +276,13 @@ class Trainer:
         paddle.seed(int(sequence.generate_state(1)[0]))
 
     def _watchdog(self) -> Watchdog:
-        return Watchdog(self.output / "ranks", self.parallel.rank, self.parallel.ranks, self.train.guards.hang_seconds)
+        # One process waits for nobody: what looks like a hang is a long step.
+        hang_seconds = self.train.guards.hang_seconds if self.parallel.ranks > 1 else 0.0
+        return Watchdog(self.output / "ranks", self.parallel.rank, self.parallel.ranks, hang_seconds)
 
     def _prepare(self) -> Checkpoint | None:
         make_directory(self.output)
-        return choose_checkpoint(self.train.resume, self.output / "checkpoints", self.identity.get("fingerprints", {}))
+        return choose_checkpoint(self.train.resume, self.output / "checkpoints", self.identity)
 
     def _state_pieces(self) -> list[Piece]:
         first = self.parallel.rank == 0
@@ -280,6 +291,15 @@ class Trainer:
     def _engine_pieces(self) -> list[Piece]:
         pieces = [piece for worker in self.workers for piece in worker.optimizer_pieces()]
         return pieces + (self.average.pieces("average/") if self.average is not None else [])
+
+    def _restore_model(self, checkpoint: Checkpoint) -> None:
+        pieces = self._state_pieces()
+        own = {piece.name for piece in pieces}
+        others = sorted(name for name in checkpoint.names if name.startswith(MODEL) and name not in own)
+        if others:
+            raise CheckpointError(f"{checkpoint.path}: made by a larger model: has {', '.join(others[:3])}, which this "
+                                  "one lacks; use the config it was made with, or a new output directory")
+        checkpoint.restore(pieces)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         header = checkpoint.header

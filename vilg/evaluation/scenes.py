@@ -4,7 +4,7 @@ The model comes in as functions, so that the protocol knows nothing of it: ``dra
 ``rank`` a text and its pictures to the best one's index, ``describe`` pictures to texts, ``answer`` pictures and
 questions to texts.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,13 @@ class Model:
 
 
 def evaluate_scenes(model: Model, count: int, seed: int, size: int, best_of: int = 8,
-                    splits: tuple[str, ...] = ("test", "unseen")) -> Iterator[tuple[str, float]]:
+                    splits: tuple[str, ...] = ("test", "unseen"), trained: Collection[scenes.Scene] | None = None
+                    ) -> Iterator[tuple[str, float]]:
     """Yield ``t2i_single``, ``t2i_best_of_8``, ``i2t`` and ``vqa`` as shares, and each again with ``_unseen``.
+
+    Scenes of split test are other seeds than training's, but there are only so many scenes of one object: with the
+    scenes that training showed (``trained``), ``scenes_new`` is the share of others, ``i2t_new`` and ``vqa_new`` are of
+    those alone.
 
     ``count`` scenes a split; each gives one caption, one picture and one question. ``t2i_single`` judges the first of
     the ``best_of`` samples, so both figures come from one drawing.
@@ -44,11 +49,17 @@ def evaluate_scenes(model: Model, count: int, seed: int, size: int, best_of: int
         yield f"t2i_best_of_{best_of}{suffix}", float(np.mean([row[pick] for row, pick in zip(satisfied, best)]))
         pictures = [scenes.render(scene, size) for scene in truth]
         texts = model.describe(pictures)
-        yield f"i2t{suffix}", float(np.mean([scenes.describes(text, scene) for text, scene in zip(texts, truth)]))
+        told = [scenes.describes(text, scene) for text, scene in zip(texts, truth)]
+        yield f"i2t{suffix}", float(np.mean(told))
         answers = model.answer(pictures, [question for question, _ in asked])
         right = [scenes.answer_is_right(question, answer, scene)
                  for (question, _), answer, scene in zip(asked, answers, truth)]
         yield f"vqa{suffix}", float(np.mean(right))
+        if trained is not None and split == "test":
+            new = np.array([scene not in trained for scene in truth])
+            yield "scenes_new", float(new.mean())
+            for name, outcome in (("i2t_new", told), ("vqa_new", right)):
+                yield name, float(np.mean(np.array(outcome)[new])) if new.any() else float("nan")
 
 
 def _one(items: list, rng: np.random.Generator):

@@ -9,7 +9,7 @@ from paddle import Tensor
 from vilg.errors import ShapeError
 from vilg.generation.attention import Source
 from vilg.generation.decoder import evaluating, image_decoder, prefill_image, prefill_text, text_decoder
-from vilg.generation.sampling import SamplingConfig, draw, guide, uniforms
+from vilg.generation.sampling import SamplingConfig, draw, guide, seed_each, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -26,8 +26,8 @@ class GeneratedImages:
 def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tensor, num_images: int = 1,
                     seeds: int | Sequence[int] = 0, sampling: SamplingConfig = SamplingConfig(),
                     known_codes: Tensor | None = None, known_mask: Tensor | None = None, keep_hidden: bool = False,
-                    progress: Callable[[int], object] | None = None) -> GeneratedImages:
-    """Draw ``num_images`` pictures for every text.
+                    progress: Callable[[int], object] | None = None, first_sample: int = 0) -> GeneratedImages:
+    """Draw ``num_images`` pictures for every text: samples ``first_sample`` and on.
 
     ``text`` int64 [P, m] with ``length`` [P] real tokens; ``seeds``: one for all texts or one each. Sample j of a text
     depends on the text, its seed, j and the settings, not on the batch. ``known_codes`` [P or 1, n] are kept where
@@ -36,7 +36,7 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
     number of seeds than texts.
     """
     prompts, steps = text.shape[0], model.layout.image
-    random = _sample_uniforms(seeds, prompts, num_images, steps)
+    random = _sample_uniforms(seeds, prompts, range(first_sample, first_sample + num_images), steps)
     known, mask = _known(model, known_codes, known_mask, prompts, num_images)
     with evaluating(model):
         source = _image_source(model, text, length, sampling)
@@ -68,15 +68,18 @@ def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor
     ``codes`` [B, n]; ``prompt`` [B, m] starts with [CLS] and its first ``prefix`` [B] tokens are source (a question
     through its [SEP], which may differ in length from row to row; 0 for a caption, whose prompt is [CLS] alone). A row
     that has written ``end_id``, or filled the model's text length, goes on with ``end_id`` (0 when there is none) until
-    all have. Greedy unless ``sampling`` says otherwise. Raises ShapeError when a prompt leaves no room for a token.
+    all have. Greedy unless ``sampling`` says otherwise. Raises ShapeError when a prompt or ``max_tokens`` leaves no
+    room for a token.
     """
+    if max_tokens is not None and max_tokens < 1:
+        raise ShapeError(f"max_tokens is {max_tokens}, but a text has at least 1; leave it out for as many as fit")
     batch, slots = prompt.shape[0], model.layout.text
     start = np.maximum(prefix.numpy() - 1, 0)  # the slot whose hidden vector predicts the first new token
     if start.max() + 1 >= slots:
         raise ShapeError(f"a prompt of {start.max() + 1} tokens leaves no room in the {slots} that the model reads; "
                          "shorten it")
     steps = min(slots - 1 - int(start.min()), max_tokens or slots)
-    random = _sample_uniforms(seeds, batch, 1, steps)
+    random = _sample_uniforms(seeds, batch, range(1), steps)
     filler = 0 if end_id is None else end_id
     with evaluating(model):
         decoder = text_decoder(model, prefill_image(model, codes, prompt, prefix), steps)
@@ -112,12 +115,9 @@ def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
     return guide(*np.split(logits, 2), sampling)
 
 
-def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: int, steps: int) -> np.ndarray:
+def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: range, steps: int) -> np.ndarray:
     """Random numbers of every row and step: [prompts · samples, steps]."""
-    seeds = [seeds] * prompts if isinstance(seeds, int) else list(seeds)
-    if len(seeds) != prompts:
-        raise ShapeError(f"{len(seeds)} seeds were given for {prompts} prompts; give one for all or one each")
-    return np.stack([uniforms(seed, sample, steps) for seed in seeds for sample in range(samples)])
+    return np.stack([uniforms(seed, sample, steps) for seed in seed_each(seeds, prompts) for sample in samples])
 
 
 def _known(model: BidirectionalTransformer, codes: Tensor | None, mask: Tensor | None, prompts: int,

@@ -1,8 +1,13 @@
 """From logits to tokens: temperature, top-k and top-p together, with random numbers that belong to a sample,
 not a batch."""
+import operator
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
 from vilg.config import configclass
+from vilg.errors import ShapeError, VilgError
 
 
 @configclass
@@ -27,6 +32,26 @@ class SamplingConfig:
             raise ValueError(f"guidance must be 0 or more, not {self.guidance}")
         if not 0 <= self.guidance_min_p <= 1:
             raise ValueError(f"guidance_min_p must be from 0 to 1, not {self.guidance_min_p}")
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number of any kind, such as numpy's, as Python's own. Raises VilgError naming it."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise VilgError(f"{name} is a whole number, not {value!r}") from None
+
+
+def seed_each(seeds: Any, texts: int) -> list[int]:
+    """The seed of every text from one for all or one each, whole numbers of any kind. Raises VilgError for another
+    thing, and ShapeError for another number of seeds than texts."""
+    if isinstance(seeds, Iterable) and not isinstance(seeds, (str, bytes)) and getattr(seeds, "ndim", 1):
+        given = [whole(seed, "a seed") for seed in seeds]
+    else:  # an array without dimensions counts as one number
+        given = [whole(seeds, "a seed")] * texts
+    if len(given) != texts:
+        raise ShapeError(f"{len(given)} seeds for {texts} texts; give one for all or one each")
+    return given
 
 
 def uniforms(seed: int, sample: int, steps: int) -> np.ndarray:

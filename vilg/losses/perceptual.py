@@ -72,7 +72,8 @@ class PerceptualLoss(nn.Layer):
             x = F.max_pool2d(x, 2) if number else x
             for layer in layers:
                 x = F.relu(layer(x))
-            found.append(x / ((x * x).sum(1, keepdim=True).sqrt() + 1e-10))
+            # The small number stands under the root: at a place without activations its slope would be infinite.
+            found.append(x / ((x * x).sum(1, keepdim=True) + 1e-10).sqrt())
         return found
 
     def forward(self, reconstructed: Tensor, images: Tensor) -> Tensor:

@@ -60,13 +60,20 @@ def start() -> None:
 def configure(config: RuntimeConfig) -> None:
     """Apply the ``runtime:`` part of a config to this process; warns when ``cpu_math: bf16`` gains nothing here."""
     from vilg.nn.loops import switch as loops
-    from vilg.nn.onednn import precision, switch  # they import Paddle, which start() must precede
+    from vilg.nn.onednn import switch  # they import Paddle, which start() must precede
 
     process.set_threads(config.threads or process.default_threads(process.user_environment("OMP_NUM_THREADS", True)))
     allocator.keep_freed_memory(config.allocator)
     switch.allow(config.onednn)
     loops.allow(config.jit)
-    bf16 = config.cpu_math == "bf16"
+    set_cpu_math(config.cpu_math)
+
+
+def set_cpu_math(cpu_math: Literal["fp32", "bf16"]) -> None:
+    """Set the precision of products on a CPU for this process, and nothing else; warns when bf16 gains nothing here."""
+    from vilg.nn.onednn import precision, switch
+
+    bf16 = cpu_math == "bf16"
     gains = switch.active() and precision.bf16_method() != "none"
     if bf16 and not gains:
         logger.warning("runtime.cpu_math: bf16 gains nothing on this machine (%s); computing in fp32",

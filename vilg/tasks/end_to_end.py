@@ -129,7 +129,14 @@ class EndToEndTask(BidirectionalTask):
     def _start(self) -> EndToEndReconstructor:
         folder = Path(self.config.init_from or "") / "reconstructor"
         if self.config.init_from and folder.is_dir():
-            return load_reconstructor(folder, self.model, self.image_tokenizer)
+            found = load_reconstructor(folder, self.model, self.image_tokenizer)
+            for name in ("anchor", "map_layers", "map_ratio"):
+                asked, given = getattr(self.config.reconstructor, name), getattr(found.config, name)
+                key = f"task.reconstructor.{name}"
+                if asked != given:
+                    raise ConfigError(f"{key}: is {asked}, but {folder} was trained with {given}; set {key}={given}, "
+                                      "or begin from a folder without a reconstructor")
+            return found
         return EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
 
     def _teacher_forced(self, batch: dict[str, Tensor], step: int) -> Tensor:

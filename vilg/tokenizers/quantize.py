@@ -23,9 +23,10 @@ class QuantizerConfig:
 
     ``straight_through`` learns the codebook by gradient, ``ema`` by a moving average with ``decay``, ``gumbel`` by a
     Gumbel-softmax over projected logits. ``beta`` weighs the commitment term; ``normalize`` puts vectors and codes on
-    the unit sphere. Every ``revive_every`` steps (0: never) a code used less than ``revive_below`` times the mean
-    moves to an encoder output, a badly quantized one as a rule: drawn by squared distance to its code, like the seeds
-    of k-means++, or many codes would come to mean nearly the same common patch. ``kl_weight``, ``temperature`` and the
+    the unit sphere. Every ``revive_every`` steps (0: never) a code used less than ``revive_below`` times the mean,
+    or times once a step where the mean is more, moves to an encoder output, a badly quantized one as a rule: drawn by
+    squared distance to its code, like the seeds of k-means++, or many codes would come to mean nearly the same common
+    patch. ``kl_weight``, ``temperature`` and the
     temperature's end and length (cosine) are for ``gumbel`` alone.
     """
 
@@ -127,7 +128,8 @@ class VectorQuantizer(nn.Layer):
     def update(self, step: int) -> dict[str, float]:
         """Move averages, revive dead codes; returns codebook usage (share of codes) and perplexity, decayed over time.
 
-        Deterministic in (state, what was seen, step).
+        Deterministic in (state, what was seen, step). Vectors that are not finite, as a step that was skipped for them
+        leaves behind, are passed over.
         """
         if not self._seen:
             return {}
@@ -135,6 +137,11 @@ class VectorQuantizer(nn.Layer):
         self._seen = []
         if self.gather is not None:
             vectors, codes = self.gather(vectors), self.gather(codes)
+        finite = paddle.isfinite(vectors).all(-1)
+        if not finite.all():
+            vectors, codes = vectors[finite], codes[finite]
+            if not codes.shape[0]:
+                return {}
         size, decay = self.config.codebook_size, self.config.decay
         batch_counts = paddle.bincount(codes, minlength=size).astype("float32")
         batch_sums = paddle.scatter_nd(codes.unsqueeze(-1), vectors, [size, self.code_dim])
@@ -229,6 +236,7 @@ def build_quantizer(config: QuantizerConfig, in_channels: int, code_dim: int) ->
 
 def gumbel_softmax(logits: Tensor, temperature: float, hard: bool) -> Tensor:
     """Sample of the Gumbel-softmax over the last axis; ``hard`` gives one-hot values with the soft gradient."""
+    logits = logits.astype("float32")  # in half precision uniform numbers round to 1, whose noise is infinite
     uniform = paddle.rand(logits.shape, dtype=logits.dtype).clip(1e-9, 1.0 - 1e-7)
     soft = functional.softmax((logits - (-uniform.log()).log()) / temperature)
     if not hard:

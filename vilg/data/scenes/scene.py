@@ -75,7 +75,7 @@ def sides_of(first: Object, second: Object) -> dict[str, bool]:
 
 @lru_cache
 def held_out_kinds() -> frozenset[Kind]:
-    """Colour–shape pairs that training never shows: one of each colour and of each shape."""
+    """Colour–shape pairs that no scene of training shows: one of each colour and of each shape."""
     return frozenset((colour, SHAPES[(3 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS))
 
 

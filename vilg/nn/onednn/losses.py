@@ -12,7 +12,7 @@ from vilg.nn.onednn.autograd import BFLOAT16, contiguous, memory, new, refuse_do
 from vilg.nn.onednn.library import (
     DST, FORWARD_INFERENCE, NO_ATTRIBUTES, SRC, SRC_1, Cache, Primitive, operation, plain,
 )
-from vilg.nn.onednn.matmul import add_column_sums, linear_product, operand, product, product_into
+from vilg.nn.onednn.matmul import add_column_sums, linear_product, operand, product, product_into, to_bf16
 
 IGNORED = -100
 """The label of a row that has no loss, as in Paddle."""
@@ -148,7 +148,7 @@ class LinearCrossEntropy(PyLayer):
             exact = new([rows, columns])
             _logit_gradient(logits.data_ptr() + start * columns * _FLOAT, ctx.labels[part], factors[part],
                             memory(exact).reshape(rows, columns))
-            rounded = operand(exact) if x.dtype == BFLOAT16 else exact
+            rounded = to_bf16(exact) if x.dtype == BFLOAT16 else exact
             if dx is not None:
                 product_into(dx.data_ptr() + start * width * _FLOAT, rounded, weight, transpose_b=True)
             if dw is not None:

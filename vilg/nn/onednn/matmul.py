@@ -146,7 +146,7 @@ class Linear(PyLayer):
         inputs, outputs = weight.shape
         rows = math.prod(x.shape[:-1])
         exact = contiguous(dy)
-        gradient = operand(exact) if weight.dtype == BFLOAT16 else exact
+        gradient = to_bf16(exact) if weight.dtype == BFLOAT16 else exact  # as forward did, whatever is asked for now
         many = _map_of_many_rows(x, weight, ctx.has_bias)
         dx, dw, db = (new(shape) if needed else None
                       for needed, shape in zip(ctx.needs, (x.shape, [inputs, outputs], [outputs])))
@@ -193,7 +193,7 @@ class Matmul(PyLayer):
         a, b = ctx.saved_tensor()
         transpose_a, transpose_b = ctx.transposed
         g = contiguous(dy)
-        g = operand(g) if a.dtype == BFLOAT16 else g
+        g = to_bf16(g) if a.dtype == BFLOAT16 else g
         da = db = None
         if ctx.needs[0]:
             da = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)

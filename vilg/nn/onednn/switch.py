@@ -2,6 +2,7 @@
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 
 from vilg.nn.onednn.library import Unavailable, load
@@ -13,10 +14,14 @@ class _State:
     allowed = os.environ.get("VILG_ONEDNN", "1") != "0"
     decided: bool | None = None
     reason = ""
+    left_out = 0  # contexts that are open in which stock operators run
+    lock = threading.Lock()
 
 
 def active() -> bool:
     """Is the fast path on? Decided at the first call; one debug line says why not."""
+    if _State.left_out:
+        return False
     return _State.decided if _State.decided is not None else _decide()
 
 
@@ -33,12 +38,14 @@ def allow(on: bool) -> None:
 
 @contextlib.contextmanager
 def stock_operators() -> Iterator[None]:
-    """Inside this context the operators are stock Paddle's, which have second derivatives."""
-    before, _State.decided = active(), False
+    """Inside this context the operators are stock Paddle's, which have second derivatives; in all threads."""
+    with _State.lock:
+        _State.left_out += 1
     try:
         yield
     finally:
-        _State.decided = before
+        with _State.lock:
+            _State.left_out -= 1
 
 
 def _decide() -> bool:
