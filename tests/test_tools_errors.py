@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,8 @@ def test_evaluate_and_encode_images_name_what_is_missing(refused, released_model
     assert "nobody: no such model" in refused("evaluate", "scenes", "--model", "nobody")
     assert "nowhere" in refused("evaluate", "emoji", "--model", released_model, "--data", "nowhere")
     assert "absent.yaml" in refused("encode_images", "--config", "absent.yaml", "--output", "codes")
+    sentence = refused("encode_images", "--config", ROOT / "configs/vilg/tiny_settle.yaml", "--output", "codes")
+    assert sentence.startswith("data.sources.0: holds codes already; name the pictures")
 
 
 def test_build_vocab_names_what_it_cannot_count(refused, tmp_path):
@@ -205,6 +208,24 @@ def test_build_vocab_names_what_it_cannot_count(refused, tmp_path):
     (tmp_path / "captions.txt").write_text("红色", encoding="utf-8")
     assert "a vocabulary of 9 tokens is too small" in refused("build_vocab", "captions.txt", "--size", "9")
     assert not (tmp_path / "vocab.txt").exists()
+    (tmp_path / "folder").mkdir()
+    assert "folder: is a folder; name the file" in refused("build_vocab", "captions.txt", "--output", "folder")
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["index", "one.tar"], "one.tar: is no folder; name the one that holds the .tar files"),
+    (["pack", "--scenes", "4", "--output", "new", "--size", "-5"], "a size of -5 pixels is none"),
+    (["pack", "--scenes", "4", "--output", "new", "--samples-a-shard", "0"], "0 samples a shard are none"),
+    (["pack", "--scenes", "0", "--output", "new"], "count, size, captions and repeat are at least 1"),
+    (["scenes", "--count", "4", "--output", "new", "--size", "0"], "a size of 0 pixels is none"),
+    (["scenes", "--count", "2", "--output", "older"], "older: holds other pictures already, such as 9.png"),
+])
+def test_prepare_data_refuses_in_one_sentence(refused, tmp_path, arguments, sentence):
+    tarfile.open(tmp_path / "one.tar", "w").close()
+    (tmp_path / "older").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "older/9.png")
+    assert sentence in refused("prepare_data", *arguments)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))

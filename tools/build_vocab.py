@@ -34,10 +34,12 @@ def main() -> int:
     arguments = parse()
     if not arguments.sources and not arguments.scenes:
         raise VilgError("there is nothing to count; name caption files or folders, or give --scenes N")
+    output = Path(arguments.output)
+    if output.is_dir():
+        raise VilgError(f"{output}: is a folder; name the file to write, such as {output / 'vocab.txt'}")
     texts = chain(*map(_captions, arguments.sources), _scene_texts(arguments.scenes))
     tokens = build_vocab(tqdm(texts, desc="counting", unit="text"), arguments.size, lowercase=not arguments.cased,
                          min_count=arguments.min_count)
-    output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(vocab_text(tokens), encoding="utf-8", newline="\n")
     print(f"{output}: {len(tokens)} tokens, sha256 {vocab_hash(tokens)}")

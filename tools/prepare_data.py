@@ -10,6 +10,7 @@ Shards follow WebDataset's layout; train on them with `data.sources: [{kind: sha
 import argparse
 
 from vilg import cli
+from vilg.config import from_dict
 from vilg.data.filters import PaperFilter
 from vilg.data.packing import FORMATS, Packing, PackingReport, write_folder, write_shards
 from vilg.data.shards import index_folder
@@ -51,9 +52,9 @@ def main() -> int:
         for name, count in index_folder(arguments.folder).items():
             print(f"{name}\t{count}")
     elif arguments.command == "scenes":
-        config = ScenesConfig(split=arguments.split, count=arguments.count, first=arguments.first,
-                              size=arguments.size or 64)
-        packing = Packing("png", max_broken=arguments.max_broken)
+        packing = Packing("png", arguments.size, max_broken=arguments.max_broken)
+        config = from_dict(ScenesConfig, {"split": arguments.split, "count": arguments.count, "first": arguments.first,
+                                          "size": arguments.size or 64}, "scenes")
         tell(arguments.output, write_folder(arguments.output, ScenesSource(config), packing))
     else:
         words = PaperFilter() if arguments.paper_filter else None
@@ -70,7 +71,7 @@ def source_of(arguments: argparse.Namespace) -> FolderSource | TableSource | Sce
         return FolderSource(FolderConfig(path=arguments.folder))
     if arguments.table:
         return TableSource(TableConfig(path=arguments.table))
-    return ScenesSource(ScenesConfig(count=arguments.scenes, size=arguments.size or 64))
+    return ScenesSource(from_dict(ScenesConfig, {"count": arguments.scenes, "size": arguments.size or 64}, "scenes"))
 
 
 def tell(output: str, report: PackingReport) -> None:

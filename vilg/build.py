@@ -81,7 +81,7 @@ def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
     """This rank's micro-batches of the run's data."""
     stream = build_stream(run.data, task.fingerprints().get("image_tokenizer"))
     return Loader(stream, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed,
-                  rank, ranks)
+                  rank, ranks, task.picture_size)
 
 
 def build_trainer(run: RunConfig) -> Trainer:
@@ -110,11 +110,14 @@ def planned_shape(run: RunConfig) -> BidirectionalConfig:
 def encode_images(run: RunConfig, output: str | Path, batch_size: int) -> str:
     """Write the codes of every data source of a run, a folder each under ``output``; returns the sources to train on.
 
-    Raises ConfigError for a run whose task has no image tokenizer to encode with.
+    Raises ConfigError for a run whose task has no image tokenizer to encode with, and for a source of codes.
     """
     if not hasattr(run.task, "image_tokenizer"):
         raise ConfigError("task.kind: encoding needs a task with an image tokenizer, such as bidirectional, "
                           f"got {run.task.kind}")
+    for number, source in enumerate(run.data.sources):
+        if source.kind == "codes":
+            raise ConfigError(f"data.sources.{number}: holds codes already; name the pictures that they were made from")
     runtime.configure(run.runtime)
     tokenizer = load_image_tokenizer(run.task.image_tokenizer)
     tokenizer.eval()

@@ -148,10 +148,10 @@ def test_too_many_broken_samples_end_the_run_with_their_names():
 def test_repeats_and_equal_names_do_not_hide_broken_samples():
     often = Mixture([Numbers(40, broken=range(8))], [8])
     with pytest.raises(DataError, match="5 of 40 samples are broken"):
-        take(loader(often), 80)
+        take(loader(often, workers=1), 80)
     for sources in ([Numbers(40, broken=range(6))] * 2, [Numbers(40, broken=range(6)), Numbers(40, broken=range(6))]):
         with pytest.raises(DataError, match="9 of 80 samples are broken"):
-            take(loader(Mixture(sources)), 40)
+            take(loader(Mixture(sources), workers=1), 40)
 
 
 def test_a_limit_of_nothing_ends_the_run_at_the_first_broken_sample():

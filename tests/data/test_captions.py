@@ -15,6 +15,15 @@ def test_files_of_all_kinds_in_the_order_of_their_names(tmp_path):
     assert list(read_captions(tmp_path)) == ["红的", "绿的", "一只猫", "两只狗", "蓝的", "几个", "三个", "黄的"]
 
 
+def test_linked_folders_are_read_too(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").mkdir()
+    (tmp_path / "far/a.txt").write_text("一只猫", encoding="utf-8")
+    (tmp_path / "near/b.txt").write_text("两只狗", encoding="utf-8")
+    (tmp_path / "near/a").symlink_to(tmp_path / "far")
+    assert list(read_captions(tmp_path / "near")) == ["一只猫", "两只狗"]
+
+
 def test_broken_lines_are_left_out_and_reported(tmp_path, caplog):
     path = tmp_path / "table.jsonl"
     path.write_text('{"captions": ["好"]}\n{broken\n[]\n{"captions": [3]}\n', encoding="utf-8")

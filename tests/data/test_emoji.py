@@ -50,6 +50,8 @@ def test_written_as_users_own_data(found, tmp_path):
         assert table[number].picture.shape == (32, 32, 3)
     with pytest.raises(DataError, match="holds other pictures already"):
         emoji.write(found.emoji[1:3], tmp_path)
+    with pytest.raises(DataError, match="a size of 0 pixels"):
+        emoji.write(found.emoji[:1], tmp_path / "new", size=0)
 
 
 def test_missing_packages_are_named(tmp_path):

@@ -47,6 +47,17 @@ def test_a_file_that_is_replaced_is_read_as_it_was_and_one_cut_short_is_named(tm
         lines[0]
 
 
+@pytest.mark.parametrize("new", ["x\n一只猫\n两只狗\n", "一只猫一只猫\n", "abcdefghij\n" * 3])
+def test_a_file_written_anew_in_place_is_named(tmp_path, new):
+    path = tmp_path / "a.txt"
+    path.write_text("一只猫\n两只狗\n", encoding="utf-8")
+    lines = Lines(path)
+    with open(path, "r+", encoding="utf-8") as file:
+        file.write(new)
+    with pytest.raises(DataError, match="a.txt: has been written anew since the run began, line 1"):
+        lines[0]
+
+
 MEASURE = """
 import sys
 from vilg.data.codes import CodesConfig, CodesSource

@@ -1,22 +1,24 @@
 import io
 import json
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vilg import config
-from vilg.data.batches import Loader, LoaderConfig
+from vilg.data.batches import Loader, LoaderConfig, Mixture
+from vilg.data.codes import write_codes
 from vilg.data.config import DataConfig, build_stream
 from vilg.data.packing import Packing, write_folder, write_shards
-from vilg.data.sample import BrokenSample
+from vilg.data.sample import BrokenSample, Sample
 from vilg.data.shards import (
     INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, scan, shuffled_through_buffer)
 from vilg.data.sources import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
 from vilg.errors import ConfigError, DataError
 
-COUNT = 54  # in shards of 8: six whole ones and one of six
+COUNT = 54  # in shards of 8 at most: five of eight and two of seven
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +135,106 @@ def test_a_shard_cut_short_is_reported_and_the_rest_goes_on(shards, indexed, cap
         index_folder(shards)
 
 
+def test_a_shard_whose_end_never_arrived_is_reported(shards, caplog):
+    path = shards / "00003.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 4] + bytes(len(content) - len(content) // 4))
+    with pytest.raises(DataError, match="00003.tar: is nothing but zeros for its last .*fetch it again"):
+        index_folder(shards)
+    (shards / INDEX_FILE).unlink()
+    loader(shards).close()
+    assert "00003.tar (nothing but zeros for its last" in caplog.text
+
+
+def test_a_shard_that_has_grown_or_gone_since_is_reported(shards, caplog):
+    counts = json.loads((shards / INDEX_FILE).read_text(encoding="utf-8"))
+    (shards / INDEX_FILE).write_text(json.dumps(counts | {"00002.tar": 3}), encoding="utf-8")
+    run = loader(shards, batch_size=7, max_broken=0.4)
+    assert len({key for _ in range(7) for key in next(run)["key"]}) == COUNT - 5
+    assert caplog.text.count("00002.tar: holds 8 samples and index.json counts 3") == 1
+    (shards / "00001.tar").unlink()
+    take(run, 21)
+    assert set(run.broken.reasons.values()) == {"its shard cannot be read any more (No such file or directory)"}
+
+
 def test_a_shard_of_noise_costs_its_samples_only(shards):
     (shards / "00000.tar").write_bytes(np.random.default_rng(0).bytes(9000))
     keys = take(loader(shards, batch_size=9, max_broken=0.2), 18)
     assert len(set(keys)) == COUNT - 8
     with pytest.raises(DataError, match="too many|broken, more than"):
         take(loader(shards, batch_size=9, max_broken=0.05), 18)
+
+
+@pytest.mark.parametrize("count, a_shard, sizes", [
+    (54, 8, [8] * 5 + [7] * 2), (101, 100, [51, 50]), (33, 8, [7, 7, 7, 6, 6]), (16, 8, [8, 8]), (3, 8, [3])])
+def test_shards_are_of_equal_size(tmp_path, count, a_shard, sizes):
+    source = ScenesSource(ScenesConfig(count=count, size=16, captions=1, questions=1))
+    write_shards(tmp_path, source, Packing("png"), a_shard)
+    assert [len(scan(path).members) for path in find_shards(str(tmp_path))] == sizes
+    names = [f"{number:05d}.tar" for number in range(len(sizes))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, INDEX_FILE]
+    stream = ShardStream(ShardsConfig(path=str(tmp_path)))
+    assert [stream[number].captions for number in range(count)] == [source[number].captions for number in range(count)]
+    assert [stream[number].key[-9:] for number in range(count)] == [f"{number:09d}" for number in range(count)]
+
+
+def test_readers_of_unequal_shares_are_warned_about_once(packed, caplog):
+    loader(packed, workers=1)
+    assert caplog.text == ""
+    run = loader(packed, workers=2)
+    run.load_state_dict(run.state_dict())
+    assert caplog.text.count("the 2 readers (ranks × data.loader.workers) get from 2") == 1
+
+
+class Large:
+    """Pictures of a megabyte; ``long`` makes one too long for WebP."""
+
+    def __init__(self, count, long=()):
+        self.count, self.long = count, long
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        shape = (17000, 8, 3) if index in self.long else (700, 500, 3)
+        return Sample(f"k{index}", np.full(shape, index, np.uint8), ["text"])
+
+
+@pytest.mark.parametrize("use", ["shards", "codes", "loader"])
+def test_pictures_are_cropped_one_by_one(tmp_path, use):
+    tracemalloc.start()
+    try:
+        if use == "shards":
+            write_shards(tmp_path, Large(30), Packing("jpg", 32))
+        elif use == "codes":
+            write_codes(tmp_path, Large(30), lambda pictures: pictures[:, :2, 0, 0], 32, "abc")
+        else:
+            run = Loader(Mixture([Large(30)]), LoaderConfig(prefetch=1), lambda samples, seeds: {
+                "image": np.stack([sample.picture for sample in samples])}, 30, picture_size=32)
+            assert next(run)["image"].shape == (30, 32, 32, 3)
+            run.close()
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_picture_too_long_for_its_format_is_a_broken_sample(tmp_path, caplog):
+    report = write_shards(tmp_path / "s", Large(12, long=[3]), Packing("webp"))
+    assert (report.written, report.broken) == (11, 1)
+    assert "k3 (8 × 17000 pixels cannot be written as webp" in caplog.text
+    with pytest.raises(DataError, match="2 of 12 samples are broken.*give a size, or take png"):
+        write_shards(tmp_path / "t", Large(12, long=[3, 9]), Packing("webp"), 2)
+    assert not list((tmp_path / "t").iterdir())
+
+
+def test_packing_that_cannot_be_is_refused(tmp_path):
+    for size in (0, -5):
+        with pytest.raises(DataError, match=f"a size of {size} pixels"):
+            Packing(size=size)
+    with pytest.raises(DataError, match="0 samples a shard"):
+        write_shards(tmp_path, ScenesSource(ScenesConfig(count=2)), Packing(), 0)
+    with pytest.raises(ConfigError, match="path: name at least one"):
+        config.from_dict(DataConfig, {"sources": [{"kind": "shards", "path": []}]})
 
 
 def test_the_limit_tells_shards_of_equal_names_apart(tmp_path):
@@ -245,3 +341,6 @@ def test_a_written_folder_reads_as_folder_and_as_table(tmp_path):
         np.testing.assert_array_equal(folder[number].picture, source[number].picture)
         assert folder[number].captions == table[number].captions == source[number].captions
         assert table[number].questions == source[number].questions
+    write_folder(tmp_path, source, Packing("png"))
+    with pytest.raises(DataError, match="holds other pictures already, such as 0000002.png"):
+        write_folder(tmp_path, ScenesSource(ScenesConfig(count=2)), Packing("png"))

@@ -148,6 +148,21 @@ def test_caption_lines_end_at_line_feeds_alone(tmp_path):
     assert FolderSource(FolderConfig(path=str(tmp_path)))[0].captions == ["一只\u2028猫\x85坐\x0b在", "第二"]
 
 
+def test_linked_folders_are_searched_once_and_circles_end(tmp_path):
+    for name in ("far/x.png", "near/b/own.png", "near/.hidden/y.png", "near/c.png", "near/b-1/z.PNG"):
+        paint(tmp_path / name)
+    near = tmp_path / "near"
+    found = sorted(path.relative_to(near).as_posix() for path in near.rglob("*") if path.suffix.lower() == ".png")
+    assert sorted(FolderSource(FolderConfig(path=str(near))).pictures) == found
+    order = ["/".join(path.relative_to(near).parts) for path in sorted(near.rglob("*")) if path.is_file()]
+    assert FolderSource(FolderConfig(path=str(near))).pictures == order
+    for link, target in (("a", "far"), ("d", "far"), ("a2", "near/b"), ("b/back", "near"), ("e.png", "far/x.png")):
+        (near / link).symlink_to(tmp_path / target)
+    (tmp_path / "far/round").symlink_to(near)
+    assert FolderSource(FolderConfig(path=str(near))).pictures == sorted([*order, "a/x.png", "e.png"],
+                                                                         key=lambda name: name.split("/"))
+
+
 def test_file_names_that_are_not_utf8(tmp_path):
     paint(tmp_path / "a.png")
     for name in ("鸟", "狗"):

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from vilg.config import configclass
 from vilg.data.broken import BrokenLog
 from vilg.data.sample import BrokenSample, Sample, Source
+from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
 
 Collate = Callable[[list[Sample], list[int]], dict[str, np.ndarray]]
@@ -117,7 +119,8 @@ class Mixture:
 
 class Loader:
     """Batches without end: ``next(loader)`` → ``collate(samples,
-    seeds)`` of this rank's share of the next global batch.
+    seeds)`` of this rank's share of the next global batch. Pictures are cropped to squares of ``picture_size`` pixels,
+    where it is given, as each is read: a batch of them at their full size takes gigabytes.
 
     A sample's seed is a pure function of the run's seed and its global position. A broken sample is counted and another
     takes its place, the same one on every run. :meth:`state_dict` describes batches that were handed out, not those
@@ -125,7 +128,7 @@ class Loader:
     """
 
     def __init__(self, stream: Stream, config: LoaderConfig, collate: Collate, batch_size: int, seed: int = 0,
-                 rank: int = 0, ranks: int = 1):
+                 rank: int = 0, ranks: int = 1, picture_size: int | None = None):
         if not 0 <= rank < ranks or batch_size < 1:
             raise ValueError(f"rank {rank} of {ranks} with batch size {batch_size} makes no sense")
         self.stream = stream
@@ -135,6 +138,7 @@ class Loader:
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
+        self.picture_size = picture_size
         self.lanes = ranks * config.workers
         self.consumed = 0  # samples, over all ranks
         self.waited = 0.0  # seconds that the consumer spent waiting for batches
@@ -205,7 +209,10 @@ class Loader:
     def _sample(self, position: int) -> Sample:
         for attempt in range(2 * len(self.stream)):
             try:
-                return self.stream.sample(position, attempt)
+                sample = self.stream.sample(position, attempt)
+                if self.picture_size and sample.picture is not None:
+                    sample = replace(sample, picture=centre_crop(sample.picture, self.picture_size))
+                return sample
             except BrokenSample as broken:
                 self.broken.add(broken)
         raise DataError(f"not one usable sample: {self.broken.summary()}")

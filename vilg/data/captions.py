@@ -3,6 +3,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from vilg.data.folders import walk_files
 from vilg.data.records import parse_record
 from vilg.data.sample import BrokenSample
 from vilg.errors import DataError
@@ -19,7 +20,7 @@ def read_captions(path: str | Path) -> Iterator[str]:
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+        files = sorted(file for file in walk_files(path) if file.suffix in SUFFIXES)
         if not files:
             raise DataError(f"{path}: holds no {', '.join(SUFFIXES)} file to read captions from")
         for file in files:

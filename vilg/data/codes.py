@@ -5,7 +5,7 @@ tokenizer's fingerprint) and ``texts.jsonl`` (line i: key, captions and question
 """
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -95,9 +95,9 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
         for name in (CODES_FILE, TEXTS_FILE):  # not written over: a run that reads them goes on
             (folder / name).unlink(missing_ok=True)
         with open(folder / TEXTS_FILE, "w", encoding="utf-8") as texts, tqdm(total=len(source), unit="picture") as bar:
-            usable = _usable(source, broken, bar)
+            usable = _usable(source, size, broken, bar)
             while samples := list(islice(usable, batch_size)):
-                rows.append(_narrow(encode(np.stack([centre_crop(sample.picture, size) for sample in samples]))))
+                rows.append(_narrow(encode(np.stack([sample.picture for sample in samples]))))
                 for sample in samples:
                     record = {"key": sample.key, "captions": sample.captions, "questions": sample.questions}
                     texts.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -111,13 +111,16 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
     return EncodingReport(len(codes), len(broken))
 
 
-def _usable(source: Source, broken: BrokenLog, bar: tqdm) -> Iterator[Sample]:
+def _usable(source: Source, size: int, broken: BrokenLog, bar: tqdm) -> Iterator[Sample]:
+    """The samples that are not broken, cropped at once: a batch of pictures at their full size takes gigabytes."""
     for index in range(len(source)):
         bar.update()
         try:
-            yield source[index]
+            sample = source[index]
         except BrokenSample as problem:
             broken.add(problem)
+        else:
+            yield replace(sample, picture=centre_crop(sample.picture, size))
 
 
 def _narrow(codes: np.ndarray) -> np.ndarray:

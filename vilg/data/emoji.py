@@ -87,8 +87,11 @@ def collect(font: str = FONT, annotations: str = ANNOTATIONS) -> Collection:
 def write(emoji: list[Emoji], folder: str | Path, size: int = 128) -> None:
     """Write ``<code points>.png`` (``size`` pixels square) and ``.txt`` for each, and all of them as ``table.jsonl``.
 
-    Raises DataError when the folder cannot be written or holds other pictures, which would mix with these.
+    Raises DataError when the folder cannot be written or holds other pictures, which would mix with these, and for a
+    size below 1.
     """
+    if size < 1:
+        raise DataError(f"a size of {size} pixels is none; give 1 or more")
     folder = Path(folder)
     others = {path.name for path in folder.glob("*.png")} - {f"{one.stem}.png" for one in emoji}
     if others:

@@ -48,4 +48,11 @@ class Lines:
         if len(line) < length:
             raise DataError(f"{self.path}: has become shorter than it was when the run began, line {number} is gone; "
                             "start again")
-        return number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        try:
+            # Only the last line may lack its line feed; what holds one further in is not one line.
+            if b"\n" in line[:-1] or (number < self._places[-1, 2] and not line.endswith(b"\n")):
+                raise ValueError("other lines are there")
+            return number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except ValueError:  # UnicodeDecodeError among them
+            raise DataError(f"{self.path}: has been written anew since the run began, line {number} is no longer where "
+                            "it was; start again") from None

@@ -3,9 +3,9 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vilg.data.broken import BrokenLog
 from vilg.data.filters import TextFilter
+from vilg.data.pictures import PICTURE_SUFFIXES
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.shards import write_index
 from vilg.data.transforms import centre_crop
@@ -32,10 +33,20 @@ class PackingReport:
 
 
 @dataclass
+class Packed:
+    """A sample as it is written: the bytes of its picture's file, and what is said about it."""
+
+    key: str
+    picture: bytes
+    texts: dict[str, list]
+
+
+@dataclass
 class Packing:
     """How samples are written: pictures as ``format``, centre-cropped to ``size`` pixels where one is given.
 
-    ``text_filter`` drops captions, and with the last one the sample.
+    ``text_filter`` drops captions, and with the last one the sample. Raises DataError for a format or size that cannot
+    be.
     """
 
     format: str = "jpg"
@@ -46,91 +57,145 @@ class Packing:
     def __post_init__(self):
         if self.format not in FORMATS:
             raise DataError(f"{self.format}: pictures are written as {', '.join(FORMATS)}")
+        if self.size is not None and self.size < 1:
+            raise DataError(f"a size of {self.size} pixels is none; give 1 or more, or no size to leave pictures whole")
 
-    def usable(self, source: Source, report: PackingReport) -> Iterator[Sample]:
-        """The samples to write, counted in ``report``. Raises DataError when too many are broken."""
+    def usable(self, source: Source, report: PackingReport) -> Iterator[Packed]:
+        """The samples to write one by one, counted in ``report``. Raises DataError when too many are broken."""
         broken = BrokenLog(len(source), self.max_broken)
         for index in tqdm(range(len(source)), unit="sample"):
             try:
-                sample = source[index]
+                packed = self._packed(source[index])
             except BrokenSample as problem:
                 broken.add(problem)
                 continue
-            if self.text_filter is not None:
-                sample.captions = [text for text in sample.captions if self.text_filter.keeps(text)]
-            if not sample.captions:
+            if packed is None:
                 report.filtered += 1
                 continue
             report.written += 1
-            yield sample
+            yield packed
         report.broken = len(broken)
         broken.report()
 
-    def picture(self, sample: Sample) -> bytes:
-        """The picture of a sample, encoded."""
+    def _packed(self, sample: Sample) -> Packed | None:
+        """The sample as it is written, None when the filter leaves no caption. Raises BrokenSample."""
+        captions = sample.captions
+        if self.text_filter is not None:
+            captions = [text for text in captions if self.text_filter.keeps(text)]
+        if not captions:
+            return None
+        return Packed(sample.key, self._encoded(sample), {"captions": captions, "questions": sample.questions})
+
+    def _encoded(self, sample: Sample) -> bytes:
         pixels = centre_crop(sample.picture, self.size) if self.size else np.ascontiguousarray(sample.picture)
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "jpeg" if self.format == "jpg" else self.format, **FORMATS[self.format])
+        kind = "jpeg" if self.format == "jpg" else self.format
+        try:
+            Image.fromarray(pixels).save(buffer, kind, **FORMATS[self.format])
+        except (OSError, ValueError) as error:  # WebP and JPEG have a longest side
+            raise BrokenSample(sample.key, f"{pixels.shape[1]} × {pixels.shape[0]} pixels cannot be written as "
+                                           f"{self.format} ({error}); give a size, or take png") from None
         return buffer.getvalue()
 
 
 def write_shards(folder: str | Path, source: Source, packing: Packing, samples_a_shard: int = 1000) -> PackingReport:
     """Write ``source`` as ``00000.tar``, ``00001.tar`` … with their index; the same source gives the same bytes.
 
-    A shard appears under its name only when it is whole. Raises DataError when the folder holds shards already or
-    cannot be written.
+    Shards hold ``samples_a_shard`` or fewer, all of them equally many (one more or less), and appear under their names
+    when all are whole. Raises DataError when the folder holds shards already or cannot be written.
     """
     folder = Path(folder)
     report = PackingReport()
-    counts: dict[str, int] = {}
+    if samples_a_shard < 1:
+        raise DataError(f"{samples_a_shard} samples a shard are none; give 1 or more")
     if folder.is_dir() and any(folder.glob("*.tar")):
         raise DataError(f"{folder}: holds shards already; name another folder or remove them")
+    unfinished: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         samples = packing.usable(source, report)
-        while shard := _take(samples, samples_a_shard):
-            name = f"{len(counts):05d}.tar"
-            counts[name] = len(shard)
-            _write_shard(folder / name, shard, packing, report.written - len(shard))
-        write_index(folder, counts)
+        counts = []
+        while (first := next(samples, None)) is not None:
+            unfinished.append(folder / f".{len(counts):05d}.tar.{os.getpid()}.tmp")
+            shard = chain([first], islice(samples, samples_a_shard - 1))
+            counts.append(_write_shard(unfinished[-1], shard, packing.format, sum(counts)))
+        counts = _level(unfinished, counts)
+        names = [f"{number:05d}.tar" for number in range(len(counts))]
+        for path, name in zip(unfinished, names, strict=True):
+            os.replace(path, folder / name)
+        write_index(folder, dict(zip(names, counts, strict=True)))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    finally:
+        for path in folder.glob(f".*.tar.{os.getpid()}.*"):
+            path.unlink()
     return report
 
 
 def write_folder(folder: str | Path, source: Source, packing: Packing) -> PackingReport:
-    """Write ``source`` as pictures with ``.txt`` of the same stem, and ``table.jsonl`` of captions and questions."""
+    """Write ``source`` as pictures with ``.txt`` of the same stem, and ``table.jsonl`` of captions and questions.
+
+    Raises DataError when the folder cannot be written or holds other pictures, which would mix with these.
+    """
     folder = Path(folder)
     report = PackingReport()
+    own = {f"{number:07d}.{packing.format}" for number in range(len(source))}
+    others = {path.name for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES} - own
+    if others:
+        raise DataError(f"{folder}: holds other pictures already, such as {min(others)}; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "table.jsonl", "w", encoding="utf-8") as table:
             for sample in packing.usable(source, report):
                 stem = f"{report.written - 1:07d}"
-                (folder / f"{stem}.{packing.format}").write_bytes(packing.picture(sample))
-                (folder / f"{stem}.txt").write_text("\n".join(sample.captions) + "\n", encoding="utf-8")
-                record = {"picture": f"{stem}.{packing.format}", **_texts(sample)}
+                (folder / f"{stem}.{packing.format}").write_bytes(sample.picture)
+                captions = "\n".join(sample.texts["captions"]) + "\n"
+                (folder / f"{stem}.txt").write_text(captions, encoding="utf-8")
+                record = {"picture": f"{stem}.{packing.format}", **sample.texts}
                 table.write(json.dumps(record, ensure_ascii=False) + "\n")
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from None
     return report
 
 
-def _take(samples: Iterator[Sample], count: int) -> list[Sample]:
-    return list(islice(samples, count))
-
-
-def _texts(sample: Sample) -> dict[str, list]:
-    return {"captions": sample.captions, "questions": sample.questions}
-
-
-def _write_shard(path: Path, samples: list[Sample], packing: Packing, first: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, sample in enumerate(samples, first):
-            texts = json.dumps({"key": sample.key, **_texts(sample)}, ensure_ascii=False).encode()
-            for suffix, content in ((packing.format, packing.picture(sample)), ("json", texts)):
-                item = tarfile.TarInfo(f"{number:09d}.{suffix}")
+def _write_shard(path: Path, samples: Iterable[Packed], suffix: str, first: int) -> int:
+    """Write samples as they come, numbered from ``first`` on; returns how many came."""
+    count = 0
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for count, sample in enumerate(samples, 1):
+            texts = json.dumps({"key": sample.key, **sample.texts}, ensure_ascii=False).encode()
+            for kind, content in ((suffix, sample.picture), ("json", texts)):
+                item = tarfile.TarInfo(f"{first + count - 1:09d}.{kind}")
                 item.size = len(content)
                 tar.addfile(item, io.BytesIO(content))
-    os.replace(temporary, path)
+    return count
+
+
+def _level(shards: list[Path], counts: list[int]) -> list[int]:
+    """Move samples on from full shards into a short last one until no two differ by more than one; the new counts.
+
+    A lane that is dealt a short shard would read its samples the more often. From the last shard to the first, each is
+    made anew of the end of the one before and what it keeps itself; one shard more is on the disk meanwhile.
+    """
+    if len(set(counts)) <= 1:
+        return counts
+    share, more = divmod(sum(counts), len(counts))
+    sizes = [share + (number < more) for number in range(len(counts))]
+    given = 0
+    for number in reversed(range(len(shards))):
+        kept = counts[number] - given
+        given = sizes[number] - kept
+        temporary = shards[number].with_suffix(".level")
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            if given:
+                _copy(shards[number - 1], counts[number - 1] - given, counts[number - 1], tar)
+            _copy(shards[number], 0, kept, tar)
+        os.replace(temporary, shards[number])
+    return sizes
+
+
+def _copy(shard: Path, start: int, stop: int, to: tarfile.TarFile) -> None:
+    """Copy samples ``start`` to ``stop - 1`` of a shard, two files each, to the end of another."""
+    with tarfile.open(shard) as tar:
+        for item in islice(tar, 2 * start, 2 * stop):
+            to.addfile(item, tar.extractfile(item))

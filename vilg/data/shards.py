@@ -8,6 +8,7 @@ alone says what comes next, at any number of ranks.
 """
 import glob
 import json
+import logging
 import os
 import tarfile
 import threading
@@ -25,6 +26,7 @@ from vilg.data.records import parse_record, readable, text_lines
 from vilg.data.sample import BrokenSample, Sample
 from vilg.errors import DataError
 
+logger = logging.getLogger(__name__)
 INDEX_FILE = "index.json"
 NOT_UTF8 = "its text is not UTF-8"
 OPEN_SHARDS = 64  # of whose members the places are kept in memory
@@ -40,6 +42,8 @@ class ShardsConfig:
     first_caption_only: bool = False
 
     def __post_init__(self):
+        if not self.path:
+            raise ValueError("path: name at least one folder or pattern of .tar files")
         if self.shuffle_buffer < 1:
             raise ValueError("shuffle_buffer is at least 1 (no shuffling within a shard)")
 
@@ -64,6 +68,7 @@ def scan(path: str | Path) -> ShardIndex:
     """Find the samples of a shard by its tar headers alone; what comes before a damaged place is kept."""
     members: list[Member] = []
     problem = None
+    end = 0  # of the last file, in whole blocks
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as handle:
@@ -74,15 +79,19 @@ def scan(path: str | Path) -> ShardIndex:
             for item in tar:
                 folder, _, name = item.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
-                if not item.isfile() or not stem:
-                    continue
-                if item.offset_data + item.size > size:
+                if item.isfile() and item.offset_data + item.size > size:
                     problem = "cut short"
                     break
+                end = item.offset_data + -(-item.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if not item.isfile() or not stem:
+                    continue
                 key = f"{folder}/{stem}" if folder else stem
                 if not members or members[-1].key != key:
                     members.append(Member(key))
                 members[-1].files[suffix.lower()] = (item.offset_data, item.size)
+        whole = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE  # with its closing zeros
+        if problem is None and members and size > whole:
+            problem = f"nothing but zeros for its last {size - end} bytes, as after a download that broke off"
     except (tarfile.TarError, OSError, EOFError) as error:
         problem = f"damaged ({error})" if members else f"not a tar file ({error})"
     return ShardIndex(members, problem)
@@ -97,14 +106,20 @@ def write_index(folder: str | Path, counts: dict[str, int]) -> None:
 
 
 def index_folder(folder: str | Path) -> dict[str, int]:
-    """Count the samples of a folder's shards, write its index and return it. Raises DataError for a damaged shard."""
+    """Count the samples of a folder's shards, write its index and return it. Raises DataError for a damaged shard, and
+    when the folder is none or cannot be written."""
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: is no folder; name the one that holds the .tar files")
     counts = {}
     for shard in find_shards(str(folder)):
         index = scan(shard)
         if index.problem:
             raise DataError(f"{shard}: is {index.problem}; fetch it again, or move it away to do without it")
         counts[shard.name] = len(index.members)
-    write_index(folder, counts)
+    try:
+        write_index(folder, counts)
+    except OSError as error:
+        raise DataError(f"{folder}: the index cannot be written ({error.strerror or error})") from None
     return counts
 
 
@@ -131,6 +146,8 @@ class ShardStream:
             raise DataError(f"{config.path}: the shards hold no sample")
         self._lanes: list[np.ndarray] = []
         self._seed = 0
+        self._reported_uneven = False
+        self._reported_more: set[Path] = set()
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
         self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
         self._lock = threading.Lock()
@@ -159,8 +176,23 @@ class ShardStream:
                             f"data.loader.workers); write more, smaller shards or use fewer workers")
         dealt = np.random.default_rng([seed, 0]).permutation(usable)
         self._lanes = [dealt[lane::lanes] for lane in range(lanes)]
+        self._report_uneven([sum(self.counts[shard] for shard in lane) for lane in self._lanes])
         self._seed = seed
         self._orders.clear()
+
+    def _report_uneven(self, lengths: list[int]) -> None:
+        if max(lengths) > 1.1 * min(lengths) and not self._reported_uneven:
+            self._reported_uneven = True
+            logger.warning("the %d readers (ranks × data.loader.workers) get from %d to %d samples each, and those of "
+                           "a short share come more often; pack the data again into more shards of equal size, or use "
+                           "fewer workers or ranks", len(lengths), min(lengths), max(lengths))
+
+    def _report_more(self, path: Path, counted: int, found: int) -> None:
+        if found > counted and path not in self._reported_more:
+            self._reported_more.add(path)
+            logger.warning("%s: holds %d samples and %s counts %d; the others are left out until "
+                           "`tools/prepare_data.py index %s` has counted again", path, found, INDEX_FILE, counted,
+                           path.parent)
 
     def sample(self, position: int, attempt: int) -> Sample:
         """See :meth:`vilg.data.batches.Stream.sample`; a stand-in comes from another lane,
@@ -196,9 +228,12 @@ class ShardStream:
         pictures = [suffix for suffix in member.files if f".{suffix}" in PICTURE_SUFFIXES]
         if not pictures:
             raise BrokenSample(name, "no picture")
-        with open(path, "rb") as handle:
-            contents = {suffix: _piece(handle, *member.files[suffix]) for suffix in (pictures[0], "txt", "json")
-                        if suffix in member.files}
+        try:
+            with open(path, "rb") as handle:
+                contents = {suffix: _piece(handle, *member.files[suffix]) for suffix in (pictures[0], "txt", "json")
+                            if suffix in member.files}
+        except OSError as error:
+            raise BrokenSample(name, f"its shard cannot be read any more ({error.strerror or error})") from None
         texts, pairs = _texts(contents, name)
         return Sample(readable(f"{path.name}/{member.key}"), read_picture(contents[pictures[0]], name),
                       texts[:1] if self.config.first_caption_only else texts, pairs)
@@ -209,6 +244,7 @@ class ShardStream:
                 self._indices.move_to_end(shard)
                 return self._indices[shard]
         index = scan(self.shards[shard])
+        self._report_more(self.shards[shard], self.counts[shard], len(index.members))
         with self._lock:
             self._indices[shard] = index
             if len(self._indices) > OPEN_SHARDS:

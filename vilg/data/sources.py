@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 
 from vilg.config import configclass
+from vilg.data.folders import walk_files
 from vilg.data.lines import Lines
 from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
 from vilg.data.records import caption_lines, parse_record, readable
@@ -113,7 +114,7 @@ class FolderSource:
         self.taken = slice(1 if config.first_caption_only else None)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: there is no such folder of pictures")
-        pictures = (path for path in self.root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+        pictures = (path for path in walk_files(self.root) if path.suffix.lower() in PICTURE_SUFFIXES)
         # Names rather than paths, which take ten times the memory, in the order of the paths.
         self.pictures = sorted((path.relative_to(self.root).as_posix() for path in pictures),
                                key=lambda name: name.split("/"))

@@ -70,6 +70,8 @@ class Task(Protocol):
     """What :class:`vilg.engine.trainer.Trainer` needs to know; each class of :mod:`vilg.tasks` follows it."""
 
     phases: list[Phase]
+    picture_size: int
+    """Pixels of the square that :meth:`collate` takes of a picture."""
 
     def collate(self, samples: list[Any], seeds: list[int]) -> dict[str, np.ndarray]:
         """Samples and one seed a sample → the arrays of a batch. Pure: the same input gives the same batch."""

@@ -112,6 +112,7 @@ class BidirectionalTask:
         self.words = WordPieceTokenizer.from_folder(config.vocabulary)
         self.image_tokenizer = load_image_tokenizer(config.image_tokenizer)
         self.image_tokenizer.eval()
+        self.picture_size = self.image_tokenizer.image_size
         _check_fit(config.model, self.image_tokenizer, self.words)
         self.model = BidirectionalTransformer(config.model)
         if config.init_from:
@@ -163,8 +164,7 @@ class BidirectionalTask:
         if any(sample.picture is None for sample in samples):
             raise DataError("data.sources: some hold codes and some pictures; encode them all with "
                             "tools/encode_images.py")
-        size = self.image_tokenizer.image_size
-        return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
+        return {"image": np.stack([to_model(centre_crop(sample.picture, self.picture_size)) for sample in samples])}
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn pictures into codes with the frozen image tokenizer, where the data did not bring codes along."""

@@ -88,6 +88,7 @@ class ImageTokenizerTask:
     def __init__(self, config: ImageTokenizerTaskConfig):
         self.config = config
         self.tokenizer = build_image_tokenizer(config.tokenizer)
+        self.picture_size = self.tokenizer.image_size
         self.discriminator = None
         if config.adversary:
             self.discriminator = PatchDiscriminator(config.adversary.layers, config.adversary.channels)
@@ -107,8 +108,7 @@ class ImageTokenizerTask:
 
     def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
         """Centre crops [B, 3, H, W] in [-1, 1]; nothing here is random."""
-        size = self.tokenizer.image_size
-        return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
+        return {"image": np.stack([to_model(centre_crop(sample.picture, self.picture_size)) for sample in samples])}
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return batch

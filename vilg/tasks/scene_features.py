@@ -58,15 +58,15 @@ class SceneFeaturesTask:
 
     def __init__(self, config: SceneFeaturesTaskConfig):
         self.network = SceneFeatures(config.network)
+        self.picture_size = config.network.image_size
         self.step = SceneFeaturesStep(self.network)
         self.phases = [Phase("model", self.step, dict(self.step.named_parameters()))]
 
     def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
         """Pictures, and what their scenes hold: classes [B, 9] (0 is nothing) and background colours [B, 6]."""
         scenes = [_scene_of(sample) for sample in samples]
-        size = self.network.config.image_size
         colours = [[*scene.background.start, *scene.background.end] for scene in scenes]
-        batch = {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples]),
+        batch = {"image": np.stack([to_model(centre_crop(sample.picture, self.picture_size)) for sample in samples]),
                  "background": np.array(colours, "float32") / 127.5 - 1}
         return batch | {name: np.stack([_labels(scene, name) for scene in scenes]) for name in CLASSES}
 
