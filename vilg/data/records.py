@@ -64,4 +64,6 @@ def _are_texts(values: object) -> bool:
 
 def _visible(text: str) -> bool:
     """Whether a text shows anything; neither spaces nor characters of no width are read by a tokenizer."""
+    if text.isprintable():  # nearly always
+        return bool(text) and not text.isspace()
     return any(letter.isprintable() and not letter.isspace() for letter in text)
