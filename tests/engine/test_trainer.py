@@ -277,7 +277,15 @@ def test_switching_the_average_on_later_is_refused_by_name(tmp_path):
         trainer(tmp_path, ema_decay=0.9, resume="auto")
 
 
-def test_the_first_interrupt_saves_and_the_second_ends_at_once(tmp_path, capsys):
+@pytest.fixture
+def interruptible():
+    """As in a terminal: a shell makes what it starts in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_interrupt_saves_and_the_second_ends_at_once(tmp_path, capsys, interruptible):
     summary = interrupt(trainer(tmp_path), 7, lambda: os.kill(os.getpid(), signal.SIGINT)).fit()
     assert summary.stopped and summary.step == 8
     assert (tmp_path / "checkpoints" / "step-00000008").is_dir()
