@@ -118,9 +118,8 @@ print("done", file=sys.stderr)
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_progress_bar_is_redrawn_on_a_terminal_and_written_line_by_line_elsewhere(tmp_path, terminal):
     reader, writer = pty.openpty() if terminal else os.pipe()
-    code = ("import sys; from pathlib import Path; from vilg.engine.supervisor import Supervisor; "
-            f"sys.exit(Supervisor([sys.executable, '-c', {BAR!r}], 1, 0, list, Path({str(tmp_path)!r})).run())")
-    subprocess.run([sys.executable, "-c", code], stderr=writer, timeout=120, check=True)
+    command = [sys.executable, "-c", SUPERVISE, "-c", BAR, str(tmp_path)]
+    subprocess.run(command, stderr=writer, timeout=120, check=True)
     os.close(writer)
     shown = b""
     with contextlib.suppress(OSError):  # how the end of a terminal is told
@@ -135,14 +134,18 @@ def test_a_progress_bar_is_redrawn_on_a_terminal_and_written_line_by_line_elsewh
         assert shown.decode().splitlines() == logged == ["on a terminal: None", "1/3 slow", "2/3", "3/3", "done"]
 
 
-def test_sigterm_reaches_every_rank_and_ends_well(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_end_saves_and_ends_well(tmp_path, number):
     listing = case(tmp_path, "stopped", steps=100_000, every=0)
-    process = start(listing)
+    process = start(listing, start_new_session=True)
     log, deadline = tmp_path / "stopped" / "metrics.jsonl", time.monotonic() + 120
     while not (log.is_file() and log.read_text().count("\n") > 5):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    if number == signal.SIGTERM:
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)  # Ctrl-C: to the supervisor and to its ranks
     assert process.wait(timeout=60) == 0
     assert list((tmp_path / "stopped" / "checkpoints").glob("step-*"))
 
@@ -161,18 +164,6 @@ def test_ranks_end_when_their_launcher_is_gone(tmp_path):
     while any(os.path.exists(f"/proc/{number}") for number in numbers):
         assert time.monotonic() < deadline, "a rank outlived its launcher"
         time.sleep(0.1)
-
-
-def test_an_interrupt_at_the_terminal_saves_and_ends_well(tmp_path):
-    listing = case(tmp_path, "interrupted", steps=100_000, every=0)
-    process = start(listing, start_new_session=True)
-    log, deadline = tmp_path / "interrupted" / "metrics.jsonl", time.monotonic() + 120
-    while not (log.is_file() and log.read_text().count("\n") > 5):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # to the supervisor and to its ranks, as a terminal does
-    assert process.wait(timeout=60) == 0
-    assert list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))
 
 
 def test_a_restart_goes_on_from_what_this_job_wrote_and_else_from_where_the_user_said(tmp_path):

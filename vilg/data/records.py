@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from vilg.data.sample import BrokenSample
+from vilg.tokenizers.wordpiece import mend
 
 
 def readable(path: str | os.PathLike) -> str:
@@ -32,11 +33,6 @@ def parse_record(line: str, place: str, named: str = "picture") -> tuple[str, li
         raise BrokenSample(place, 'questions must be pairs of texts like [["几只？", "一只"]]')
     pairs = [(mend(question), mend(answer)) for question, answer in pairs]
     return mend(name), [mend(text) for text in texts], [pair for pair in pairs if all(map(_visible, pair))]
-
-
-def mend(text: str) -> str:
-    """The text with ``?`` for every half of a character, such as is left of an emoji that JSON escapes were cut in."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def text_lines(content: bytes) -> list[str]:

@@ -161,7 +161,7 @@ class Parallel:
     def meet(self) -> None:
         """Return when every rank has come here, however long that takes (:mod:`vilg.engine.meeting`).
 
-        Does nothing on GPUs, whose collectives wait for half an hour, nor where ranks are on several machines.
+        Does nothing on GPUs, which do not use Gloo, nor where ranks are on several machines.
         """
         if self._meeting is not None:
             self._meeting.wait()

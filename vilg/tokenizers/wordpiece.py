@@ -190,14 +190,14 @@ class WordPieceTokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The words of ``text`` (a Chinese character is a word) that the vocabulary lacks, each once, in order."""
-        text = _whole(text)
+        text = mend(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         words = [text[slice(*span)] for index, span in zip(encoding.ids, encoding.offsets, strict=True)
                  if index == self.unk_id]
         return list(dict.fromkeys(words))
 
     def _pieces(self, text: str) -> list[int]:
-        return self._tokenizer.encode(_whole(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(mend(text), add_special_tokens=False).ids
 
     def _batch(self, rows: list[list[int]], cuts: list[int], prefixes: list[int], max_length: int) -> TextBatch:
         ids = np.full([len(rows), max_length], self.pad_id, dtype="int64")
@@ -280,8 +280,9 @@ def _checked(max_length: int, least: int) -> int:
     return max_length
 
 
-def _whole(text: str) -> str:
-    """The text with ``?`` for half a character (an emoji cut in JSON), which Rust does not take."""
+def mend(text: str) -> str:
+    """The text with ``?`` for every half of a character, such as is left of an emoji that JSON escapes were cut in;
+    neither Rust nor a file takes one."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
