@@ -17,6 +17,7 @@ from vilg.engine.optim import OptimConfig
 from vilg.engine.task import Phase
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import CheckpointError, ConfigError
+from vilg.nn.loops import switch
 from vilg.weights import save_weights
 
 
@@ -275,6 +276,23 @@ def test_switching_the_average_on_later_is_refused_by_name(tmp_path):
     trainer(tmp_path, steps=5, ema_decay=0.0).fit()
     with pytest.raises(CheckpointError, match="set train.ema_decay: 0"):
         trainer(tmp_path, ema_decay=0.9, resume="auto")
+
+
+def test_compiled_loops_are_loaded_before_the_first_batch(tmp_path, monkeypatch):
+    """Else what is not recorded, as encoding or the first forward of a recomputed block, would run otherwise in the
+    first step than in all others, and a resumed run would differ by a rounding."""
+    monkeypatch.setattr(switch._State, "decided", None)
+    monkeypatch.setattr(switch._State, "trains", False)
+    run, states = trainer(tmp_path, steps=2), []
+
+    class Loader(ToyLoader):
+        def __iter__(self):
+            states.append((switch._State.trains, switch._State.decided))
+            return super().__iter__()
+
+    run.loader = Loader(8)
+    run.fit()
+    assert states == [(True, switch.active())]
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import paddle.nn.functional as F
 import pytest
 
 from vilg.nn import functional
-from vilg.nn.loops import elementwise, groups, selftest, switch, team
+from vilg.nn.loops import elementwise, groups, rows, selftest, switch, team
 from vilg.nn.onednn import switch as onednn
+from vilg.nn.onednn.elementwise import Softmax
 from vilg.nn.onednn.library import Unavailable
+from vilg.nn.onednn.norm import LayerNorm
 from vilg.runtime import process
 
 pytestmark = [
@@ -82,9 +84,67 @@ def test_group_norm(images, channels, sides, count, silu, threads):
         process.set_threads(before)
 
 
+def silu(x):
+    return elementwise.Map.apply(x, elementwise.SILU)
+
+
+def gelu(x):
+    return elementwise.Map.apply(x, elementwise.GELU)
+
+
+def softmax(x):
+    return Softmax.apply(x, rows.softmax, rows.softmax_gradient)
+
+
+def layer_norm(x, weight, bias):
+    return LayerNorm.apply(x, weight, bias, 1e-5, rows.normalise)
+
+
+def stock_layer_norm(x, weight, bias):
+    return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
+
+
 @pytest.mark.parametrize("shape", [(1,), (17,), (3, 5, 7), (2, 130, 130)])
-def test_silu(shape):
-    assert_same(elementwise.SiLU.apply, F.silu, [random(*shape) * 4])
+@pytest.mark.parametrize("mine, stock", [(silu, F.silu), (gelu, F.gelu)], ids=["silu", "gelu"])
+def test_maps(mine, stock, shape):
+    assert_same(mine, stock, [random(*shape) * 4])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 7), (5, 43), (2, 3, 64), (301, 128), (3, 20_001)])
+def test_rows(shape, threads):
+    before = process.threads()
+    process.set_threads(threads)
+    try:
+        assert_same(softmax, F.softmax, [random(*shape) * 3])
+        vectors = [random(shape[-1], seed=1), random(shape[-1], seed=2)]
+        # 1 / σ is up to 1 / √ε where a row has one value.
+        assert_same(layer_norm, stock_layer_norm, [random(*shape) * 3 + 5, *vectors], 1e-5 if shape[-1] > 1 else 1e-4)
+    finally:
+        process.set_threads(before)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 255), (4, 256), (9, 257), (1030, 600), (2, 5, 7)])
+def test_sums_of_columns(shape, accumulate):
+    x = random(*shape).detach()
+    out = random(shape[-1], seed=1).detach()
+    expected = x.numpy().reshape(-1, shape[-1]).sum(0, "float64") + (out.numpy() if accumulate else 0)
+    rows.add_column_sums(out.data_ptr(), x, x.size // shape[-1], shape[-1], accumulate)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [3.9, 1e2, -1e4, 1e6])
+def test_layer_norm_of_rows_far_from_zero_or_from_their_first_value(first):
+    values = np.random.default_rng(0).standard_normal((6, 512)).astype("float32")
+    values[:, 0] = first
+    values[3:, 1:] += np.float32(first)
+    vectors = [paddle.ones([512]), paddle.zeros([512])]
+    exact = stock_layer_norm(*(x.astype("float64") for x in (paddle.to_tensor(values), *vectors)))
+    y, moments = rows.normalise(paddle.to_tensor(values), *vectors, 1e-5)
+    np.testing.assert_allclose(y.numpy(), exact.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(moments.numpy(), np.concatenate([values.mean(1, "float64"), values.var(1, "float64")]),
+                               rtol=1e-5)
 
 
 def test_silu_of_large_values_and_of_nan():
@@ -93,11 +153,41 @@ def test_silu_of_large_values_and_of_nan():
     with np.errstate(over="ignore"):
         s = 1 / (1 + np.exp(-np.array(values)))
     exact = [values * s, np.cos(np.arange(s.size)) * s * (1 + values * (1 - s))]
-    for mine, theirs in zip(gradients(elementwise.SiLU.apply, [x]), exact):
+    for mine, theirs in zip(gradients(silu, [x]), exact):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-30)
+    assert_nan_and_infinity(silu)
+
+
+def test_gelu_of_large_values_and_of_nan():
+    values = [-1e38, -1000.0, -14.0, -13.2, -13.0, -5.0, -0.0, 0.0, 1e-30, 5.0, 13.0, 14.0, 1e20, 1e38]
+    assert_same(gelu, F.gelu, [paddle.to_tensor(values, stop_gradient=False)])
+    assert_nan_and_infinity(gelu)
+
+
+def assert_nan_and_infinity(function) -> None:
     lost = paddle.to_tensor([float("nan"), float("inf")] * 20, stop_gradient=False)
-    y, slope = gradients(elementwise.SiLU.apply, [lost])
+    y, slope = gradients(function, [lost])
     assert np.isnan(y[::2]).all() and np.isnan(slope[::2]).all() and np.isposinf(y[1::2]).all()
+
+
+def test_softmax_of_large_and_of_masked_scores():
+    infinity = float("inf")
+    scores = [[-infinity, 0.0, -infinity, 1.0], [1e30, -1e30, 0.0, 1e30], [-3e38, -1e38, -2e38, -3e38],
+              [-0.0, 0.0, -1e-40, 1e-40], [-100.0, -187.0, -188.5, -99.0], [-infinity] * 4]
+    y = rows.softmax(paddle.to_tensor(scores)).numpy()
+    # Stock Paddle gives every score exp(−64) at least.
+    np.testing.assert_allclose(y, F.softmax(paddle.to_tensor(scores)).numpy(), rtol=1e-6, atol=1e-27)
+    assert (y[0, [0, 2]] == 0).all() and np.isnan(y[5]).all()
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_nan_reaches_its_own_row_alone(place):
+    x = random(4, 40).detach()
+    x[1, place] = float("nan")
+    y = rows.normalise(x, paddle.ones([40]), paddle.zeros([40]), 1e-5)[0].numpy()
+    slope = rows.softmax_gradient(x, paddle.ones([4, 40])).numpy()
+    for result in (y, slope, rows.softmax(x).numpy(), rows.softmax(-x).numpy()):
+        assert np.isnan(result[1]).all() and np.isfinite(result[[0, 2, 3]]).all()
 
 
 def test_nan_reaches_its_own_run_alone():
@@ -116,7 +206,10 @@ def test_operands_that_are_views():
         assert not viewed.is_contiguous()
         assert_same(lambda w, b: groups.GroupNorm.apply(viewed, 3, w, b, 1e-6, True),
                     lambda w, b: stock_group_norm(viewed.astype("float64"), 3, w, b, 1e-6, True), [w, b])
-        assert_same(lambda x: elementwise.SiLU.apply(x.transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1]), F.silu, [x])
+        turned = lambda function: lambda x, *more: function(x.transpose([0, 3, 1, 2]), *more).transpose([0, 2, 3, 1])
+        for mine, stock in ((silu, F.silu), (gelu, F.gelu), (softmax, F.softmax)):
+            assert_same(turned(mine), turned(stock), [x])
+        assert_same(turned(layer_norm), turned(stock_layer_norm), [x, random(9, seed=1), random(9, seed=2)])
     finally:
         paddle.set_flags(before)
 
@@ -138,7 +231,8 @@ def test_each_argument_may_be_constant():
 
 def test_second_derivatives_are_refused():
     x, w, b = random(2, 6, 5, 4), random(6), random(6)
-    for y in (functional.silu(x), functional.group_norm(x, 3, w, b, silu=True)):
+    for y in (functional.silu(x), functional.group_norm(x, 3, w, b, silu=True), functional.gelu(x),
+              functional.softmax(x), functional.layer_norm(x, random(4), random(4))):
         with pytest.raises(Exception, match="no second derivatives.*stock_operators"):
             paddle.grad([y.sum()], [x], create_graph=True)
 
@@ -199,6 +293,27 @@ def test_the_functions_use_them(monkeypatch):
     with paddle.no_grad():
         functional.group_norm(functional.silu(x), 3, w, b)
     assert len(set(ran)) == 4 and len(ran) >= 6
+    ran.clear()
+    functional.layer_norm(functional.softmax(functional.gelu(x)), random(4), random(4)).sum().backward()
+    compiled = team.kernels()
+    assert set(ran) == {kernel.address for kernel in (compiled.gelu, compiled.gelu_gradient, compiled.softmax,
+                                                      compiled.softmax_gradient, compiled.layer_norm)}
+    ran.clear()
+    maps = random(4, 7), random(7)
+    functional.linear(x, *maps).sum().backward()
+    functional.linear_cross_entropy(x.reshape([-1, 4]), *maps, paddle.zeros([60], "int64")).sum().backward()
+    assert set(ran) == {compiled.column_sums.address} and len(ran) == 2
+    ran.clear()
+    functional.linear(x, maps[0]).sum().backward()
+    monkeypatch.setattr(switch._State, "trains", False)
+    with paddle.no_grad():  # a server's results must not change with the hour at which it loads the loops
+        functional.layer_norm(functional.softmax(functional.gelu(x)), random(4), random(4))
+    functional.gelu(x, True)
+    assert not ran and switch.active()
+    functional.start_training()
+    with paddle.no_grad():  # those of a training must not change with the step at which it was resumed
+        functional.layer_norm(functional.softmax(functional.gelu(x)), random(4), random(4))
+    assert set(ran) == {compiled.gelu.address, compiled.softmax.address, compiled.layer_norm.address}
 
 
 def test_a_run_for_fewer_than_all_threads_is_left_to_the_library(monkeypatch):
@@ -210,6 +325,7 @@ def test_a_run_for_fewer_than_all_threads_is_left_to_the_library(monkeypatch):
 
 def test_loaded_for_a_gradient_or_after_much_without(monkeypatch, anew):
     monkeypatch.setattr(switch._State, "passed", 0)
+    monkeypatch.setattr(switch._State, "trains", False)
     monkeypatch.setattr(switch, "WORTH_LOADING", 100)
     assert not switch.use(60, False) and switch._State.decided is None
     assert switch.use(60, False)

@@ -27,6 +27,7 @@ from vilg.engine.task import Batches, Task
 from vilg.engine.watchdog import EXCHANGES, WAITS, Watchdog
 from vilg.engine.worker import Worker
 from vilg.errors import CheckpointError, ConfigError
+from vilg.nn import functional
 
 log = logging.getLogger("vilg.train")
 MODEL = "model/"
@@ -129,6 +130,7 @@ class Trainer:
 
     def fit(self) -> TrainSummary:
         """Train to the last step (or to SIGTERM), save, export. Raises TrainingStopped, CheckpointError."""
+        functional.start_training()
         start, batches, stopped = self.step, iter(self.loader), False
         first = self.parallel.rank == 0
         metrics = MetricsLog(self.output, start, self.train.steps, self.name) if first else None

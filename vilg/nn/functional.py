@@ -1,9 +1,10 @@
 """The operators of the house: one linear, softmax, conv2d … that every model uses.
 
 On a CPU, contiguous or not, float32 tensors go to the oneDNN that ships inside the Paddle wheel
-(:mod:`vilg.nn.onednn`), SiLU and group norm to compiled loops (:mod:`vilg.nn.loops`) where those are on; other data
-types, empty tensors, accelerators, and machines where the fast path is off go to stock Paddle. All give the same values
-and gradients; the fast path has no second derivatives (:func:`stock_operators` does).
+(:mod:`vilg.nn.onednn`), and some of them to compiled loops (:mod:`vilg.nn.loops`) where those are on: SiLU, group norm,
+and, in a process that records gradients, GELU, layer norm, softmax and the gradients of biases. Other data types, empty
+tensors, accelerators, and machines where the fast path is off go to stock Paddle. All give the same values and
+gradients; the fast path has no second derivatives (:func:`stock_operators` does).
 """
 import math
 
@@ -11,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.loops import elementwise as loop_maps, groups as loop_norms, switch as loops
+from vilg.nn.loops import elementwise as loop_maps, groups as loop_norms, rows as loop_rows, switch as loops
 from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, resampling
 from vilg.nn.onednn.autograd import wants_gradient
 from vilg.nn.onednn.precision import full_precision
@@ -19,7 +20,7 @@ from vilg.nn.onednn.switch import active, stock_operators
 from vilg.runtime import process
 
 __all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "nearest_twice",
-           "cross_entropy", "linear_cross_entropy", "full_precision", "stock_operators"]
+           "cross_entropy", "linear_cross_entropy", "full_precision", "start_training", "stock_operators"]
 
 _FLOAT32 = paddle.float32
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
@@ -46,12 +47,19 @@ def _usable(x: Tensor) -> bool:
     return (dtype is _FLOAT32 or dtype == _FLOAT32) and 0 not in x.shape  # comparing takes longer than identity
 
 
+def start_training() -> None:
+    """Load now what the first recorded operator would load, so that a training's first step runs as its others do."""
+    if _ONLY_CPU or paddle.device.get_device() == "cpu":
+        loops.start_training()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] · weight [in, out] + bias [out] → [..., out]."""
     if not (_fast(x, weight, bias) and _maps(x, weight, bias)):
         return F.linear(x, weight, bias)
     if wants_gradient(x, weight, bias):
-        return products.Linear.apply(x, weight, bias)
+        sums = loop_rows.add_column_sums if bias is not None and loops.use_in_training(True) else None
+        return products.Linear.apply(x, weight, bias, sums)
     return products.linear(x, weight, bias)
 
 
@@ -77,24 +85,30 @@ def _multiply(x: list[int], y: list[int], transpose_x: bool, transpose_y: bool) 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Normalise the last axis of x [..., D]; weight and bias are [D]."""
-    if not (_fast(x, weight, bias) and _fits(weight, x.shape[-1]) and _fits(bias, x.shape[-1])):
+    if not (_fast(x, weight, bias) and weight.shape == bias.shape == x.shape[-1:]):
         return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
-    if wants_gradient(x, weight, bias):
-        return norm.LayerNorm.apply(x, weight, bias, epsilon)
-    return norm.layer_norm(x, weight, bias, epsilon)
+    gradient = wants_gradient(x, weight, bias)
+    normalise = loop_rows.normalise if loops.use_in_training(gradient) else norm.normalise
+    operator = norm.LayerNorm.apply if gradient else norm.layer_norm
+    return operator(x, weight, bias, epsilon, normalise)
 
 
 def softmax(x: Tensor) -> Tensor:
     """Softmax over the last axis."""
     if not _fast(x) or not x.ndim:
         return F.softmax(x, axis=-1)
-    return elementwise.Softmax.apply(x) if wants_gradient(x) else elementwise.softmax(x)
+    gradient = wants_gradient(x)
+    how = loop_rows if loops.use_in_training(gradient) else elementwise
+    return elementwise.Softmax.apply(x, how.softmax, how.softmax_gradient) if gradient else how.softmax(x)
 
 
 def gelu(x: Tensor, approximate: bool = False) -> Tensor:
     """Gaussian error linear unit, by erf, or by tanh when ``approximate``."""
     if not _fast(x):
         return F.gelu(x, approximate)
+    gradient = wants_gradient(x)
+    if not approximate and loops.use_in_training(gradient):
+        return loop_maps.Map.apply(x, loop_maps.GELU) if gradient else loop_maps.mapped(x, loop_maps.GELU)
     return _mapped(x, elementwise.GELU_TANH if approximate else elementwise.GELU_ERF)
 
 
@@ -104,7 +118,7 @@ def silu(x: Tensor) -> Tensor:
         return F.silu(x)
     gradient = wants_gradient(x)
     if loops.use(math.prod(x.shape), gradient):
-        return loop_maps.SiLU.apply(x) if gradient else loop_maps.silu(x)
+        return loop_maps.Map.apply(x, loop_maps.SILU) if gradient else loop_maps.mapped(x, loop_maps.SILU)
     return _mapped(x, elementwise.SWISH)
 
 
@@ -172,5 +186,6 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels:
             or labels.shape != x.shape[:-1]:
         return cross_entropy(linear(x, weight, bias), labels)
     if wants_gradient(x, weight, bias):
-        return losses.LinearCrossEntropy.apply(x, weight, bias, labels)
+        sums = (loop_rows if loops.use_in_training(True) else products).add_column_sums
+        return losses.LinearCrossEntropy.apply(x, weight, bias, labels, sums)
     return losses.linear_cross_entropy(x, weight, bias, labels)

@@ -1,4 +1,4 @@
-"""SiLU."""
+"""GELU (by erf) and SiLU."""
 import math
 
 from paddle import Tensor
@@ -7,28 +7,32 @@ from paddle.autograd import PyLayer
 from vilg.nn.loops import team
 from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
 
+GELU, SILU = "gelu", "silu"
 
-def silu(x: Tensor) -> Tensor:
-    """x · logistic(x), not recorded."""
+
+def mapped(x: Tensor, kernel: str) -> Tensor:
+    """``kernel`` of every element, not recorded."""
     x = contiguous(x)
     y = new(x.shape)
-    team.run(team.kernels().silu.address, math.prod(x.shape), x.data_ptr(), y.data_ptr())
+    team.run(getattr(team.kernels(), kernel).address, math.prod(x.shape), x.data_ptr(), y.data_ptr())
     return y
 
 
-class SiLU(PyLayer):
-    """x · logistic(x)."""
+class Map(PyLayer):
+    """``kernel`` (:data:`GELU`, :data:`SILU`) of every element."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, kernel: str) -> Tensor:
         x = contiguous(x)
         ctx.save_for_backward(x)
-        return silu(x)
+        ctx.gradient = f"{kernel}_gradient"
+        return mapped(x, kernel)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> Tensor:
         refuse_double_backward()
         x, = ctx.saved_tensor()
         dy, dx = contiguous(dy), new(x.shape)
-        team.run(team.kernels().silu_gradient.address, math.prod(x.shape), x.data_ptr(), dy.data_ptr(), dx.data_ptr())
+        team.run(getattr(team.kernels(), ctx.gradient).address, math.prod(x.shape), x.data_ptr(), dy.data_ptr(),
+                 dx.data_ptr())
         return dx

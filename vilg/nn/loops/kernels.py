@@ -1,9 +1,8 @@
 """The loops themselves, as numba compiles them for the processor at hand. Importing this module needs numba.
 
-Every kernel is a C function of one address: that of a row of 64-bit numbers. The first counts the pieces that have been
-taken; the threads of a team all run the function and take a piece after another until none is left, so that a thread
-that is late, or has its core taken away, does less. The others are sizes, addresses of float32 values and, by its bits,
-a float64.
+Every kernel is a C function of one address: that of a row of 64-bit numbers. The first counts the portions that have
+been taken, the second is how many threads there are; all of them run the function and take a portion after another
+(:func:`_portion`). The others are sizes, addresses of float32 values and, by its bits, a float64.
 
 The sums may be reordered and multiplications fused with additions, but infinities and NaN are what they always are.
 """
@@ -16,14 +15,24 @@ _OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "
 _KERNEL = types.void(types.CPointer(types.int64))
 _FLOAT = 4
 _PIECE = 1 << 14
-"""Values that a thread takes at a time where there are no runs of channels."""
+"""Values of a piece, where pieces are not runs of channels."""
+_SHARED = 16
+"""One in so many pieces is left for the thread that is done first."""
 _BLOCK = 1 << 12
 """Values whose sum is made in float32, a lane of the vectors at a time; the sums of blocks are added in float64."""
+_COLUMNS = 256
+"""Columns that are added up together."""
+_LINE = 64
+"""Bytes that the cache takes at a time."""
+_AHEAD = 1024
+"""Values that are asked for before they are needed."""
+_FAR = np.float32(16)
+"""The square of so many standard deviations from the mean is too far to measure the variance from."""
 
 
 @intrinsic
 def _take(context, counter):
-    """The number of the next piece, which is then taken."""
+    """How many portions were taken before this one."""
     def generate(context, builder, signature, arguments):
         return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
     return types.int64(types.CPointer(types.int64)), generate
@@ -35,6 +44,32 @@ def _floats(context, address):
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
     return types.CPointer(types.float32)(types.int64), generate
+
+
+@intrinsic
+def _integers(context, address):
+    """The bits of the float32 values at an address, as integers."""
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    return types.CPointer(types.int32)(types.int64), generate
+
+
+def _prefetching(caches: int):
+    @intrinsic
+    def prefetch(context, address):
+        def generate(context, builder, signature, arguments):
+            pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+            fetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+            to_read, data = number(0), number(1)
+            builder.call(fetch, [builder.inttoptr(arguments[0], pointer), to_read, number(caches), data])
+            return context.get_dummy_value()
+        return types.void(types.int64), generate
+    return prefetch
+
+
+_prefetch, _prefetch_once = _prefetching(3), _prefetching(0)
+"""Ask for the cache line at an address, which need not be anybody's; the second for one that nobody will need again."""
 
 
 @intrinsic
@@ -61,20 +96,56 @@ def _kernel(function):
         return cfunc(_KERNEL, **_OPTIONS)(function)
 
 
-_ONE = np.float32(1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 _LIMIT, _LOG2_E = np.float32(87), np.float32(1.4426950408889634)
+_FLUSHED = np.float32(-88)
+"""exp of this is written as 0, and so, by the formula of :func:`_exp`, would be anything down to it from −87.7."""
 # Of 2^f for f in [-½, ½], fitted for the least relative error (7.5e-8, and 2.3e-7 with the rounding of its steps).
 _P1, _P2, _P3, _P4, _P5 = map(np.float32, (0.69314694, 0.2402212, 0.05550713, 0.009675541, 0.0013276471))
+# Half of 1 − erf(|x| / √2) is a polynomial in 1 / (1 + r·|x|), times exp(−x²/2): Abramowitz and Stegun, 7.1.26, whose
+# error is below 0.8e-7 when halved.
+_E0 = np.float32(0.3275911 * 0.5 ** 0.5)
+_E1, _E2, _E3, _E4, _E5 = (np.float32(factor / 2) for factor in (
+    0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
+_MINUS_HALF, _NORMAL = np.float32(-0.5), np.float32((2 * np.pi) ** -0.5)
+
+
+@njit(**_OPTIONS)
+def _portion(a, size, each):
+    """Begin and end of what this thread is to do next, of ``size`` things in pieces of ``each``; begins at ``size`` or
+    after when nothing is left.
+
+    Every thread's first portion is a large one, always of the same place: what lies there is in its own core's cache,
+    from the operator before or from the last time. Of the rest a thread that is late, or has its core taken away, does
+    less.
+    """
+    threads, number = a[1], _take(a)
+    large = size // each * (_SHARED - 1) // (_SHARED * threads) * each
+    if number < threads:
+        return number * large, (number + 1) * large
+    start = threads * large + (number - threads) * each
+    return start, min(start + each, size)
+
+
+@njit(**_OPTIONS)
+def _exp(x):
+    """exp of a number between −88 and 88, written so that it becomes vector instructions."""
+    power = x * _LOG2_E
+    whole = np.rint(power)
+    f = power - whole
+    part = ((((_P5 * f + _P4) * f + _P3) * f + _P2) * f + _P1) * f + _ONE
+    return part * _float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
 
 
 @njit(**_OPTIONS)
 def _logistic(x):
-    """1 / (1 + exp(−x)), written so that it becomes vector instructions."""
-    power = min(max(-x, -_LIMIT), _LIMIT) * _LOG2_E
-    whole = np.rint(power)
-    f = power - whole
-    part = ((((_P5 * f + _P4) * f + _P3) * f + _P2) * f + _P1) * f + _ONE
-    return _ONE / (_ONE + part * _float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23)))
+    """1 / (1 + exp(−x))."""
+    return _ONE / (_ONE + _exp(min(max(-x, -_LIMIT), _LIMIT)))
+
+
+@njit(**_OPTIONS)
+def _silu(x):
+    return x * _logistic(x)
 
 
 @njit(**_OPTIONS)
@@ -84,28 +155,197 @@ def _silu_slope(x):
     return s * (_ONE + x * (_ONE - s))
 
 
+@njit(**_OPTIONS)
+def _normal(x):
+    """Of the normal distribution, the share below x, and exp(−x²/2)."""
+    bell = _exp(max(_MINUS_HALF * x * x, _FLUSHED))
+    t = _ONE / (_ONE + _E0 * abs(x))
+    tail = ((((_E5 * t + _E4) * t + _E3) * t + _E2) * t + _E1) * t * bell
+    return (_ONE - tail if x > _ZERO else tail), bell
+
+
+@njit(**_OPTIONS)
+def _gelu(x):
+    """x times the share of the normal distribution below x."""
+    return x * _normal(x)[0]
+
+
+@njit(**_OPTIONS)
+def _gelu_slope(x):
+    """The derivative of that."""
+    share, bell = _normal(x)
+    return share + x * bell * _NORMAL
+
+
+# Written out one by one: numba does not keep the compiled code of a function that was made by a function.
 @_kernel
 def silu(a):
     """Size, x, y."""
-    size = a[1]
-    start = _take(a) * _PIECE
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
     while start < size:
-        x, y = _floats(a[2] + start * _FLOAT), _floats(a[3] + start * _FLOAT)
-        for j in range(min(_PIECE, size - start)):
-            y[j] = x[j] * _logistic(x[j])
-        start = _take(a) * _PIECE
+        x, y = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT)
+        for j in range(stop - start):
+            y[j] = _silu(x[j])
+        start, stop = _portion(a, size, _PIECE)
 
 
 @_kernel
 def silu_gradient(a):
     """Size, x, dy, dx."""
-    size = a[1]
-    start = _take(a) * _PIECE
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
     while start < size:
-        x, dy, dx = _floats(a[2] + start * _FLOAT), _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT)
-        for j in range(min(_PIECE, size - start)):
+        x, dy, dx = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT), _floats(a[5] + start * _FLOAT)
+        for j in range(stop - start):
             dx[j] = dy[j] * _silu_slope(x[j])
-        start = _take(a) * _PIECE
+        start, stop = _portion(a, size, _PIECE)
+
+
+@_kernel
+def gelu(a):
+    """Size, x, y."""
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
+    while start < size:
+        x, y = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT)
+        for j in range(stop - start):
+            y[j] = _gelu(x[j])
+        start, stop = _portion(a, size, _PIECE)
+
+
+@_kernel
+def gelu_gradient(a):
+    """Size, x, dy, dx."""
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
+    while start < size:
+        x, dy, dx = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT), _floats(a[5] + start * _FLOAT)
+        for j in range(stop - start):
+            dx[j] = dy[j] * _gelu_slope(x[j])
+        start, stop = _portion(a, size, _PIECE)
+
+
+@njit(**_OPTIONS)
+def _ordered(bits):
+    """The bits of a float32 as an integer of the same order (NaN at the ends), and back again. The largest of a row is
+    found among integers: that of floats, which NaN would have a say in, does not become vector instructions."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+@_kernel
+def softmax(a):
+    """Rows, columns, scores, weights."""
+    rows, columns = a[2], a[3]
+    each = max(1, _PIECE // columns)
+    start, stop = _portion(a, rows, each)
+    while start < rows:
+        for row in range(start, stop):
+            place = row * columns * _FLOAT
+            scores, bits, weights = _floats(a[4] + place), _integers(a[4] + place), _floats(a[5] + place)
+            for ahead in range(place + _AHEAD * _FLOAT, place + (_AHEAD + columns) * _FLOAT, _LINE):
+                _prefetch_once(a[4] + ahead)  # the gradient needs the weights alone
+            largest = np.int32(-0x80000000)
+            for j in range(columns):
+                largest = max(largest, _ordered(bits[j]))
+            largest, total = _float_of_bits(_ordered(largest)), np.float32(0)
+            for j in range(columns):
+                weights[j] = _exp(max(scores[j] - largest, _FLUSHED))
+                total += weights[j]
+            for j in range(columns):
+                weights[j] /= total
+        start, stop = _portion(a, rows, each)
+
+
+@_kernel
+def softmax_gradient(a):
+    """Rows, columns, weights, dy, dx."""
+    rows, columns = a[2], a[3]
+    each = max(1, _PIECE // columns)
+    start, stop = _portion(a, rows, each)
+    while start < rows:
+        for row in range(start, stop):
+            place = row * columns * _FLOAT
+            weights, dy, dx = _floats(a[4] + place), _floats(a[5] + place), _floats(a[6] + place)
+            # The processor's own look-ahead loses the thread where three arrays are gone through at once.
+            for ahead in range(place + _AHEAD * _FLOAT, place + (_AHEAD + columns) * _FLOAT, _LINE):
+                _prefetch(a[4] + ahead)
+                _prefetch(a[5] + ahead)
+            mean = np.float32(0)
+            for j in range(columns):
+                mean += weights[j] * dy[j]
+            for j in range(columns):
+                dx[j] = weights[j] * (dy[j] - mean)
+        start, stop = _portion(a, rows, each)
+
+
+@njit(**_OPTIONS)
+def _spread(values, size, near):
+    """How far the mean is from ``near``, and the variance, from one reading; they lose digits where that is far."""
+    distance = square = np.float32(0)
+    for j in range(size):
+        distance += values[j] - near
+        square += (values[j] - near) * (values[j] - near)
+    distance /= np.float32(size)
+    return distance, square / np.float32(size) - distance * distance
+
+
+@njit(fastmath={"contract"}, error_model="numpy")
+def _apart(x, near, distance):
+    """x less the mean, which is ``near`` and a little: added up first, as others may be, they would lose that."""
+    return x - near - distance
+
+
+@_kernel
+def layer_norm(a):
+    """Rows, width, x, y, weight, bias, means, variances, ε."""
+    rows, width = a[2], a[3]
+    weight, bias, means, variances = _floats(a[6]), _floats(a[7]), _floats(a[8]), _floats(a[9])
+    epsilon = np.float32(_double_of_bits(a[10]))
+    each = max(1, _PIECE // width)
+    start, stop = _portion(a, rows, each)
+    while start < rows:
+        for row in range(start, stop):
+            place = row * width * _FLOAT
+            x, y = _floats(a[4] + place), _floats(a[5] + place)
+            near = x[0]
+            distance, variance = _spread(x, width, near)
+            if distance * distance > _FAR * variance:  # most digits went with a value that is like no other
+                near += distance
+                distance, variance = _spread(x, width, near)
+            for ahead in range(place + width * _FLOAT, place + 2 * width * _FLOAT, _LINE):
+                _prefetch(a[4] + ahead)  # the next row comes while this one is written
+            means[row], variances[row] = near + distance, variance
+            scale = _ONE / np.sqrt(variance + epsilon)
+            for j in range(width):
+                y[j] = _apart(x[j], near, distance) * scale * weight[j] + bias[j]
+        start, stop = _portion(a, rows, each)
+
+
+@_kernel
+def column_sums(a):
+    """Rows, columns, values, sums, whether to add to what these are."""
+    rows, columns, onto = a[2], a[3], a[6]
+    start, stop = _portion(a, columns, _COLUMNS)
+    while start < columns:
+        for first in range(start, stop, _COLUMNS):
+            width = min(_COLUMNS, stop - first)
+            sums = _floats(a[5] + first * _FLOAT)
+            if not onto:
+                for j in range(width):
+                    sums[j] = np.float32(0)
+            whole = rows // 4 * 4
+            for row in range(0, whole, 4):  # four at a time: the sums are read and written a quarter as often
+                place = a[4] + (row * columns + first) * _FLOAT
+                one, two = _floats(place), _floats(place + columns * _FLOAT)
+                three, four = _floats(place + 2 * columns * _FLOAT), _floats(place + 3 * columns * _FLOAT)
+                for j in range(width):
+                    sums[j] += (one[j] + two[j]) + (three[j] + four[j])
+            for row in range(whole, rows):
+                one = _floats(a[4] + (row * columns + first) * _FLOAT)
+                for j in range(width):
+                    sums[j] += one[j]
+        start, stop = _portion(a, columns, _COLUMNS)
 
 
 @njit(**_OPTIONS)
@@ -129,74 +369,76 @@ def _moments(values, size):
 @_kernel
 def group_norm(a):
     """Pictures, groups, channels of a group, pixels, SiLU, x, y, weight, bias, means, 1/σ, ε."""
-    runs, groups, each, pixels, with_silu = a[1] * a[2], a[2], a[3], a[4], a[5]
-    weight, bias, means, scales = _floats(a[8]), _floats(a[9]), _floats(a[10]), _floats(a[11])
-    epsilon = _double_of_bits(a[12])
-    run = _take(a)
-    while run < runs:
-        place, first = run * each * pixels * _FLOAT, run % groups * each
-        mean, variance = _moments(_floats(a[6] + place), each * pixels)
-        scale = np.float32(1 / np.sqrt(variance + epsilon))
-        means[run], scales[run] = mean, scale
-        for c in range(each):
-            x, y = _floats(a[6] + place + c * pixels * _FLOAT), _floats(a[7] + place + c * pixels * _FLOAT)
-            factor = weight[first + c] * scale
-            offset = bias[first + c] - mean * factor
-            if with_silu:
-                for j in range(pixels):
-                    h = x[j] * factor + offset
-                    y[j] = h * _logistic(h)
-            else:
-                for j in range(pixels):
-                    y[j] = x[j] * factor + offset
-        run = _take(a)
+    runs, groups, each, pixels, with_silu = a[2] * a[3], a[3], a[4], a[5], a[6]
+    weight, bias, means, scales = _floats(a[9]), _floats(a[10]), _floats(a[11]), _floats(a[12])
+    epsilon = _double_of_bits(a[13])
+    begin, end = _portion(a, runs, 1)
+    while begin < runs:
+        for run in range(begin, end):
+            place, first = run * each * pixels * _FLOAT, run % groups * each
+            mean, variance = _moments(_floats(a[7] + place), each * pixels)
+            scale = np.float32(1 / np.sqrt(variance + epsilon))
+            means[run], scales[run] = mean, scale
+            for c in range(each):
+                x, y = _floats(a[7] + place + c * pixels * _FLOAT), _floats(a[8] + place + c * pixels * _FLOAT)
+                factor = weight[first + c] * scale
+                offset = bias[first + c] - mean * factor
+                if with_silu:
+                    for j in range(pixels):
+                        h = x[j] * factor + offset
+                        y[j] = h * _logistic(h)
+                else:
+                    for j in range(pixels):
+                        y[j] = x[j] * factor + offset
+        begin, end = _portion(a, runs, 1)
 
 
 @_kernel
 def group_norm_gradient(a):
     """Pictures, groups, channels of a group, pixels, SiLU, x, dy, dx, weight, bias, means, 1/σ, and where Σ dy·x̂ and
     Σ dy of every picture's channels go, dy being the gradient before the SiLU."""
-    runs, groups, each, pixels, with_silu = a[1] * a[2], a[2], a[3], a[4], a[5]
-    weight, bias, means, scales = _floats(a[9]), _floats(a[10]), _floats(a[11]), _floats(a[12])
-    by_x, by_one = _floats(a[13]), _floats(a[14])
-    run = _take(a)
-    while run < runs:
-        place, first, mean, scale = run * each * pixels * _FLOAT, run % groups * each, means[run], scales[run]
-        # With a SiLU the gradient before it is kept where dx will be, and read there again.
-        incoming = a[8] if with_silu else a[7]
-        sum_x = sum_one = 0.0
-        for c in range(each):
-            here = place + c * pixels * _FLOAT
-            x, dy, dx = _floats(a[6] + here), _floats(a[7] + here), _floats(a[8] + here)
-            factor = weight[first + c] * scale
-            offset = bias[first + c] - mean * factor
-            lane_x = lane_one = 0.0
-            for start in range(0, pixels, _BLOCK):
-                part_x = part_one = np.float32(0)
-                if with_silu:
-                    for j in range(start, min(pixels, start + _BLOCK)):
-                        d = dy[j] * _silu_slope(x[j] * factor + offset)
-                        dx[j] = d
-                        part_one += d
-                        part_x += d * (x[j] - mean)
-                else:
-                    for j in range(start, min(pixels, start + _BLOCK)):
-                        part_one += dy[j]
-                        part_x += dy[j] * (x[j] - mean)
-                lane_x += part_x
-                lane_one += part_one
-            by_x[run * each + c] = lane_x * scale
-            by_one[run * each + c] = lane_one
-            sum_x += lane_x * factor
-            sum_one += lane_one * factor
-        # dx = w·r·dy − r·⟨w·dy⟩ − r·x̂·⟨w·dy·x̂⟩ with r = 1/σ and ⟨⟩ the mean over the run.
-        size = each * pixels
-        slope = np.float32(-sum_x * scale * scale / size)
-        offset = np.float32(-sum_one / size) - slope * mean
-        for c in range(each):
-            here = place + c * pixels * _FLOAT
-            x, dy, dx = _floats(a[6] + here), _floats(incoming + here), _floats(a[8] + here)
-            factor = weight[first + c] * scale
-            for j in range(pixels):
-                dx[j] = dy[j] * factor + x[j] * slope + offset
-        run = _take(a)
+    runs, groups, each, pixels, with_silu = a[2] * a[3], a[3], a[4], a[5], a[6]
+    weight, bias, means, scales = _floats(a[10]), _floats(a[11]), _floats(a[12]), _floats(a[13])
+    by_x, by_one = _floats(a[14]), _floats(a[15])
+    begin, end = _portion(a, runs, 1)
+    while begin < runs:
+        for run in range(begin, end):
+            place, first, mean, scale = run * each * pixels * _FLOAT, run % groups * each, means[run], scales[run]
+            # With a SiLU the gradient before it is kept where dx will be, and read there again.
+            incoming = a[9] if with_silu else a[8]
+            sum_x = sum_one = 0.0
+            for c in range(each):
+                here = place + c * pixels * _FLOAT
+                x, dy, dx = _floats(a[7] + here), _floats(a[8] + here), _floats(a[9] + here)
+                factor = weight[first + c] * scale
+                offset = bias[first + c] - mean * factor
+                lane_x = lane_one = 0.0
+                for start in range(0, pixels, _BLOCK):
+                    part_x = part_one = np.float32(0)
+                    if with_silu:
+                        for j in range(start, min(pixels, start + _BLOCK)):
+                            d = dy[j] * _silu_slope(x[j] * factor + offset)
+                            dx[j] = d
+                            part_one += d
+                            part_x += d * (x[j] - mean)
+                    else:
+                        for j in range(start, min(pixels, start + _BLOCK)):
+                            part_one += dy[j]
+                            part_x += dy[j] * (x[j] - mean)
+                    lane_x += part_x
+                    lane_one += part_one
+                by_x[run * each + c] = lane_x * scale
+                by_one[run * each + c] = lane_one
+                sum_x += lane_x * factor
+                sum_one += lane_one * factor
+            # dx = w·r·dy − r·⟨w·dy⟩ − r·x̂·⟨w·dy·x̂⟩ with r = 1/σ and ⟨⟩ the mean over the run.
+            size = each * pixels
+            slope = np.float32(-sum_x * scale * scale / size)
+            offset = np.float32(-sum_one / size) - slope * mean
+            for c in range(each):
+                here = place + c * pixels * _FLOAT
+                x, dy, dx = _floats(a[7] + here), _floats(incoming + here), _floats(a[9] + here)
+                factor = weight[first + c] * scale
+                for j in range(pixels):
+                    dx[j] = dy[j] * factor + x[j] * slope + offset
+        begin, end = _portion(a, runs, 1)

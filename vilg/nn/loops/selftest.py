@@ -1,8 +1,11 @@
 """Compares every compiled loop with stock Paddle, forward and backward, on small shapes."""
 import paddle.nn.functional as F
 
-from vilg.nn.loops import elementwise, groups
+from vilg.nn.loops import elementwise, groups, rows
 from vilg.nn.onednn import selftest
+from vilg.nn.onednn.elementwise import Softmax
+from vilg.nn.onednn.matmul import Linear
+from vilg.nn.onednn.norm import LayerNorm
 
 
 def run() -> None:
@@ -20,4 +23,12 @@ def _cases() -> list:
     # Sizes that fill vectors and leave a rest, and sizes that fill none.
     normalised = [(f"compiled group_norm{' with SiLU' if silu else ''}", loop(silu), stock(silu), [shape, (6,), (6,)])
                   for silu in (False, True) for shape in ((2, 6, 11, 13), (1, 6, 1, 3))]
-    return [*normalised, ("compiled silu", elementwise.SiLU.apply, F.silu, [(7, 43)])]
+    return [
+        *normalised,
+        ("compiled silu", lambda x: elementwise.Map.apply(x, elementwise.SILU), F.silu, [(7, 43)]),
+        ("compiled gelu", lambda x: elementwise.Map.apply(x, elementwise.GELU), F.gelu, [(7, 43)]),
+        ("compiled softmax", lambda x: Softmax.apply(x, rows.softmax, rows.softmax_gradient), F.softmax, [(5, 43)]),
+        ("compiled sums of columns", lambda x, w, b: Linear.apply(x, w, b, rows.add_column_sums), F.linear,
+         [(7, 5), (5, 300), (300,)]),
+        ("compiled layer_norm", lambda x, w, b: LayerNorm.apply(x, w, b, 1e-5, rows.normalise),
+         lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b, 1e-5), [(5, 43), (43,), (43,)])]

@@ -17,18 +17,36 @@ class _State:
     decided: bool | None = None
     reason = ""
     passed = 0
+    trains = False
+    """Has this process recorded an operator for a gradient, or said that it will?"""
 
 
 def use(size: int, gradient: bool) -> bool:
     """Are the loops to be used for an operator on ``size`` values? Those that are recorded for a gradient load them at
     once, others when :data:`WORTH_LOADING` values have passed."""
+    if use_in_training(gradient):
+        return True
     if _State.decided is not None:
         return _State.decided
-    if not gradient:
-        _State.passed += size
-        if _State.passed < WORTH_LOADING:
-            return False
-    return _decide()
+    _State.passed += size
+    return _State.passed >= WORTH_LOADING and _decide()
+
+
+def use_in_training(gradient: bool) -> bool:
+    """Are the loops to be used for an operator of a transformer? Where gradients are recorded, and from then on always.
+    Not before: a server's results must not change with the hour at which :func:`use` loads them."""
+    if gradient:
+        _State.trains = True
+    return _State.trains and active()
+
+
+def start_training() -> None:
+    """Load the loops now, where the first operator that is recorded would.
+
+    What comes before it in a training (encoding, the first forward of a recomputed block) would run on the library in
+    the first step and on the loops in all others, and a resumed run would differ by a rounding from one that was not.
+    """
+    use_in_training(gradient=True)
 
 
 def active() -> bool:

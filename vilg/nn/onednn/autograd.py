@@ -42,4 +42,9 @@ def contiguous(x: Tensor) -> Tensor:
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
     """Is autograd recording, and is any of the tensors part of it?"""
-    return paddle.is_grad_enabled() and any(x is not None and not x.stop_gradient for x in tensors)
+    if not paddle.is_grad_enabled():
+        return False
+    for x in tensors:  # any() over a generator takes twice as long, which small operators feel
+        if x is not None and not x.stop_gradient:
+            return True
+    return False

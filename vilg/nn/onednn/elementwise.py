@@ -1,6 +1,7 @@
 """GELU, SiLU and softmax."""
 import ctypes
 import math
+from collections.abc import Callable
 
 from paddle import Tensor
 from paddle.autograd import PyLayer
@@ -74,12 +75,21 @@ def softmax(x: Tensor) -> Tensor:
     return y
 
 
+def softmax_gradient(y: Tensor, dy: Tensor) -> Tensor:
+    """The gradient for scores whose softmax is y, when that of y is dy; both lie densely in memory."""
+    dx = new(y.shape)
+    *lead, columns = y.shape
+    _softmaxes.get((math.prod(lead), columns), _build_softmax)[1](y.data_ptr(), dy.data_ptr(), dx.data_ptr())
+    return dx
+
+
 class Softmax(PyLayer):
-    """Softmax over the last axis."""
+    """Softmax over the last axis, by :func:`softmax` and :func:`softmax_gradient` or their likes."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, softmax: Callable = softmax, gradient: Callable = softmax_gradient) -> Tensor:
         y = softmax(x)
+        ctx.gradient = gradient
         # Not y itself: it will hold this node, which holds ctx, and such a ring is never freed.
         ctx.save_for_backward(y.detach())
         return y
@@ -88,8 +98,4 @@ class Softmax(PyLayer):
     def backward(ctx, dy: Tensor) -> Tensor:
         refuse_double_backward()
         y, = ctx.saved_tensor()
-        columns = y.shape[-1]
-        dy, dx = contiguous(dy), new(y.shape)
-        run = _softmaxes.get((math.prod(y.shape[:-1]), columns), _build_softmax)[1]
-        run(y.data_ptr(), dy.data_ptr(), dx.data_ptr())
-        return dx
+        return ctx.gradient(y, contiguous(dy))

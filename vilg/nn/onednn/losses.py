@@ -3,6 +3,8 @@
 Besides the logits themselves (when a gradient will need them) nothing of their size is ever held: the forward keeps one
 chunk of log-probabilities, the backward one chunk of the logits' gradient.
 """
+from collections.abc import Callable
+
 import numpy as np
 from paddle import Tensor
 from paddle.autograd import PyLayer
@@ -120,12 +122,13 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels:
 
 
 class LinearCrossEntropy(PyLayer):
-    """Cross-entropy of x [T, D] · weight [D, V] + bias [V] at labels [T] → [T]."""
+    """Cross-entropy of x [T, D] · weight [D, V] + bias [V] at labels [T] → [T]; the bias's gradient by ``add_sums``."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor,
+                add_sums: Callable = add_column_sums) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
-        ctx.has_bias = bias is not None
+        ctx.has_bias, ctx.add_sums = bias is not None, add_sums
         columns = weight.shape[1]
         ctx.labels = checked_labels(labels, columns)
         x, weight = operand(x), operand(weight)
@@ -154,5 +157,5 @@ class LinearCrossEntropy(PyLayer):
             if dw is not None:
                 product_into(dw.data_ptr(), x[part], rounded, transpose_a=True, accumulate=more)
             if db is not None:
-                add_column_sums(db.data_ptr(), exact, rows, columns, more)
+                ctx.add_sums(db.data_ptr(), exact, rows, columns, more)
         return (dx, dw, db, None) if ctx.has_bias else (dx, dw, None)

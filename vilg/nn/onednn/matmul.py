@@ -1,5 +1,6 @@
 """Matrix products: batched and 2-D, float32 tensors with float32 or bf16 arithmetic."""
 import math
+from collections.abc import Callable
 
 import paddle
 from paddle import Tensor
@@ -11,8 +12,12 @@ from vilg.nn.onednn.library import (
     BF16, BIAS, DIFF_BIAS, DIFF_DST, DIFF_SRC, DIFF_WEIGHTS, DST, F32, FORWARD_TRAINING, NO_ATTRIBUTES, NOTHING, SRC,
     WEIGHTS, Cache, Descriptor, Primitive, operation, plain, reorder,
 )
+from vilg.runtime import process
 
 _products, _maps, _casts = Cache(), Cache(), Cache()
+_NARROW = 1024
+"""The gradient of an input that is narrower than this, and no wider than the output, is shared out badly by the library's
+inner product: with two threads, in float32, it takes 1.1 to 1.5 times as long as the product."""
 _MANY_ROWS = 512
 """From here on linear maps run as inner products: their kernels do not mind widths that are powers of two, where the
 product's lose 10–15 %; in float32 the gradient of the bias comes with the weight's. With fewer rows products win."""
@@ -81,9 +86,8 @@ def _multiply(out: int, a: Tensor, b: Tensor, sizes: tuple[int, int, int, int], 
         run(a.data_ptr(), b.data_ptr(), out, bias.data_ptr())
 
 
-def _build_map(rows: int, inputs: int, outputs: int, bias: bool,
-               dtype: int) -> tuple[Primitive, Primitive, Primitive]:
-    """A linear map of many rows: (x, weight, y[, bias]), (dy, weight, dx) and (x, dy, dw[, db if float32])."""
+def _build_map(rows: int, inputs: int, outputs: int, bias: bool, dtype: int, sums: bool) -> tuple[Primitive, ...]:
+    """A linear map of many rows: (x, weight, y[, bias]), (dy, weight, dx) and (x, dy, dw[, db with ``sums``])."""
     def weight(kind: int) -> Descriptor:
         return Descriptor([outputs, inputs], [1, outputs], kind)
 
@@ -92,7 +96,6 @@ def _build_map(rows: int, inputs: int, outputs: int, bias: bool,
     forward = operation("inner_product_forward", FORWARD_TRAINING, x, weight(dtype), offset_or_nothing, result,
                         NO_ATTRIBUTES)
     to_x = operation("inner_product_backward_data", dx, weight(dtype), y, forward, NO_ATTRIBUTES)
-    sums = bias and dtype == F32  # of a gradient rounded to bf16 they would be off by more than a product is
     to_weight = operation("inner_product_backward_weights", x, weight(F32), offset if sums else NOTHING, y, forward,
                           NO_ATTRIBUTES)
     return (Primitive(forward, [(SRC, x), (WEIGHTS, weight(dtype)), (DST, result)] + [(BIAS, offset)] * bias),
@@ -100,13 +103,18 @@ def _build_map(rows: int, inputs: int, outputs: int, bias: bool,
             Primitive(to_weight, [(SRC, x), (DIFF_DST, y), (DIFF_WEIGHTS, weight(F32))] + [(DIFF_BIAS, offset)] * sums))
 
 
-def _map_of_many_rows(x: Tensor, weight: Tensor, bias: bool) -> tuple[Primitive, Primitive, Primitive] | None:
+def _map_of_many_rows(x: Tensor, weight: Tensor, bias: bool, sums: bool = False) -> tuple[Primitive, ...] | None:
     """The primitives of :func:`_build_map`, or None where products serve better."""
     rows = math.prod(x.shape[:-1])
     if rows < _MANY_ROWS or precision.fpmath():  # AMX kernels would want another layout of the weight
         return None
     dtype = F32 if weight.dtype is FLOAT32 or weight.dtype == FLOAT32 else BF16
-    return _maps.get((rows, *weight.shape, bias, dtype), _build_map)
+    return _maps.get((rows, *weight.shape, bias, dtype, sums), _build_map)
+
+
+def _shared_badly(weight: Tensor) -> bool:
+    inputs, outputs = weight.shape
+    return inputs < _NARROW and inputs <= outputs and weight.dtype == FLOAT32 and process.threads() > 1
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -129,12 +137,13 @@ def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Linear(PyLayer):
-    """x [..., in] · weight [in, out] + bias [out]."""
+    """x [..., in] · weight [in, out] + bias [out]; the bias's gradient by ``add_sums``, or where that is None by the
+    library."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, add_sums: Callable | None = None) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
-        ctx.has_bias = bias is not None
+        ctx.has_bias, ctx.add_sums = bias is not None, add_sums
         x, weight = operand(x), operand(weight)
         ctx.save_for_backward(x, weight)
         return linear_product(x, weight, bias)
@@ -147,23 +156,23 @@ class Linear(PyLayer):
         rows = math.prod(x.shape[:-1])
         exact = contiguous(dy)
         gradient = to_bf16(exact) if weight.dtype == BFLOAT16 else exact  # as forward did, whatever is asked for now
-        many = _map_of_many_rows(x, weight, ctx.has_bias)
+        # Sums of a gradient rounded to bf16 would be off by more than a product is.
+        with_sums = ctx.needs[1] and ctx.needs[2] and ctx.add_sums is None and weight.dtype != BFLOAT16
+        many = _map_of_many_rows(x, weight, ctx.has_bias, with_sums)
         dx, dw, db = (new(shape) if needed else None
                       for needed, shape in zip(ctx.needs, (x.shape, [inputs, outputs], [outputs])))
         if dx is not None:
-            if many is None:
+            if many is None or _shared_badly(weight):
                 _multiply(dx.data_ptr(), gradient, weight, (0, rows, outputs, inputs), transpose_b=True)
             else:
                 many[1](gradient.data_ptr(), weight.data_ptr(), dx.data_ptr())
-        with_sums = many is not None and dw is not None and ctx.has_bias and weight.dtype != BFLOAT16
         if dw is not None:
             if many is None:
                 _multiply(dw.data_ptr(), x, gradient, (0, inputs, rows, outputs), transpose_a=True)
             else:
-                sums = new([outputs]) if db is None else db  # held until the call is over, wanted or not
-                many[2](x.data_ptr(), gradient.data_ptr(), dw.data_ptr(), *([sums.data_ptr()] if with_sums else []))
-        if db is not None and not with_sums:
-            add_column_sums(db.data_ptr(), exact, rows, outputs, False)
+                many[2](x.data_ptr(), gradient.data_ptr(), dw.data_ptr(), *([db.data_ptr()] if with_sums else []))
+        if db is not None and not (with_sums and many is not None):
+            (ctx.add_sums or add_column_sums)(db.data_ptr(), exact, rows, outputs, False)
         return (dx, dw, db) if ctx.has_bias else (dx, dw)
 
 

@@ -1,6 +1,7 @@
 """Layer normalisation."""
 import ctypes
 import math
+from collections.abc import Callable
 
 from paddle import Tensor
 from paddle.autograd import PyLayer
@@ -29,8 +30,8 @@ def _build_layer_norm(rows: int, width: int, epsilon: float) -> tuple[Primitive,
                                  (DIFF_SHIFT, vector)]))
 
 
-def _normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """The result, and means and variances in one tensor."""
+def normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The result, and means and variances in one tensor; all operands lie densely in memory."""
     *lead, width = shape = x.shape
     rows = math.prod(lead)
     y, moments = new(shape), new([2 * rows])
@@ -40,19 +41,20 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple
     return y, moments
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Normalise the last axis, not recorded."""
-    return _normalise(contiguous(x), weight, bias, epsilon)[0]
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, normalise: Callable = normalise) -> Tensor:
+    """Normalise the last axis by :func:`normalise` or its like, not recorded."""
+    return normalise(contiguous(x), contiguous(weight), contiguous(bias), epsilon)[0]
 
 
 class LayerNorm(PyLayer):
-    """Normalise the last axis of x [..., D]; weight and bias are [D]."""
+    """Normalise the last axis of x [..., D] by :func:`normalise` or its like; weight and bias are [D]."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float,
+                normalise: Callable = normalise) -> Tensor:
         ctx.needs = [not tensor.stop_gradient for tensor in (x, weight, bias)]
-        x = contiguous(x)
-        y, moments = _normalise(x, weight, bias, epsilon)
+        x, weight, bias = contiguous(x), contiguous(weight), contiguous(bias)
+        y, moments = normalise(x, weight, bias, epsilon)
         ctx.save_for_backward(x, weight, bias, moments)
         ctx.epsilon = epsilon
         return y
