@@ -16,8 +16,8 @@ from vilg.runtime import process
 
 _products, _maps, _casts = Cache(), Cache(), Cache()
 _NARROW = 1024
-"""The gradient of an input that is narrower than this, and no wider than the output, is shared out badly by the library's
-inner product: with two threads, in float32, it takes 1.1 to 1.5 times as long as the product."""
+"""The gradient of an input that is narrower than this, and no wider than the output, is shared out badly by the
+library's inner product: with two threads, in float32, it takes 1.1 to 1.5 times as long as the product."""
 _MANY_ROWS = 512
 """From here on linear maps run as inner products: their kernels do not mind widths that are powers of two, where the
 product's lose 10–15 %; in float32 the gradient of the bias comes with the weight's. With fewer rows products win."""
