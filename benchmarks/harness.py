@@ -188,8 +188,10 @@ def peak_growth(step: Callable[[], None]) -> float:
 
 def resident_megabytes() -> float:
     """Memory that this process holds, after everything freed was given back to the system (Linux)."""
+    from vilg.runtime import allocator
+
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    allocator.give_back()
     return _status_kilobytes("VmRSS") / 1024
 
 

@@ -126,3 +126,28 @@ def test_large_tensors_lie_in_large_pages():
             "print(next(line.split()[1] for line in text.splitlines() if line.startswith('AnonHugePages')))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 200 * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="reads Linux's account of memory")
+def test_after_giving_memory_back_new_tensors_lie_in_the_part_marked_for_large_pages():
+    code = """
+import ctypes, pathlib, vilg
+from vilg.runtime import allocator
+malloc = ctypes.CDLL(None).malloc
+malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+def marked():
+    address, inside = malloc(1 << 28) + (1 << 27), False
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        first, *others = line.split()
+        if "-" in first:
+            low, high = (int(end, 16) for end in first.split("-"))
+            inside = low <= address < high
+        elif inside and first == "VmFlags:":
+            return "hg" in others
+before = marked()
+allocator.give_back()
+print(before, marked())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = done.stdout.split()
+    assert before == after

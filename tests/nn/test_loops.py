@@ -124,6 +124,16 @@ def test_rows(shape, threads):
         process.set_threads(before)
 
 
+@pytest.mark.parametrize("threads", [1, 3, 5, 100])
+def test_no_share_is_left_undone_where_fewer_threads_come_than_were_counted_on(monkeypatch, threads):
+    monkeypatch.setattr(process, "threads", lambda: threads)
+    for size in (1, 16_384, 100_000, 2_000_003):
+        x = random(size).detach()
+        np.testing.assert_allclose(elementwise.mapped(x, elementwise.GELU).numpy(), F.gelu(x).numpy(), atol=1e-6)
+    x = random(3001, 70).detach()
+    np.testing.assert_allclose(rows.softmax(x).numpy(), F.softmax(x).numpy(), atol=1e-6)
+
+
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 255), (4, 256), (9, 257), (1030, 600), (2, 5, 7)])
 def test_sums_of_columns(shape, accumulate):

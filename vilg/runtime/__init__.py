@@ -29,7 +29,7 @@ class RuntimeConfig:
     onednn: bool = True
     """Use the oneDNN of the Paddle wheel where its self-test passes."""
     jit: bool = True
-    """Compile the loops of group norm and SiLU where numba is installed and they are worth its loading."""
+    """Compile loops for some operators (group norm, GELU, …) where numba is installed and worth its loading."""
     allocator: bool = True
     """Keep freed memory in the process instead of returning it to the system: faster steps, a higher peak."""
 

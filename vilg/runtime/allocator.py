@@ -54,6 +54,17 @@ def _mark_for_huge_pages(library: ctypes.CDLL) -> None:
         free(block)
 
 
+def give_back() -> None:
+    """Return what is free to the system now, as glibc can; later tensors find large pages as before."""
+    try:
+        library = ctypes.CDLL(None)
+        library.malloc_trim(0)
+    except (AttributeError, OSError):
+        return
+    if _State.keeping:
+        _mark_for_huge_pages(library)  # the end of the heap went, and the mark with it
+
+
 def keeping() -> bool:
     """Is freed memory kept?"""
     return _State.keeping
