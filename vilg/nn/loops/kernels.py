@@ -115,9 +115,9 @@ def _portion(a, size, each):
     """Begin and end of what this thread is to do next, of ``size`` things in pieces of ``each``; begins at ``size`` or
     after when nothing is left.
 
-    Every thread's first portion is a large one, always of the same place: what lies there is in its own core's cache,
-    from the operator before or from the last time. Of the rest a thread that is late, or has its core taken away, does
-    less.
+    Every thread's first portion is a large one, and of two threads always of the same place, since the caller comes
+    first: what lies there is in its own core's cache, from the operator before or from the last time. Of the rest a
+    thread that is late, or has its core taken away, does less.
     """
     threads, number = a[1], _take(a)
     large = size // each * (_SHARED - 1) // (_SHARED * threads) * each
