@@ -13,7 +13,7 @@ import pytest
 
 from vilg.nn import functional
 from vilg.nn.loops import elementwise, groups, rows, selftest, switch, team
-from vilg.nn.onednn import switch as onednn
+from vilg.nn.onednn import precision, switch as onednn
 from vilg.nn.onednn.elementwise import Softmax
 from vilg.nn.onednn.library import Unavailable
 from vilg.nn.onednn.norm import LayerNorm
@@ -344,6 +344,14 @@ def test_loaded_for_a_gradient_or_after_much_without(monkeypatch, anew):
     monkeypatch.setattr(switch._State, "passed", 0)
     switch.allow(True)
     assert switch.use(1, True)
+
+
+def test_loaded_where_products_run_in_bf16(anew):
+    precision.use_bf16(True)  # as configure() does before a training's first operator
+    try:
+        assert switch.active(), switch.reason()
+    finally:
+        precision.use_bf16(False)
 
 
 def test_little_inference_does_not_load_numba():
