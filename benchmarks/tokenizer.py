@@ -77,7 +77,7 @@ def _paddle_cases(paddle) -> dict:
         loss = (result.raw - images).abs().mean() + result.latent_loss
         loss.backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)  # as the trainer and torch do
 
     def roundtrip() -> None:
         with paddle.no_grad():

@@ -204,7 +204,7 @@ def trainer(paddle, layers: int, width: int, heads: int, batch: int, kind: str, 
 
     def update() -> None:
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)  # as the trainer and torch do
 
     def text_to_image() -> None:
         loss(model.text_to_image_hidden(text, length, codes), model.image_head, codes).backward()

@@ -161,6 +161,8 @@ class Linear(PyLayer):
         many = _map_of_many_rows(x, weight, ctx.has_bias, with_sums)
         dx, dw, db = (new(shape) if needed else None
                       for needed, shape in zip(ctx.needs, (x.shape, [inputs, outputs], [outputs])))
+        if db is not None and not (with_sums and many is not None):  # first: what has arrived lies in the cache
+            (ctx.add_sums or add_column_sums)(db.data_ptr(), exact, rows, outputs, False)
         if dx is not None:
             if many is None or _shared_badly(weight):
                 _multiply(dx.data_ptr(), gradient, weight, (0, rows, outputs, inputs), transpose_b=True)
@@ -171,8 +173,6 @@ class Linear(PyLayer):
                 _multiply(dw.data_ptr(), x, gradient, (0, inputs, rows, outputs), transpose_a=True)
             else:
                 many[2](x.data_ptr(), gradient.data_ptr(), dw.data_ptr(), *([db.data_ptr()] if with_sums else []))
-        if db is not None and not (with_sums and many is not None):
-            (ctx.add_sums or add_column_sums)(db.data_ptr(), exact, rows, outputs, False)
         return (dx, dw, db) if ctx.has_bias else (dx, dw)
 
 
