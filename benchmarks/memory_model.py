@@ -59,7 +59,7 @@ def measure(shape: dict, batch: int, every: int) -> tuple[int, int]:
         average.update(number)
     parameters = sum(int(np.prod(tensor.shape)) for tensor in phase.parameters.values())
     standing = 4 * FLOAT * parameters  # weights, two moments, average
-    predicted = standing + backward_peak(config, StepPlan(batch, recompute_every=every))
+    predicted = standing + backward_peak(config, StepPlan(batch, recompute_every=every, gelu_again=True))
     return core.host_memory_stat_peak_value("Allocated", 0), predicted
 
 

@@ -39,6 +39,7 @@ def test_memory_by_hand():
     assert kept["logits"] == 4 * 2 * (20 * 70 + 6 * 90)
     # Dense: every image query meets the whole stream; a text query the text, or the stream when it is the target.
     assert kept["dense attention weights"] == 4 * 3 * 2 * 4 * (20 * 26 * 2 + 6 * 6 + 6 * 26)
+    assert kept_bytes(SMALL, StepPlan(2, gelu_again=True))["feed-forward"] * 2 == kept["feed-forward"]
     assert sum(kept_bytes(SMALL, StepPlan(2, half=True)).values()) * 2 == sum(kept.values())
     assert sum(kept_bytes(SMALL, StepPlan(2, recompute_every=1)).values()) < 0.3 * sum(kept.values())
     assert backward_peak(SMALL, step) > sum(kept.values())

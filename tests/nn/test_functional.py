@@ -16,6 +16,11 @@ CASES = {
     "linear_flat": (functional.linear, F.linear, [(1, 33), (33, 17)]),
     "linear_many_rows": (functional.linear, F.linear, [(3, 175, 7), (7, 11), (11,)]),
     "linear_many_rows_unbiased": (functional.linear, F.linear, [(600, 16), (16, 1)]),
+    "linear_after_gelu": (functional.linear_after_gelu, lambda x, w, b: F.linear(F.gelu(x), w, b),
+                          [(3, 5, 7), (7, 11), (11,)]),
+    "linear_after_gelu_many_rows": (functional.linear_after_gelu, lambda x, w, b: F.linear(F.gelu(x), w, b),
+                                    [(3, 175, 7), (7, 11), (11,)]),
+    "linear_after_gelu_unbiased": (functional.linear_after_gelu, lambda x, w: F.linear(F.gelu(x), w), [(9, 7), (7, 4)]),
     "matmul": (functional.matmul, paddle.matmul, [(2, 3, 5, 7), (2, 3, 7, 9)]),
     "matmul_transposed": (lambda a, b: functional.matmul(a, b, True, True),
                           lambda a, b: paddle.matmul(a, b, True, True), [(3, 7, 5), (3, 9, 7)]),
@@ -80,7 +85,7 @@ def test_values_and_gradients(name):
     assert_equal(function, stock, tensors(shapes))
 
 
-@pytest.mark.parametrize("name", ["silu", "group_norm", "group_norm_silu", "group_norm_in_chunks"])
+@pytest.mark.parametrize("name", ["silu", "linear_after_gelu", "group_norm", "group_norm_silu", "group_norm_in_chunks"])
 def test_values_and_gradients_without_compiled_loops(name):
     function, stock, shapes = CASES[name]
     loops.allow(False)
@@ -248,6 +253,15 @@ def test_a_forgotten_result_frees_its_memory(name):
     for _ in range(5):
         function(*arguments)
     assert held() <= before
+
+
+@pytest.mark.skipif(not active(), reason="stock operators keep what GELU gives")
+def test_what_gelu_gives_is_not_kept_for_the_gradient():
+    x, w = tensors([(512, 1024), (1024, 8)])
+    functional.linear_after_gelu(x, w).sum().backward()
+    before = paddle.base.core.host_memory_stat_current_value("Allocated", 0)
+    y = functional.linear_after_gelu(x, w)
+    assert paddle.base.core.host_memory_stat_current_value("Allocated", 0) - before < 2 * y.size * 4 < x.size * 4
 
 
 def test_a_missing_library_is_said_not_raised(tmp_path):

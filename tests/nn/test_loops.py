@@ -314,6 +314,9 @@ def test_the_functions_use_them(monkeypatch):
     functional.linear_cross_entropy(x.reshape([-1, 4]), *maps, paddle.zeros([60], "int64")).sum().backward()
     assert set(ran) == {compiled.column_sums.address} and len(ran) == 2
     ran.clear()
+    functional.linear_after_gelu(x, *maps).sum().backward()
+    assert set(ran) == {kernel.address for kernel in (compiled.gelu, compiled.gelu_and_gradient, compiled.column_sums)}
+    ran.clear()
     functional.linear(x, maps[0]).sum().backward()
     monkeypatch.setattr(switch._State, "trains", False)
     with paddle.no_grad():  # a server's results must not change with the hour at which it loads the loops

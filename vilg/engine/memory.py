@@ -1,7 +1,8 @@
 """How much memory a training step of the bidirectional transformer takes, part by part, from its shape alone.
 
 Counts what the code keeps, tensor by tensor: between forward and backward the inputs of every linear map, of the
-normalisations and of GELU, and the attention weights; in backward, the gradients about the block at hand.
+normalisations and of GELU, and the attention weights; in backward, the gradients about the block at hand. (On a CPU's
+fast path the input of the map after a GELU is not kept, but computed again from GELU's own.)
 ``benchmarks/memory_model.py`` holds it against measured peaks.
 """
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class StepPlan:
 
     ``batch``: samples a micro-batch and device. ``roles``: the directions trained in it. ``half``: activations in two
     bytes. ``flash``: attention that keeps no weights (FlashMask on a GPU) for every pattern but the
-    convolutional one. ``recompute_every``: every k-th block forgets its activations (0: none).
+    convolutional one. ``recompute_every``: every k-th block forgets its activations (0: none). ``gelu_again``: what
+    GELU gives is not kept (``linear_after_gelu`` on a CPU).
     """
 
     batch: int
@@ -47,6 +49,7 @@ class StepPlan:
     half: bool = False
     flash: bool = False
     recompute_every: int = 0
+    gelu_again: bool = False
 
     def recomputes(self, layer: int) -> bool:
         """Whether layer number ``layer`` (from 0) forgets its activations."""
@@ -75,7 +78,7 @@ def block_elements(shape: Shape, step: StepPlan, pattern: Pattern) -> dict[str, 
     stream = _stream(shape, step)
     return {"residual stream and norms": 4 * stream + 4 * slots,
             "queries, keys, values": 4 * stream,
-            "feed-forward": 2 * shape.mlp_ratio * stream,
+            "feed-forward": (1 if step.gelu_again else 2) * shape.mlp_ratio * stream,
             "attention weights": sum(attention_elements(shape, step, pattern, role) for role in step.roles)}
 
 
@@ -121,9 +124,10 @@ def backward_peak(shape: Shape, step: StepPlan, gradient_size: int = FLOAT, whol
     outside, block_gradient = heads["embeddings and final norm"], block_parameters(shape) * gradient_size
     for number in reversed(range(shape.layers)):
         live = sum(kept[:number]) + blocks[number] + outside
-        feed_forward = live + (2 + shape.mlp_ratio) * stream
+        # The gradient behind GELU, while that before it takes the place of what was kept; or both, and GELU once more.
+        feed_forward = live + (2 + (3 if step.gelu_again else 1) * shape.mlp_ratio) * stream
         weights = max(attention_elements(shape, step, patterns[number], role) for role in step.roles)
-        attention = live - 2 * shape.mlp_ratio * stream + 5 * stream + weights
+        attention = live - (1 if step.gelu_again else 2) * shape.mlp_ratio * stream + 5 * stream + weights
         peak = max(peak, max(feed_forward, attention) * size + gradients + block_gradient)
         gradients = gradients + block_gradient if whole_gradients else 0
     if whole_gradients:

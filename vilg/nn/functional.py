@@ -19,8 +19,9 @@ from vilg.nn.onednn.precision import full_precision
 from vilg.nn.onednn.switch import active, stock_operators
 from vilg.runtime import process
 
-__all__ = ["linear", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d", "nearest_twice",
-           "cross_entropy", "linear_cross_entropy", "full_precision", "start_training", "stock_operators"]
+__all__ = ["linear", "linear_after_gelu", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d",
+           "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision", "start_training",
+           "stock_operators"]
 
 _FLOAT32 = paddle.float32
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
@@ -61,6 +62,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         sums = loop_rows.add_column_sums if bias is not None and loops.use_in_training(True) else None
         return products.Linear.apply(x, weight, bias, sums)
     return products.linear(x, weight, bias)
+
+
+def linear_after_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``linear(gelu(x), weight, bias)``. The fast path keeps x alone for the gradient, and computes its GELU again."""
+    if not (_fast(x, weight, bias) and _maps(x, weight, bias) and wants_gradient(x, weight, bias)):
+        return linear(gelu(x), weight, bias)
+    loop = loops.use_in_training(True)
+    sums = loop_rows.add_column_sums if bias is not None and loop else None
+    return products.LinearAfterGelu.apply(x, weight, bias, loop_maps if loop else elementwise, sums)
 
 
 def _maps(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -64,7 +64,8 @@ class Block(nn.Layer):
         batch, slots, width = x.shape
         qkv = self.qkv(self.norm1(x)).reshape([batch, slots, 3, self.heads, width // self.heads])
         x = x + self._drop(self.proj(attend(self.index, qkv).reshape([batch, slots, width])))
-        return x + self._drop(self.fc2(functional.gelu(self.fc1(self.norm2(x)))))
+        inner = self.fc1(self.norm2(x))
+        return x + self._drop(functional.linear_after_gelu(inner, self.fc2.weight, self.fc2.bias))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x

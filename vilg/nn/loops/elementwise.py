@@ -36,3 +36,16 @@ class Map(PyLayer):
         team.run(getattr(team.kernels(), ctx.gradient).address, math.prod(x.shape), x.data_ptr(), dy.data_ptr(),
                  dx.data_ptr())
         return dx
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU by erf, not recorded."""
+    return mapped(x, GELU)
+
+
+def gelu_and_gradient(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """GELU of x once more, and the gradient for x when that of the result is dy; both lie densely in memory."""
+    y, dx = new(x.shape), new(x.shape)
+    team.run(team.kernels().gelu_and_gradient.address, math.prod(x.shape), x.data_ptr(), dy.data_ptr(), y.data_ptr(),
+             dx.data_ptr())
+    return y, dx

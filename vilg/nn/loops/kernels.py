@@ -5,6 +5,9 @@ been taken, the second is how many threads there are; all of them run the functi
 (:func:`_portion`). The others are sizes, addresses of float32 values and, by its bits, a float64.
 
 The sums may be reordered and multiplications fused with additions, but infinities and NaN are what they always are.
+
+All stand in one file, since numba compiles a kernel anew when the file that it stands in has changed, whatever has
+become of what it calls.
 """
 import numpy as np
 from llvmlite import binding, ir
@@ -27,8 +30,8 @@ _LINE = 64
 _AHEAD = 1024
 """Values that are asked for before they are needed."""
 _LOSES_THREE = binding.get_host_cpu_name() != "znver4"
-"""Does the processor's own look-ahead lose the thread where three arrays are gone through at once? Zen 5's does; Zen 4's
-does not, and being asked all the same costs it a tenth. Others are taken to be like Zen 5."""
+"""Does the processor's own look-ahead lose the thread where three arrays are gone through at once? Zen 5's does; Zen
+4's does not, and being asked all the same costs it a tenth. Others are taken to be like Zen 5."""
 _FAR = np.float32(16)
 """The square of so many standard deviations from the mean is too far to measure the variance from."""
 
@@ -226,6 +229,21 @@ def gelu_gradient(a):
         x, dy, dx = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT), _floats(a[5] + start * _FLOAT)
         for j in range(stop - start):
             dx[j] = dy[j] * _gelu_slope(x[j])
+        start, stop = _portion(a, size, _PIECE)
+
+
+@_kernel
+def gelu_and_gradient(a):
+    """Size, x, dy, y, dx."""
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
+    while start < size:
+        place = start * _FLOAT
+        x, dy, y, dx = _floats(a[3] + place), _floats(a[4] + place), _floats(a[5] + place), _floats(a[6] + place)
+        for j in range(stop - start):
+            share, bell = _normal(x[j])
+            y[j] = x[j] * share
+            dx[j] = dy[j] * (share + x[j] * bell * _NORMAL)
         start, stop = _portion(a, size, _PIECE)
 
 

@@ -4,7 +4,7 @@ import paddle.nn.functional as F
 from vilg.nn.loops import elementwise, groups, rows
 from vilg.nn.onednn import selftest
 from vilg.nn.onednn.elementwise import Softmax
-from vilg.nn.onednn.matmul import Linear
+from vilg.nn.onednn.matmul import Linear, LinearAfterGelu
 from vilg.nn.onednn.norm import LayerNorm
 
 
@@ -27,6 +27,9 @@ def _cases() -> list:
         *normalised,
         ("compiled silu", lambda x: elementwise.Map.apply(x, elementwise.SILU), F.silu, [(7, 43)]),
         ("compiled gelu", lambda x: elementwise.Map.apply(x, elementwise.GELU), F.gelu, [(7, 43)]),
+        ("compiled gelu before a linear map",
+         lambda x, w, b: LinearAfterGelu.apply(x, w, b, elementwise, rows.add_column_sums),
+         lambda x, w, b: F.linear(F.gelu(x), w, b), [(7, 43), (43, 5), (5,)]),
         ("compiled softmax", lambda x: Softmax.apply(x, rows.softmax, rows.softmax_gradient), F.softmax, [(5, 43)]),
         ("compiled sums of columns", lambda x, w, b: Linear.apply(x, w, b, rows.add_column_sums), F.linear,
          [(7, 5), (5, 300), (300,)]),

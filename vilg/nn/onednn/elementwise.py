@@ -53,6 +53,20 @@ class Map(PyLayer):
         return dx
 
 
+def gelu(x: Tensor) -> Tensor:
+    """GELU by erf, not recorded."""
+    return mapped(x, GELU_ERF)
+
+
+def gelu_and_gradient(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """GELU of x once more, and the gradient for x when that of the result is dy; both lie densely in memory."""
+    forward, backward = _maps.get((math.prod(x.shape), GELU_ERF), _build_map)
+    y, dx = new(x.shape), new(x.shape)
+    forward(x.data_ptr(), y.data_ptr())
+    backward(x.data_ptr(), dy.data_ptr(), dx.data_ptr())
+    return y, dx
+
+
 def _build_softmax(rows: int, columns: int) -> tuple[Primitive, Primitive]:
     md = plain([rows, columns])
     forward = operation("softmax_forward", FORWARD_TRAINING, _SOFTMAX_ACCURATE, md, md, 1, NO_ATTRIBUTES)

@@ -1,6 +1,7 @@
 """Matrix products: batched and 2-D, float32 tensors with float32 or bf16 arithmetic."""
 import math
 from collections.abc import Callable
+from typing import Any
 
 import paddle
 from paddle import Tensor
@@ -152,28 +153,77 @@ class Linear(PyLayer):
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
         x, weight = ctx.saved_tensor()
-        inputs, outputs = weight.shape
-        rows = math.prod(x.shape[:-1])
-        exact = contiguous(dy)
-        gradient = to_bf16(exact) if weight.dtype == BFLOAT16 else exact  # as forward did, whatever is asked for now
+        arrived = _Arrived(dy, x, weight, ctx)
+        gradients = arrived.to_input() if ctx.needs[0] else None, *arrived.to_weight_and_bias(x)
+        return gradients if ctx.has_bias else gradients[:2]
+
+
+class LinearAfterGelu(PyLayer):
+    """GELU(x) [..., in] · weight [in, out] + bias [out]; keeps x alone and computes its GELU again for the gradient.
+
+    ``maps`` has :func:`vilg.nn.onednn.elementwise.gelu` and ``gelu_and_gradient`` or their likes.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, maps: Any,
+                add_sums: Callable | None = None) -> Tensor:
+        ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
+        ctx.has_bias, ctx.add_sums, ctx.maps = bias is not None, add_sums, maps
+        x, weight = contiguous(x), operand(weight)
+        ctx.save_for_backward(x, weight)
+        return linear_product(operand(maps.gelu(x)), weight, bias)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        refuse_double_backward()
+        x, weight = ctx.saved_tensor()
+        arrived, dx = _Arrived(dy, x, weight, ctx), None
+        if ctx.needs[0]:
+            inner, dx = ctx.maps.gelu_and_gradient(x, arrived.to_input())
+        else:
+            inner = ctx.maps.gelu(x)
+        gradients = dx, *arrived.to_weight_and_bias(to_bf16(inner) if weight.dtype == BFLOAT16 else inner)
+        return gradients if ctx.has_bias else gradients[:2]
+
+
+class _Arrived:
+    """The gradient dy of a linear map's result, and what follows from it. ``ctx`` has ``needs`` for x, weight and bias,
+    ``has_bias`` and ``add_sums``."""
+
+    def __init__(self, dy: Tensor, x: Tensor, weight: Tensor, ctx: Any):
+        self.shape, self.weight, self.ctx = x.shape, weight, ctx
+        self.rows = math.prod(self.shape[:-1])
+        self.exact = contiguous(dy)
+        # As forward did, whatever is asked for now.
+        self.rounded = to_bf16(self.exact) if weight.dtype == BFLOAT16 else self.exact
         # Sums of a gradient rounded to bf16 would be off by more than a product is.
-        with_sums = ctx.needs[1] and ctx.needs[2] and ctx.add_sums is None and weight.dtype != BFLOAT16
-        many = _map_of_many_rows(x, weight, ctx.has_bias, with_sums)
-        dx, dw, db = (new(shape) if needed else None
-                      for needed, shape in zip(ctx.needs, (x.shape, [inputs, outputs], [outputs])))
-        if db is not None and not (with_sums and many is not None):  # first: what has arrived lies in the cache
-            (ctx.add_sums or add_column_sums)(db.data_ptr(), exact, rows, outputs, False)
-        if dx is not None:
-            if many is None or _shared_badly(weight):
-                _multiply(dx.data_ptr(), gradient, weight, (0, rows, outputs, inputs), transpose_b=True)
-            else:
-                many[1](gradient.data_ptr(), weight.data_ptr(), dx.data_ptr())
-        if dw is not None:
-            if many is None:
-                _multiply(dw.data_ptr(), x, gradient, (0, inputs, rows, outputs), transpose_a=True)
-            else:
-                many[2](x.data_ptr(), gradient.data_ptr(), dw.data_ptr(), *([db.data_ptr()] if with_sums else []))
-        return (dx, dw, db) if ctx.has_bias else (dx, dw)
+        self.with_sums = ctx.needs[1] and ctx.needs[2] and ctx.add_sums is None and weight.dtype != BFLOAT16
+        self.many = _map_of_many_rows(x, weight, ctx.has_bias, self.with_sums)
+        self.db = new([weight.shape[1]]) if ctx.needs[2] else None
+        if self.db is not None and not (self.with_sums and self.many is not None):  # now, while dy lies in the cache
+            (ctx.add_sums or add_column_sums)(self.db.data_ptr(), self.exact, self.rows, weight.shape[1], False)
+
+    def to_input(self) -> Tensor:
+        """The gradient of x."""
+        dx, (inputs, outputs) = new(self.shape), self.weight.shape
+        if self.many is None or _shared_badly(self.weight):
+            _multiply(dx.data_ptr(), self.rounded, self.weight, (0, self.rows, outputs, inputs), transpose_b=True)
+        else:
+            self.many[1](self.rounded.data_ptr(), self.weight.data_ptr(), dx.data_ptr())
+        return dx
+
+    def to_weight_and_bias(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Their gradients, for x from :func:`operand` as forward had it; None where none is needed."""
+        if not self.ctx.needs[1]:
+            return None, self.db
+        inputs, outputs = self.weight.shape
+        dw = new([inputs, outputs])
+        if self.many is None:
+            _multiply(dw.data_ptr(), x, self.rounded, (0, inputs, self.rows, outputs), transpose_a=True)
+        else:
+            self.many[2](x.data_ptr(), self.rounded.data_ptr(), dw.data_ptr(),
+                         *([self.db.data_ptr()] if self.with_sums else []))
+        return dw, self.db
 
 
 def add_column_sums(out: int, x: Tensor, rows: int, columns: int, accumulate: bool = True) -> None:
