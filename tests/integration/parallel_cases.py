@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from toy_task import ToyLoader, ToyTask
@@ -18,8 +19,11 @@ import cpu_sharding
 from vilg.engine.checkpoint import Checkpoint
 from vilg.engine.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
 from vilg.engine.optim import OptimConfig
+from vilg.engine.task import Phase
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import VilgError
+from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig
 
 
 def run(case: dict) -> dict:
@@ -44,6 +48,31 @@ def run(case: dict) -> dict:
             "exported": sorted(exported)}
 
 
+def run_model(case: dict) -> dict:
+    """The losses of a few steps of the transformer itself, on the same batch on every rank."""
+    parallel = Parallel(DistributedConfig(**case["distributed"]))
+    config = BidirectionalConfig(layers=4, width=32, heads=4, vocab_size=90, codebook_size=70, text_length=6, rows=4,
+                                 columns=5)
+    step = BidirectionalStep(BidirectionalTransformer(config),
+                             BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
+    random, size = np.random.default_rng(0), 4
+    for tensor in step.parameters():
+        tensor.set_value(random.normal(0, 0.05, tensor.shape).astype("float32"))
+    worker = parallel.worker(Phase("model", step, dict(step.named_parameters())), OptimConfig(lr=1e-2), {})
+    batch = {"caption": random.integers(1, 90, [size, 6]), "caption_length": np.full([size], 6),
+             "text": random.integers(1, 90, [size, 6]), "text_length": np.full([size], 6),
+             "text_prefix": np.zeros([size], "int64"), "codes": random.integers(0, 70, [size, 20])}
+    losses = []
+    for number in range(case["steps"]):
+        loss = worker.forward({name: paddle.to_tensor(value) for name, value in batch.items()}, number, True, True).loss
+        loss.backward()
+        worker.exchange()
+        worker.step(1e-2)
+        worker.clear()
+        losses.append(float(loss))
+    return {"losses": losses}
+
+
 def befall(trainer: Trainer, rank: int, step: int, **accident: str) -> None:
     """Let this rank be hit by a signal after ``step``, the first time round."""
     mark, between = trainer.output.with_suffix(".accident"), trainer._between_steps
@@ -66,7 +95,7 @@ def main() -> None:
         cpu_sharding.install()
     for case in cases:
         try:
-            result = run(case)
+            result = run_model(case) if case.get("model") else run(case)
         except VilgError as error:
             result = {"refused": str(error)}
         if rank_of_launch() == 0:

@@ -27,6 +27,12 @@ def case(name, level="none", steps=STEPS, accumulate=1, clip=0.5, resume="none",
             "distributed": {"level": level, **LEVELS.get(level, {}), **distributed}}
 
 
+def model_case(name, level="none", **distributed):
+    """A few steps of the transformer itself, whose weights are not all used by plain layers."""
+    return {"name": name, "model": True, "steps": 5,
+            "distributed": {"level": level, **LEVELS.get(level, {}), **distributed}}
+
+
 def launch(folder, ranks, cases):
     """Run cases in one job of ``ranks`` processes and return what each gave, by name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +68,7 @@ def single(tmp_path_factory):
     """The references, trained in one process: plain, and without clipping; and one cut in half for resharding."""
     folder = tmp_path_factory.mktemp("single")
     results = launch(folder, 1, [case("plain"), case("unclipped", clip=0.0), case("half", steps=10),
-                                 case("sixteen", batch=16, accumulate=2)])
+                                 case("sixteen", batch=16, accumulate=2), model_case("model")])
     return folder, results
 
 
@@ -83,6 +89,9 @@ def pair(tmp_path_factory, single):
               case("os_g-scaled", "os_g", amp="O1", amp_dtype="float16", accumulate=4)]
     half = str(single[0] / "half" / "checkpoints" / "step-00000010")
     cases += [case(f"{level}-from-one", level, resume=half) for level in LEVELS]
+    cases += [model_case(f"{level}-model", level) for level in LEVELS]
+    cases += [model_case("p_g_os-model-recompute", "p_g_os", recompute="full"),
+              model_case("p_g_os-model-heads", "p_g_os", segment_size=2000)]
     return folder, launch(folder, 2, cases)
 
 
@@ -95,6 +104,13 @@ PLAIN = ([f"{level}-{accumulate}" for level in LEVELS for accumulate in (1, 4)]
 def test_two_ranks_train_as_one_process_does(single, pair, name):
     assert_equal_runs(single[1]["plain"], pair[1][name], name)
     assert_equal_weights(weights(single[0], "plain"), weights(pair[0], name), name)
+
+
+@pytest.mark.parametrize("name", [*LEVELS, "p_g_os-model-recompute", "p_g_os-model-heads"])
+def test_the_transformer_itself_trains_in_two_ranks(single, pair, name):
+    found = pair[1][f"{name}-model" if name in LEVELS else name]["losses"]
+    assert len(found) == 5 and found[-1] < found[0]
+    np.testing.assert_allclose(found, single[1]["model"]["losses"], rtol=RTOL)
 
 
 @pytest.mark.parametrize("name", ["os-unclipped", "p_g_os-unclipped"])

@@ -4,8 +4,7 @@ from typing import Protocol
 import paddle
 from paddle import Tensor
 
-from vilg.nn import functional
-from vilg.nn.layers import Linear
+from vilg.nn.layers import OutputHead
 
 # Target slots go through the head in whole multiples of this: every other number of them would be a shape of its own,
 # for which operators are made and kept and memory is cut up anew, step after step.
@@ -16,15 +15,13 @@ NO_LOSS = -100  # the label of a slot that counts for nothing
 class Heads(Protocol):
     """A model with an output head for either kind of token."""
 
-    image_head: Linear
-    text_head: Linear
+    image_head: OutputHead
+    text_head: OutputHead
 
 
 def text_to_image_loss(model: Heads, hidden: Tensor, codes: Tensor) -> Tensor:
     """The mean NLL of codes [B, n], each predicted by its own slot of ``hidden`` [B, n, D]."""
-    head = model.image_head
-    flat = hidden.reshape([-1, hidden.shape[-1]])
-    return functional.linear_cross_entropy(flat, head.weight, head.bias, codes.reshape([-1])).mean()
+    return model.image_head(hidden.reshape([-1, hidden.shape[-1]]), codes.reshape([-1])).mean()
 
 
 def text_targets(text_length: int, length: Tensor, prefix: Tensor) -> Tensor:
@@ -50,8 +47,7 @@ def text_nll(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix:
     rows = paddle.concat([chosen, paddle.zeros([filled], "int64")])
     places = paddle.concat([chosen, paddle.full([filled], total, "int64")])
     flat = paddle.gather(hidden[:, :-1].reshape([-1, width]), rows)
-    head = model.text_head
-    nll = functional.linear_cross_entropy(flat, head.weight, head.bias, labels)
+    nll = model.text_head(flat, labels)
     return paddle.scatter(paddle.zeros([total + 1], nll.dtype), places, nll)[:total].reshape([batch, slots - 1])
 
 

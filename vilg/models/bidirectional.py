@@ -5,7 +5,7 @@ from paddle import Tensor, nn
 from vilg.config import configclass
 from vilg.errors import ShapeError
 from vilg.nn.attention import StreamContext
-from vilg.nn.layers import Embedding, LayerNorm, Linear
+from vilg.nn.layers import Embedding, LayerNorm, OutputHead
 from vilg.nn.masks import CONV_WINDOW, Layout, Role, layer_patterns
 from vilg.nn.transformer import Stack, StreamAttention
 
@@ -67,8 +67,8 @@ class BidirectionalTransformer(nn.Layer):
         self.begin_of_image = Embedding(1, width)
         self.stack = Stack(config.layers, width, config.heads, config.mlp_ratio, config.dropout)
         self.norm = LayerNorm(width)
-        self.image_head = Linear(width, config.codebook_size)
-        self.text_head = Linear(width, config.vocab_size)
+        self.image_head = OutputHead(width, config.codebook_size)
+        self.text_head = OutputHead(width, config.vocab_size)
 
     def text_to_image_hidden(self, text: Tensor, length: Tensor, codes: Tensor) -> Tensor:
         """Text [B, m] and the picture it should become → hidden [B, n, D]; slot p predicts token p."""
@@ -109,11 +109,12 @@ class BidirectionalTransformer(nn.Layer):
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Text ids [B, m] at slots 0 … m-1 → [B, m, D]."""
-        return self._drop(self.text_embedding(text) + self.text_position.weight[:text.shape[1]])
+        return self._drop(self.text_embedding(text) + self.text_position(paddle.arange(text.shape[1])))
 
     def image_positions(self) -> Tensor:
         """Row plus column embedding of every image token: [n, D]."""
-        grid = self.row_position.weight.unsqueeze(1) + self.column_position.weight.unsqueeze(0)
+        rows, columns = paddle.arange(self.layout.rows), paddle.arange(self.layout.columns)
+        grid = self.row_position(rows).unsqueeze(1) + self.column_position(columns).unsqueeze(0)
         return grid.reshape([self.layout.image, self.config.width])
 
     def embed_image(self, codes: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class BidirectionalTransformer(nn.Layer):
 
     def _shifted(self, image: Tensor) -> Tensor:
         """e_0 … e_{n-1} → begin-of-image, e_0 … e_{n-2} (both [B, n, D])."""
-        begin = paddle.expand(self.begin_of_image.weight, [image.shape[0], 1, -1])
+        begin = self.begin_of_image(paddle.zeros([image.shape[0], 1], "int64"))
         return paddle.concat([begin, image[:, :-1]], axis=1)
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -18,6 +18,27 @@ class Linear(nn.Layer):
         return functional.linear(x, self.weight, self.bias)
 
 
+class LinearAfterGelu(Linear):
+    """The linear map of GELU(x): [..., in] → [..., out]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear_after_gelu(x, self.weight, self.bias)
+
+
+class OutputHead(Linear):
+    """A linear map to the logits of a vocabulary: [..., D] → [..., V]; or, where labels are given, to the loss.
+
+    A training reaches parameters by calling the layer that owns them: where they are sharded, that is when they are
+    gathered.
+    """
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits, or with ``labels`` [T] (-100: none) the cross-entropy of x [T, D] at them: [T]."""
+        if labels is None:
+            return super().forward(x)
+        return functional.linear_cross_entropy(x, self.weight, self.bias, labels)
+
+
 class LayerNorm(nn.Layer):
     """Layer normalisation over the last axis [..., D]."""
 

@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 from vilg.nn import functional
 from vilg.nn.attention import StreamContext, dense_attention
 from vilg.nn.block_sparse import stream_attention
-from vilg.nn.layers import LayerNorm, Linear
+from vilg.nn.layers import LayerNorm, Linear, LinearAfterGelu
 from vilg.nn.masks import CONV_WINDOW, Pattern
 
 
@@ -57,15 +57,14 @@ class Block(nn.Layer):
         self.proj = Linear(width, width, std=into_residual)
         self.norm2 = LayerNorm(width)
         self.fc1 = Linear(width, mlp_ratio * width)
-        self.fc2 = Linear(mlp_ratio * width, width, std=into_residual)
+        self.fc2 = LinearAfterGelu(mlp_ratio * width, width, std=into_residual)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """x [B, T, D] → [B, T, D]."""
         batch, slots, width = x.shape
         qkv = self.qkv(self.norm1(x)).reshape([batch, slots, 3, self.heads, width // self.heads])
         x = x + self._drop(self.proj(attend(self.index, qkv).reshape([batch, slots, width])))
-        inner = self.fc1(self.norm2(x))
-        return x + self._drop(functional.linear_after_gelu(inner, self.fc2.weight, self.fc2.bias))
+        return x + self._drop(self.fc2(self.fc1(self.norm2(x))))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
