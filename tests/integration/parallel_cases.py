@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from toy_task import ToyLoader, ToyTask
 
 import cpu_sharding
+from vilg.config import from_dict
 from vilg.engine.checkpoint import Checkpoint
 from vilg.engine.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
 from vilg.engine.optim import OptimConfig
@@ -24,6 +25,7 @@ from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import VilgError
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig
+from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 
 
 def run(case: dict) -> dict:
@@ -48,21 +50,39 @@ def run(case: dict) -> dict:
             "exported": sorted(exported)}
 
 
-def run_model(case: dict) -> dict:
-    """The losses of a few steps of the transformer itself, on the same batch on every rank."""
-    parallel = Parallel(DistributedConfig(**case["distributed"]))
+def transformer() -> tuple[Phase, dict[str, np.ndarray]]:
+    """The transformer's own phase, and a batch for it."""
     config = BidirectionalConfig(layers=4, width=32, heads=4, vocab_size=90, codebook_size=70, text_length=6, rows=4,
                                  columns=5)
     step = BidirectionalStep(BidirectionalTransformer(config),
                              BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     random, size = np.random.default_rng(0), 4
-    for tensor in step.parameters():
+    return Phase("model", step, dict(step.named_parameters())), {
+        "caption": random.integers(1, 90, [size, 6]), "caption_length": np.full([size], 6),
+        "text": random.integers(1, 90, [size, 6]), "text_length": np.full([size], 6),
+        "text_prefix": np.zeros([size], "int64"), "codes": random.integers(0, 70, [size, 20])}
+
+
+def dvae() -> tuple[Phase, dict[str, np.ndarray]]:
+    """The phase of an image tokenizer that looks codes up in a convolution's weight, and a batch for it."""
+    task = ImageTokenizerTask(from_dict(ImageTokenizerTaskConfig, {
+        "tokenizer": {"kind": "dvae", "image_size": 16, "channels": 8, "multipliers": [1, 2], "blocks": 1,
+                      "codebook_size": 16, "decoder_channels": 8}, "loss": {"kind": "logit_laplace"}}))
+    return task.phases[0], {"image": np.random.default_rng(0).uniform(-1, 1, [4, 3, 16, 16]).astype("float32")}
+
+
+MODELS = {"transformer": transformer, "dvae": dvae}
+
+
+def run_model(case: dict) -> dict:
+    """The losses of a few steps of a model of the house, on the same batch on every rank."""
+    parallel = Parallel(DistributedConfig(**case["distributed"]))
+    paddle.seed(0)
+    phase, batch = MODELS[case["model"]]()
+    random = np.random.default_rng(1)
+    for tensor in phase.parameters.values():
         tensor.set_value(random.normal(0, 0.05, tensor.shape).astype("float32"))
-    worker = parallel.worker(Phase("model", step, dict(step.named_parameters())), OptimConfig(lr=1e-2), {})
-    batch = {"caption": random.integers(1, 90, [size, 6]), "caption_length": np.full([size], 6),
-             "text": random.integers(1, 90, [size, 6]), "text_length": np.full([size], 6),
-             "text_prefix": np.zeros([size], "int64"), "codes": random.integers(0, 70, [size, 20])}
-    losses = []
+    worker, losses = parallel.worker(phase, OptimConfig(lr=1e-2), {}), []
     for number in range(case["steps"]):
         loss = worker.forward({name: paddle.to_tensor(value) for name, value in batch.items()}, number, True, True).loss
         loss.backward()

@@ -27,9 +27,9 @@ def case(name, level="none", steps=STEPS, accumulate=1, clip=0.5, resume="none",
             "distributed": {"level": level, **LEVELS.get(level, {}), **distributed}}
 
 
-def model_case(name, level="none", **distributed):
-    """A few steps of the transformer itself, whose weights are not all used by plain layers."""
-    return {"name": name, "model": True, "steps": 5,
+def model_case(name, level="none", model="transformer", **distributed):
+    """A few steps of a model of the house, whose weights are not all used by plain layers."""
+    return {"name": name, "model": model, "steps": 5,
             "distributed": {"level": level, **LEVELS.get(level, {}), **distributed}}
 
 
@@ -68,7 +68,8 @@ def single(tmp_path_factory):
     """The references, trained in one process: plain, and without clipping; and one cut in half for resharding."""
     folder = tmp_path_factory.mktemp("single")
     results = launch(folder, 1, [case("plain"), case("unclipped", clip=0.0), case("half", steps=10),
-                                 case("sixteen", batch=16, accumulate=2), model_case("model")])
+                                 case("sixteen", batch=16, accumulate=2), model_case("model"),
+                                 model_case("dvae", model="dvae")])
     return folder, results
 
 
@@ -91,7 +92,8 @@ def pair(tmp_path_factory, single):
     cases += [case(f"{level}-from-one", level, resume=half) for level in LEVELS]
     cases += [model_case(f"{level}-model", level) for level in LEVELS]
     cases += [model_case("p_g_os-model-recompute", "p_g_os", recompute="full"),
-              model_case("p_g_os-model-heads", "p_g_os", segment_size=2000)]
+              model_case("p_g_os-model-heads", "p_g_os", segment_size=2000),
+              model_case("p_g_os-dvae", "p_g_os", model="dvae")]
     return folder, launch(folder, 2, cases)
 
 
@@ -111,6 +113,10 @@ def test_the_transformer_itself_trains_in_two_ranks(single, pair, name):
     found = pair[1][f"{name}-model" if name in LEVELS else name]["losses"]
     assert len(found) == 5 and found[-1] < found[0]
     np.testing.assert_allclose(found, single[1]["model"]["losses"], rtol=RTOL)
+
+
+def test_an_image_tokenizer_with_sharded_parameters_too(single, pair):
+    np.testing.assert_allclose(pair[1]["p_g_os-dvae"]["losses"], single[1]["dvae"]["losses"], rtol=RTOL)
 
 
 @pytest.mark.parametrize("name", ["os-unclipped", "p_g_os-unclipped"])

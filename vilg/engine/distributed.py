@@ -144,9 +144,12 @@ class Parallel:
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
         # Recomputation runs layers out of the order that asynchronous gathering has recorded.
         synchronous = config.recompute != "none" or not self.on_gpu
+        # Parameters are gathered when their own layer is called; the rare layer that is used in other ways says so.
+        whole = [id(layer) for layer in module.sublayers() if getattr(layer, "kept_whole", False)]
         wrapped, optimizer, _ = group_sharded_parallel(
             module, optimizer, config.level, group=self._group, dp_group=self._replicas, offload=config.offload,
-            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=synchronous)
+            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=synchronous,
+            exclude_layer=whole)
         if config.level == "p_g_os":
             on_host = device_guard if config.offload else contextlib.nullcontext
             return ParameterShardedWorker(phase, wrapped, optimizer, names, shapes, replica, on_host)

@@ -9,7 +9,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from vilg.nn import functional
 from vilg.nn.attention import StreamContext, dense_attention
 from vilg.nn.block_sparse import stream_attention
 from vilg.nn.layers import LayerNorm, Linear, LinearAfterGelu

@@ -190,6 +190,7 @@ class DVAE(ImageTokenizer):
         self.encoder = DVAEEncoder(config)
         # Over one-hot codes, 1/fan-in would make the vectors tiny and the first hundreds of steps blind to the picture.
         self.code_in = Conv2D(config.codebook_size, config.decoder_channels, 1, std=1.0)
+        self.code_in.kept_whole = True  # codes are looked up in its weight; it is never called
         self.reconstructor = DVAEDecoder(config)
         self.gather: Callable[[Tensor], Tensor] | None = None  # set where several ranks train: all ranks' rows
         self._started = config.start == "random"
