@@ -138,7 +138,8 @@ def test_the_first_broken_samples_are_reported_at_once_and_many_in_few_lines(cap
 
 def test_too_many_broken_samples_end_the_run_with_their_names():
     run = loader(Numbers(40, broken=range(0, 40, 4)), max_broken=0.1)
-    with pytest.raises(DataError, match=r"5 of 40 samples are broken, more than .* 0.1 .*max_broken.*n\d+ \(broken"):
+    told = r" of 40 samples are broken, more than .* 0.1 .*max_broken.*n\d+ \(broken"
+    with pytest.raises(DataError, match="[5-8]" + told):  # two workers read ahead
         take(run, 30)
     run.close()
     with pytest.raises(DataError, match="not one usable sample"):

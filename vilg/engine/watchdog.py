@@ -52,11 +52,11 @@ class Watchdog:
     def _watch(self) -> None:
         beat = time.monotonic()
         while not self._done.wait(BEAT_SECONDS):
-            self._forgive(beat)
-            beat = time.monotonic()
+            beat = self._forgive(beat, BEAT_SECONDS)
             self._tell()
             if self.ranks > 1 and os.getppid() != self._parent:
                 self._end(EXIT_ORPHAN, f"rank {self.rank} ends: the process that started it is gone")
+            beat = self._forgive(beat, 0.0)
             if self.hang_seconds and time.monotonic() - self._since > self.hang_seconds:
                 self.end_hang(self.hang_seconds)
 
@@ -64,13 +64,14 @@ class Watchdog:
         """End the process, which has not got on for ``seconds``, and say which rank is to blame."""
         self._end(EXIT_HANG, f"no progress for {seconds:.0f} s: {self._blame()}")
 
-    def _forgive(self, beat: float) -> None:
-        # A beat that comes late, after one at ``beat``: the whole process was stopped (Ctrl-Z, a debugger), which is no
-        # hang.
+    def _forgive(self, beat: float, expected: float) -> float:
+        # It is now, which this returns, much later than ``expected`` seconds after ``beat``: the whole process was
+        # stopped (Ctrl-Z, a debugger), which is no hang.
         now = time.monotonic()
-        lost = now - beat - BEAT_SECONDS
+        lost = now - beat - expected
         if lost > 5 * BEAT_SECONDS:
             self._since = min(now, self._since + lost)
+        return now
 
     def _tell(self) -> None:
         step, doing = self._place
