@@ -20,7 +20,7 @@ def ernie_vilg_tiny(device=None, cpu_math=None):
 
 def ernie_vilg(name, device=None, cpu_math=None):
     """Any released model, by its name in model_zoo/ or its folder, as a pipeline."""
-    from vilg import pipeline
+    from vilg.app import pipeline
 
     return pipeline.load(name, device=device, cpu_math=cpu_math)
 

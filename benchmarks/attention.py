@@ -81,7 +81,7 @@ def measure_times(contestants: dict[str, list[harness.Contestant]], options: arg
 
 def stack_time(figures: dict[str, float], n: int) -> float:
     """Milliseconds of all attention layers of a sparse stack."""
-    from vilg.nn.masks import layer_patterns
+    from vilg.nn.attention.patterns import layer_patterns
 
     return sum(figures[f"{pattern.value}_{n}_ms"] for pattern in layer_patterns(LAYERS, sparse=True))
 
@@ -100,9 +100,9 @@ def setup(threads: int, seed: int, form: str, role: str) -> dict[str, harness.Ca
 
 def case(paddle, form: str, role: str, side: int, seed: int) -> Callable:
     """One training step of a layer: a forward and a backward of packed queries, keys and values."""
-    from vilg.nn.attention import StreamContext, dense_attention
-    from vilg.nn.block_sparse import stream_attention
-    from vilg.nn.masks import Layout, Pattern, Role
+    from vilg.nn.attention.dense import StreamContext, dense_attention
+    from vilg.nn.attention.patterns import Layout, Pattern, Role
+    from vilg.nn.attention.sparse import stream_attention
 
     layout = Layout(TEXT, side, side)
     length = paddle.full([1], TEXT, "int64")

@@ -26,8 +26,8 @@ def rank_main(batch: int, steps: int, seed: int, clock: str) -> None:
     import paddle
 
     from vilg import runtime
-    from vilg.engine.distributed import DistributedConfig, Parallel
     from vilg.engine.optim import OptimConfig
+    from vilg.engine.parallel.distributed import DistributedConfig, Parallel
     from vilg.engine.task import Phase
     from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
     from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig
@@ -59,7 +59,7 @@ def rank_main(batch: int, steps: int, seed: int, clock: str) -> None:
 
 def run(ranks: int, batch: int, steps: int, seed: int, clock: str) -> float:
     """Seconds of a step with ``ranks`` processes."""
-    from vilg.engine.supervisor import rank_environments
+    from vilg.engine.safety.supervisor import rank_environments
 
     environments = rank_environments(ranks) if ranks > 1 else [{}]
     command = [sys.executable, __file__, "--rank", json.dumps([batch, steps, seed, clock])]

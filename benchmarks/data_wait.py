@@ -14,12 +14,12 @@ from pathlib import Path
 import harness
 import numpy as np
 
-from vilg.data.batches import Loader, LoaderConfig, Mixture, Stream
-from vilg.data.codes import CodesConfig, CodesSource, write_codes
+from vilg.data.loader import Loader, LoaderConfig, Mixture, Stream
 from vilg.data.packing import Packing, write_shards
 from vilg.data.sample import Sample
-from vilg.data.shards import ShardsConfig, ShardStream
-from vilg.data.sources import ScenesConfig, ScenesSource
+from vilg.data.sources.codes import CodesConfig, CodesSource, write_codes
+from vilg.data.sources.folder import ScenesConfig, ScenesSource
+from vilg.data.sources.shards import ShardsConfig, ShardStream
 from vilg.data.transforms import to_model
 
 BATCH = 32

@@ -51,7 +51,8 @@ def train(options: argparse.Namespace, directions: str) -> None:
 
 def judge(options: argparse.Namespace, directions: str) -> dict[str, float]:
     """All figures of a trained model; those of a direction it was not trained in mean nothing."""
-    from vilg import judge, pipeline
+    from vilg.app import pipeline
+    from vilg.evaluation import judge
 
     model = pipeline.load(str(options.output / directions / "model"))
     settings = argparse.Namespace(count=options.count, seed=options.seed, best_of=1, trained_on=None)

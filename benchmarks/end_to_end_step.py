@@ -65,12 +65,12 @@ def setup(threads: int, seed: int, names: list[str], batch: int) -> dict[str, ha
 def training_step(threads: int, seed: int, kind: str, batch: int) -> Callable[[], None]:
     """One optimizer step on a fixed random batch; ``kind`` is generator, end_to_end or frozen."""
     paddle = harness.prepare_ours(threads, seed)
-    from vilg.build import load_run
     from vilg.models.bidirectional import BidirectionalTransformer
     from vilg.models.end_to_end import EndToEndReconstructor
+    from vilg.run.build import load_run
     from vilg.tasks.bidirectional import BidirectionalStep
     from vilg.tasks.end_to_end import EndToEndStep
-    from vilg.tokenizers.image import build_image_tokenizer
+    from vilg.tokenizers.image.folder import build_image_tokenizer
 
     run = load_run(CONFIGS / "end_to_end" / "table7.yaml", [])
     shape, batch = run.task.model, batch or run.train.batch_size

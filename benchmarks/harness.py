@@ -188,7 +188,7 @@ def peak_growth(step: Callable[[], None]) -> float:
 
 def resident_megabytes() -> float:
     """Memory that this process holds, after everything freed was given back to the system (Linux)."""
-    from vilg.runtime import allocator
+    from vilg.machine import allocator
 
     gc.collect()
     allocator.give_back()

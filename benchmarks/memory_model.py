@@ -1,4 +1,4 @@
-"""Predicted against measured peak memory of training steps on the CPU: ``vilg/engine/memory.py`` held to account.
+"""Predicted against measured peak memory of training steps on the CPU: ``vilg/planning/memory.py`` held to account.
 
 Every config trains three steps (forward, backward, gradient norm, AdamW, moving average) in a process of its own; the
 peak of the last one, as Paddle's allocator counts it, is compared with the prediction. The figure that matters is
@@ -27,12 +27,12 @@ def measure(shape: dict, batch: int, every: int) -> tuple[int, int]:
     import paddle
     from paddle.base import core
 
-    from vilg.engine.average import WeightAverage
-    from vilg.engine.distributed import DistributedConfig, Parallel
-    from vilg.engine.memory import FLOAT, StepPlan, backward_peak
+    from vilg.engine.ema import WeightAverage
     from vilg.engine.optim import OptimConfig
+    from vilg.engine.parallel.distributed import DistributedConfig, Parallel
     from vilg.engine.task import Phase
     from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+    from vilg.planning.memory import FLOAT, StepPlan, backward_peak
     from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig
 
     config = BidirectionalConfig(**shape)

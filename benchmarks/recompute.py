@@ -21,8 +21,8 @@ def training_step(which: str, batch: int, width: int, seed: int) -> Callable[[],
     import numpy as np
     import paddle
 
-    from vilg.engine.distributed import DistributedConfig, Parallel
     from vilg.engine.optim import OptimConfig
+    from vilg.engine.parallel.distributed import DistributedConfig, Parallel
     from vilg.engine.task import Phase
     from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
     from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig

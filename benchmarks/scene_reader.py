@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
-from vilg.data import scenes
+from vilg.data.worlds import scenes
 
 Damage = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

@@ -65,8 +65,8 @@ def stock(threads: int, seed: int) -> dict:
 
 
 def _paddle_cases(paddle) -> dict:
-    from vilg.tokenizers.quantize import QuantizerConfig
-    from vilg.tokenizers.vqgan import VQVAE, VQConfig
+    from vilg.tokenizers.image.quantize import QuantizerConfig
+    from vilg.tokenizers.image.vqvae import VQVAE, VQConfig
 
     model = VQVAE(VQConfig(quantizer=QuantizerConfig(kind="straight_through", codebook_size=CODES), **NETWORK))
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())

@@ -1,4 +1,4 @@
-"""The network of ``benchmarks/tokenizer.py`` on torch, layer for layer as vilg.tokenizers.vqgan builds it.
+"""The network of ``benchmarks/tokenizer.py`` on torch, layer for layer as vilg.tokenizers.image.vqvae builds it.
 
 A module of its own because it imports torch at once, which only torch's own process may do.
 """

@@ -130,8 +130,8 @@ def _memory(processes: dict[str, harness.Contestant]) -> dict[str, float]:
 
 def model_flops(layers: int, width: int, heads: int, batch: int) -> float:
     """Multiplications and additions that the sparse model needs in a step, the backward counted twice."""
-    from vilg.nn.block_layout import block_layout
-    from vilg.nn.masks import Layout, Role, layer_patterns
+    from vilg.nn.attention.blocks.layout import block_layout
+    from vilg.nn.attention.patterns import Layout, Role, layer_patterns
 
     layout = Layout(TEXT, SIDE, SIDE)
     pairs = sum(layout.image * block_layout(pattern, Role.TARGET, layout).keys + TEXT * TEXT
@@ -143,8 +143,8 @@ def model_flops(layers: int, width: int, heads: int, batch: int) -> float:
 def ours(threads: int, seed: int, layers: int, width: int, heads: int, batch: int, kind: str) -> dict[str, Any]:
     """Our model as it trains, in either arithmetic; ``memory`` is to be asked first."""
     paddle = harness.prepare_ours(threads, seed)
+    from vilg.kernels.onednn import precision
     from vilg.nn import functional
-    from vilg.nn.onednn import precision
 
     empty = harness.resident_megabytes()
     model = trainer(paddle, layers, width, heads, batch, kind, seed)

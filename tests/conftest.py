@@ -5,17 +5,17 @@ import pytest
 
 @pytest.fixture(scope="session")
 def released_model(tmp_path_factory):
-    """A folder that ``vilg.pipeline.load`` reads: 2 layers, 4×4 tokens, 16×16 pictures, weights of a fixed seed."""
+    """A folder that ``vilg.app.pipeline.load`` reads: 2 layers, 4×4 tokens, 16×16 pictures, weights of a fixed seed."""
     import paddle
 
     from vilg.generation.sampling import SamplingConfig
     from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-    from vilg.models.released import save_bidirectional
-    from vilg.tokenizers.image import build_image_tokenizer
-    from vilg.tokenizers.quantize import QuantizerConfig
-    from vilg.tokenizers.vocabulary import build_vocab, vocab_text
-    from vilg.tokenizers.vqgan import VQConfig
-    from vilg.tokenizers.wordpiece import WordPieceTokenizer
+    from vilg.release.folder import save_bidirectional
+    from vilg.tokenizers.image.folder import build_image_tokenizer
+    from vilg.tokenizers.image.quantize import QuantizerConfig
+    from vilg.tokenizers.image.vqvae import VQConfig
+    from vilg.tokenizers.text.vocabulary import build_vocab, vocab_text
+    from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 
     folder = tmp_path_factory.mktemp("zoo") / "untrained"
     source = folder.parent / "vocab.txt"

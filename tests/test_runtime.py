@@ -8,9 +8,10 @@ import pytest
 
 from vilg import runtime
 from vilg.errors import VilgError
-from vilg.nn.loops import switch as loops
-from vilg.nn.onednn import precision, switch
-from vilg.runtime import allocator, process, report
+from vilg.kernels.jit import switch as loops
+from vilg.kernels.onednn import precision, switch
+from vilg.machine import allocator, process
+from vilg.runtime import report
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = "from vilg.runtime import process; import os; print(process.threads(), os.environ.get('OMP_NUM_THREADS'))"

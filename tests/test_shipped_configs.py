@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from vilg import build, config
+from vilg import config
+from vilg.run import build
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

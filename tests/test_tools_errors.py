@@ -13,7 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from vilg import judge, runtime
+from vilg import runtime
+from vilg.evaluation import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -149,9 +150,9 @@ def test_infer_keeps_its_results_where_the_terminal_lacks_a_character(released_m
 
 
 def test_the_demo_takes_any_seed(tool, monkeypatch):
-    monkeypatch.setattr("vilg.demo.SCENES", ("一个红色的圆形",))
-    monkeypatch.setattr("vilg.demo.EMOJI", ())
-    monkeypatch.setattr("vilg.demo.PROMPTS", ("一个红色的圆形",))
+    monkeypatch.setattr("vilg.app.demo.SCENES", ("一个红色的圆形",))
+    monkeypatch.setattr("vilg.app.demo.EMOJI", ())
+    monkeypatch.setattr("vilg.app.demo.PROMPTS", ("一个红色的圆形",))
     for seed in (-1, 2 ** 64 - 1):
         status, _, last = tool("infer", "demo", "--seed", seed, "--output", "demo", "--json", f"seed{seed}.jsonl")
         assert status == 0, last
@@ -184,7 +185,7 @@ def test_models_that_are_missing_cut_short_or_mixed_up(refused, broken_model, pi
 
 
 def test_a_model_with_another_image_tokenizer_is_refused(refused, broken_model, picture):
-    from vilg.weights import read_weights, save_weights
+    from vilg.weights.files import read_weights, save_weights
 
     path = broken_model / "image_tokenizer" / "model.safetensors"
     state = read_weights(path)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vilg import cli
 from vilg.errors import VilgError
-from vilg.tokenizers.vocabulary import build_vocab, vocab_hash, vocab_text
+from vilg.tokenizers.text.vocabulary import build_vocab, vocab_hash, vocab_text
 
 
 def parse() -> argparse.Namespace:
@@ -55,7 +55,7 @@ def _captions(source: str) -> Iterator[str]:
 def _scene_texts(count: int) -> Iterator[str]:
     import numpy as np
 
-    from vilg.data import scenes
+    from vilg.data.worlds import scenes
 
     for number in range(count):
         scene, rng = scenes.sample_scene(number, "train"), np.random.default_rng(number)

@@ -6,8 +6,9 @@ the file asks to be run. The folder can stand as task.image_tokenizer in a confi
 import argparse
 
 from vilg import cli
-from vilg.tokenizers.convert import import_dvae, import_vqgan
-from vilg.tokenizers.image import ImageTokenizer, save_image_tokenizer
+from vilg.tokenizers.image.base import ImageTokenizer
+from vilg.tokenizers.image.convert import import_dvae, import_vqgan
+from vilg.tokenizers.image.folder import save_image_tokenizer
 
 EPILOG = """examples:
   python tools/convert_weights.py vqgan --checkpoint last.ckpt --output weights/vqgan_f8_8192

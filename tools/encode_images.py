@@ -21,7 +21,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    from vilg import build
+    from vilg.run import build
 
     run = build.load_run(arguments.config, arguments.set)
     report = build.encode_images(run, arguments.output, arguments.batch_size)

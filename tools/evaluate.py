@@ -42,8 +42,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    from vilg import judge, pipeline
-    from vilg.evaluation.figures import write_json
+    from vilg.app import pipeline
+    from vilg.evaluation import judge
+    from vilg.evaluation.report import write_json
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     model.use_sampling(temperature=arguments.temperature, guidance=arguments.guidance,

@@ -61,7 +61,7 @@ def main() -> int:
         cli.check_file(arguments.json, "--json")
     if arguments.task in ("text2image", "complete", "demo"):
         cli.check_folder(arguments.output, "--output")
-    from vilg import demo, gallery, pipeline  # Paddle loads here, after --help and usage errors
+    from vilg.app import demo, image_files as gallery, pipeline  # Paddle loads here, after --help and usage errors
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     output = Path(arguments.output)

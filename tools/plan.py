@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from vilg import build, cli
-from vilg.engine.plan import Devices, make_plan, smallest_fleet
-from vilg.engine.plan_report import picture, table
+from vilg import cli
+from vilg.planning.plan import Devices, make_plan, smallest_fleet
+from vilg.planning.report import picture, table
+from vilg.run import build
 
 EPILOG = """examples:
   python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --devices 64

@@ -11,10 +11,10 @@ import argparse
 
 from vilg import cli
 from vilg.config import from_dict
-from vilg.data.filters import PaperFilter
+from vilg.data.filtering.rules import PaperFilter
 from vilg.data.packing import FORMATS, Packing, PackingReport, write_folder, write_shards
-from vilg.data.shards import index_folder
-from vilg.data.sources import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.data.sources.folder import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.data.sources.shards import index_folder
 
 
 def parse() -> argparse.Namespace:

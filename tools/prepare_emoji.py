@@ -9,7 +9,7 @@ table.jsonl, the same layout that users' own data has, so `data.sources: [{kind:
 import argparse
 
 from vilg import cli
-from vilg.data import emoji
+from vilg.data.worlds import emoji
 
 
 def parse() -> argparse.Namespace:

@@ -34,9 +34,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    from vilg import table7  # Paddle loads here, after --help and usage errors
-    from vilg.build import load_run
-    from vilg.evaluation.fid import load_scene_features
+    from vilg.evaluation import table7  # Paddle loads here, after --help and usage errors
+    from vilg.models.scene_features import load_scene_features
+    from vilg.run.build import load_run
 
     run = load_run(arguments.config, [*(QUICK if arguments.quick else []), *arguments.set])
     seeds, count = (arguments.seeds[:2], 32) if arguments.quick else (arguments.seeds, arguments.count)

@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vilg import build, cli, config
-from vilg.engine.checkpoint import checkpoints_in
-from vilg.engine.supervisor import Supervisor
+from vilg import cli, config
+from vilg.engine.checkpoints.checkpoint import checkpoints_in
+from vilg.engine.safety.supervisor import Supervisor
+from vilg.run import build
 
 EPILOG = """examples:
   python tools/train.py --config configs/vilg/tiny.yaml

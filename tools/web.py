@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    from vilg import web
+    from vilg.app import page as web
 
     web.serve(arguments.model, arguments.host, arguments.port, device=arguments.device, cpu_math=arguments.cpu_math)
     return 0

@@ -8,7 +8,7 @@ runtime.start()
 
 
 def load(name_or_directory, device=None, cpu_math=None):
-    """Load a released model, by name or folder; see :func:`vilg.pipeline.load`."""
-    from vilg import pipeline  # models and tokenizers are only imported by those who load one
+    """Load a released model, by name or folder; see :func:`vilg.app.pipeline.load`."""
+    from vilg.app import pipeline  # models and tokenizers are only imported by those who load one
 
     return pipeline.load(name_or_directory, device=device, cpu_math=cpu_math)

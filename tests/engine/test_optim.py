@@ -4,9 +4,9 @@ import pydantic
 import pytest
 from paddle import nn
 
-from vilg.engine.distributed import DistributedConfig
-from vilg.engine.guards import GuardConfig
 from vilg.engine.optim import OptimConfig, build_optimizer, learning_rate
+from vilg.engine.parallel.distributed import DistributedConfig
+from vilg.engine.safety.guards import GuardConfig
 from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
 from vilg.nn.layers import Embedding, LayerNorm, Linear

@@ -10,15 +10,15 @@ import paddle
 import pytest
 from toy_task import ToyLoader, ToyTask
 
-from vilg.engine import checkpoint as store
-from vilg.engine.distributed import DistributedConfig
-from vilg.engine.guards import Guard, GuardConfig, StopSignal, TrainingStopped
+from vilg.engine.checkpoints import checkpoint as store
 from vilg.engine.optim import OptimConfig
+from vilg.engine.parallel.distributed import DistributedConfig
+from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal, TrainingStopped
 from vilg.engine.task import Phase
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import CheckpointError, ConfigError
-from vilg.nn.loops import switch
-from vilg.weights import save_weights
+from vilg.kernels.jit import switch
+from vilg.weights.files import save_weights
 
 
 def trainer(output, steps=12, poison=range(0), width=16, fingerprints=None, task=None, optim=None, parallel=None,

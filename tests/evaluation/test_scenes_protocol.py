@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vilg.data import scenes
+from vilg.data.worlds import scenes
 from vilg.evaluation.scenes import Model, evaluate_scenes
 
 COUNT, SEED = 12, 3

@@ -4,15 +4,15 @@ import paddle
 import pytest
 
 from vilg.errors import ShapeError
-from vilg.generation import decoder
 from vilg.generation.autoregressive import generate_images
-from vilg.generation.attention import DeviceMaths, LayerCache
-from vilg.generation.cache import image_slots
+from vilg.generation.decoding import decoder
+from vilg.kernels.onednn import precision
+from vilg.kernels.onednn.switch import active
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.nn.attention.cached import DeviceMaths, LayerCache
+from vilg.nn.attention.patterns import Layout, Pattern, Role, image_rule
+from vilg.nn.attention.slots import image_slots
 from vilg.nn.functional import stock_operators
-from vilg.nn.masks import Layout, Pattern, Role, image_rule
-from vilg.nn.onednn import precision
-from vilg.nn.onednn.switch import active
 
 
 def build(rows=5, columns=7, layers=4, window=3, **changes):
@@ -54,7 +54,7 @@ def test_the_papers_layers_with_many_samples_of_a_prompt():
 
 
 def test_dense_caches_are_read_grain_by_grain(monkeypatch):
-    monkeypatch.setattr("vilg.generation.cache.DENSE_GRAIN", 8)
+    monkeypatch.setattr("vilg.nn.attention.slots.DENSE_GRAIN", 8)
     assert_cached_equals_full(build(sparse=False), *texts(4), samples=2)
 
 
@@ -165,7 +165,7 @@ def test_steps_of_one_phase_see_the_same_entries(pattern, rows, columns):
 
 @pytest.mark.parametrize("longest", [1024, 4])
 def test_a_sample_has_the_same_bits_alone_and_among_others(monkeypatch, longest):
-    monkeypatch.setattr("vilg.generation.attention._LONGEST_SUM", longest)
+    monkeypatch.setattr("vilg.nn.attention.cached._LONGEST_SUM", longest)
     model, (text, length) = build(width=64, heads=4), texts(5, 3)
     alone = generate_images(model, text[:1], length[:1], seeds=3, keep_hidden=True).hidden.numpy()
     many = generate_images(model, text, length, num_images=9, seeds=3, keep_hidden=True).hidden.numpy()

@@ -17,9 +17,9 @@ from toy_task import ToyLoader, ToyTask
 
 import cpu_sharding
 from vilg.config import from_dict
-from vilg.engine.checkpoint import Checkpoint
-from vilg.engine.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
+from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.optim import OptimConfig
+from vilg.engine.parallel.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
 from vilg.engine.task import Phase
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import VilgError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vilg.engine.supervisor import Supervisor
+from vilg.engine.safety.supervisor import Supervisor
 
 PROGRAM = Path(__file__).with_name("parallel_cases.py")
 ROOT = Path(__file__).parents[2]

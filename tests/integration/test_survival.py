@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vilg import build
-from vilg.engine.supervisor import EXIT_REFUSED, Supervisor
+from vilg.engine.safety.supervisor import EXIT_REFUSED, Supervisor
+from vilg.run import build
 
 SUPERVISE = """
 import sys

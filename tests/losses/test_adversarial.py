@@ -3,8 +3,9 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg.losses.adversarial import (AdversaryConfig, PatchDiscriminator, adaptive_weight, hinge_discriminator_loss,
-                                     hinge_generator_loss)
+from vilg.losses.adversarial import (
+    AdversaryConfig, PatchDiscriminator, adaptive_weight, hinge_discriminator_loss, hinge_generator_loss,
+)
 from vilg.nn.functional import stock_operators
 from vilg.nn.layers import Conv2D
 

@@ -4,7 +4,8 @@ import paddle
 import pytest
 
 from vilg.errors import DataError
-from vilg.losses.reconstruction import from_laplace, logit_laplace_loss, pixel_loss, to_laplace
+from vilg.losses.reconstruction import logit_laplace_loss, pixel_loss
+from vilg.tokenizers.image.pixels import from_laplace, to_laplace
 
 RNG = np.random.default_rng(0)
 

@@ -8,10 +8,10 @@ from vilg.errors import ConfigError, ShapeError
 from vilg.losses.reconstruction import pixel_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
-from vilg.tokenizers.dvae import DVAEConfig
-from vilg.tokenizers.image import build_image_tokenizer
-from vilg.tokenizers.quantize import QuantizerConfig
-from vilg.tokenizers.vqgan import VQConfig
+from vilg.tokenizers.image.dvae import DVAEConfig
+from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.quantize import QuantizerConfig
+from vilg.tokenizers.image.vqvae import VQConfig
 
 GENERATOR = dict(layers=2, width=8, heads=2, vocab_size=20, codebook_size=6, text_length=4, rows=2, columns=2)
 HEADS = {"image_head.weight", "image_head.bias", "text_head.weight", "text_head.bias"}

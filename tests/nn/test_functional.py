@@ -4,10 +4,10 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from vilg.kernels.jit import switch as loops
+from vilg.kernels.onednn.library import Unavailable
+from vilg.kernels.onednn.switch import active
 from vilg.nn import functional
-from vilg.nn.loops import switch as loops
-from vilg.nn.onednn.library import Unavailable
-from vilg.nn.onednn.switch import active
 
 PAD = (0, 1, 2, 1)
 LABELS = paddle.to_tensor([3, 0, 36, 7, -100, 20, 11])
@@ -265,7 +265,7 @@ def test_what_gelu_gives_is_not_kept_for_the_gradient():
 
 
 def test_a_missing_library_is_said_not_raised(tmp_path):
-    from vilg.nn.onednn.library import Library
+    from vilg.kernels.onednn.library import Library
 
     with pytest.raises(Unavailable, match="no libdnnl.so.3"):
         Library(tmp_path / "libdnnl.so.3")

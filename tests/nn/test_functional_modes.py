@@ -11,13 +11,13 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from vilg.kernels.onednn import library, matmul, precision, selftest, switch
+from vilg.kernels.onednn.library import BF16, F32
+from vilg.kernels.onednn.packed import PackedProduct
 from vilg.nn import functional
-from vilg.nn.onednn import library, matmul, precision, selftest, switch
-from vilg.nn.onednn.library import BF16, F32
-from vilg.nn.onednn.packed import PackedProduct
-from vilg.tokenizers.image import build_image_tokenizer
-from vilg.tokenizers.quantize import QuantizerConfig
-from vilg.tokenizers.vqgan import VQConfig
+from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.quantize import QuantizerConfig
+from vilg.tokenizers.image.vqvae import VQConfig
 
 BF16_BOUND = 8e-3
 """Error of bf16 products relative to the largest value: two factors rounded to 8 bits, sums in float32."""
@@ -188,7 +188,7 @@ def test_a_failing_selftest_means_stock_operators(monkeypatch, caplog):
 
 
 def test_the_environment_turns_it_off():
-    code = "import vilg; from vilg.nn.onednn import switch; print(switch.active(), switch.reason())"
+    code = "import vilg; from vilg.kernels.onednn import switch; print(switch.active(), switch.reason())"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "VILG_ONEDNN": "0"},
                           capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False turned off (VILG_ONEDNN=0")

@@ -2,8 +2,8 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg.nn.attention import StreamContext
-from vilg.nn.masks import Layout, Role, layer_patterns
+from vilg.nn.attention.dense import StreamContext
+from vilg.nn.attention.patterns import Layout, Role, layer_patterns
 from vilg.nn.transformer import Block, Stack, StreamAttention
 
 LAYOUT = Layout(text=3, rows=4, columns=3)

@@ -6,7 +6,7 @@ from vilg.data.sample import Sample
 from vilg.errors import CheckpointError, ConfigError, DataError
 from vilg.generation.sampling import SamplingConfig
 from vilg.models.bidirectional import BidirectionalConfig
-from vilg.models.released import load_bidirectional
+from vilg.release.folder import load_bidirectional
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 
 

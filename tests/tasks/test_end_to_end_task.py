@@ -10,12 +10,14 @@ import paddle
 import pytest
 import yaml
 
-from vilg import build, config, pipeline
+from vilg import config
+from vilg.app import pipeline
 from vilg.data.sample import Sample
 from vilg.engine.optim import OptimConfig, build_optimizer
 from vilg.errors import CheckpointError, ConfigError, DataError, VilgError
 from vilg.generation.sampling import SamplingConfig
-from vilg.models.released import load_bidirectional
+from vilg.release.folder import load_bidirectional
+from vilg.run import build
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 

@@ -7,7 +7,7 @@ from vilg import config
 from vilg.data.sample import Sample
 from vilg.errors import ConfigError
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
-from vilg.tokenizers.image import load_image_tokenizer
+from vilg.tokenizers.image.folder import load_image_tokenizer
 
 AUTOENCODER = {"image_size": 16, "channels": 8, "multipliers": [1, 2], "blocks": 1, "decoder_blocks": 1,
                "attention_resolutions": [], "norm_groups": 4, "z_channels": 8, "code_dim": 8,

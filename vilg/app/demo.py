@@ -3,35 +3,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from vilg.app.image_files import save_whole, write_pictures
+from vilg.app.sheet import table
+from vilg.data.worlds import scenes
 
 SCENES = ("一个红色的圆形", "左边是蓝色的方块，右边是黄色的星星", "三个绿色的三角形", "紫色的心形在青色的圆环上面")
 EMOJI = ("红苹果", "猫脸", "火箭", "西瓜")
 PROMPTS = SCENES + EMOJI
 # An emoji is one certain picture, which the likeliest codes draw best; a scene leaves much open and is sampled freely.
 CERTAIN = {"temperature": 0.3, "guidance": 1.0}
-SHEET_BACKGROUND, INK = (250, 250, 248), (40, 40, 40)
-
-
-def contact_sheet(texts: list[str], pictures: list[list[Image.Image]], scale: int = 2) -> Image.Image:
-    """One row a text: the text, then its pictures, enlarged ``scale`` times."""
-    return table([(f"{text}", row) for text, row in zip(texts, pictures)], scale)
-
-
-def table(rows: list[tuple[str, list[Image.Image]]], scale: int = 2, text_width: int = 330) -> Image.Image:
-    """Rows of a text (line breaks kept) and pictures as one picture."""
-    font = _font(16)
-    cell = max((picture.height for _, row in rows for picture in row), default=64) * scale
-    columns = max((len(row) for _, row in rows), default=1)
-    sheet = Image.new("RGB", (text_width + columns * (cell + 8) + 8, len(rows) * (cell + 8) + 8), SHEET_BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    for number, (text, pictures) in enumerate(rows):
-        top = 8 + number * (cell + 8)
-        draw.multiline_text((12, top + 6), _wrap(text, font, text_width - 24), font=font, fill=INK, spacing=6)
-        for column, picture in enumerate(pictures):
-            enlarged = picture.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
-            sheet.paste(enlarged, (text_width + column * (cell + 8), top))
-    return sheet
 
 
 def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]:
@@ -41,9 +23,6 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
 
     Returns a record for every picture, caption and answer. Seeds count modulo 2**64, as those of pictures do.
     """
-    from vilg.data import scenes
-    from vilg.gallery import save_whole, write_pictures
-
     output = Path(output)
     drawn = _draw(model, seed, "two_stage")
     records = write_pictures(list(PROMPTS), drawn, output)
@@ -74,26 +53,3 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
 def _draw(model: Any, seed: int, path: str) -> list[list[Image.Image]]:
     settings = {"num_images": 4, "best_of": 8, "seed": seed, "path": path, "progress": True}
     return model.text_to_image(list(SCENES), **settings) + model.text_to_image(list(EMOJI), **settings, **CERTAIN)
-
-
-def _wrap(text: str, font: Any, width: int) -> str:
-    lines = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for character in paragraph:
-            if line and font.getlength(line + character) > width:
-                lines.append(line)
-                line = ""
-            line += character
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _font(size: int) -> Any:
-    """A font with Chinese characters if the machine has one; Pillow's own (Latin only) otherwise."""
-    for pattern in ("**/NotoSansCJK*.ttc", "**/wqy-*.ttc", "**/DroidSansFallback*.ttf", "**/PingFang.ttc",
-                    "**/msyh.ttc", "**/*CJK*.otf"):
-        for folder in ("/usr/share/fonts", "/System/Library/Fonts", "C:/Windows/Fonts"):
-            for path in sorted(Path(folder).glob(pattern)):
-                return ImageFont.truetype(str(path), size)
-    return ImageFont.load_default(size)

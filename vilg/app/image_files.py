@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from vilg.demo import contact_sheet
+from vilg.app.sheet import contact_sheet
 from vilg.errors import VilgError
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vilg import pipeline
-from vilg.data import scenes
-from vilg.demo import PROMPTS
+from vilg.app import pipeline
+from vilg.app.demo import PROMPTS
+from vilg.data.worlds import scenes
 from vilg.errors import DataError, VilgError
-from vilg.tokenizers.wordpiece import check_text
+from vilg.tokenizers.text.wordpiece import check_text
 
 MOST_PICTURES = 16
 LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
@@ -46,7 +46,7 @@ class Page:
     """
 
     def __init__(self, name_or_directory: str, device: str | None = None, cpu_math: str | None = None):
-        """Load a model, as :func:`vilg.pipeline.load`."""
+        """Load a model, as :func:`vilg.app.pipeline.load`."""
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.model = self._run(lambda: pipeline.load(name_or_directory, device=device, cpu_math=cpu_math))
 

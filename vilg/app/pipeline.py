@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from vilg import config as configs
 from vilg import runtime
-from vilg.data.pictures import plain
+from vilg.data.images import plain
 from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import SamplingConfig, seed_each, whole
-from vilg.models.released import ReleasedModel, load_bidirectional
+from vilg.release.folder import ReleasedModel, load_bidirectional
 
 Picture = str | Path | Image.Image | np.ndarray
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
@@ -54,7 +54,7 @@ def find_model(name_or_directory: str | Path) -> Path:
     ./model_zoo or the zoo beside the package."""
     given = Path(name_or_directory)
     zoos = [Path(os.environ["VILG_MODEL_ZOO"])] if "VILG_MODEL_ZOO" in os.environ else []
-    zoos += [Path("model_zoo"), Path(__file__).resolve().parent.parent / "model_zoo"]
+    zoos += [Path("model_zoo"), Path(__file__).resolve().parents[2] / "model_zoo"]
     for candidate in (given, *(zoo / given for zoo in zoos)):
         if (candidate / "model.yaml").is_file():
             return candidate

@@ -3,8 +3,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from vilg.data.caption_records import parse_record
 from vilg.data.folders import walk_files
-from vilg.data.records import parse_record
 from vilg.data.sample import BrokenSample
 from vilg.errors import DataError
 

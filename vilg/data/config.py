@@ -4,11 +4,11 @@ from typing import Annotated
 from pydantic import Field
 
 from vilg.config import configclass
-from vilg.data.batches import LoaderConfig, Mixture, Stream
-from vilg.data.codes import CodesConfig, CodesSource
+from vilg.data.loader import LoaderConfig, Mixture, Stream
 from vilg.data.sample import Source
-from vilg.data.shards import ShardsConfig, ShardStream
-from vilg.data.sources import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.data.sources.codes import CodesConfig, CodesSource
+from vilg.data.sources.folder import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.data.sources.shards import ShardsConfig, ShardStream
 
 MapConfig = ScenesConfig | FolderConfig | TableConfig | CodesConfig
 SOURCES = {"scenes": ScenesSource, "folder": FolderSource, "table": TableSource, "shards": ShardStream}

@@ -13,10 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from vilg.data.broken import BrokenLog
-from vilg.data.filters import TextFilter
-from vilg.data.pictures import PICTURE_SUFFIXES
+from vilg.data.filtering.rules import TextFilter
+from vilg.data.images import PICTURE_SUFFIXES
 from vilg.data.sample import BrokenSample, Sample, Source
-from vilg.data.shards import write_index
+from vilg.data.sources.shards import write_index
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
 

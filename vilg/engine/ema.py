@@ -2,7 +2,7 @@
 import paddle
 from paddle import Tensor
 
-from vilg.engine.pieces import Piece
+from vilg.engine.checkpoints.tensor_shards import Piece
 
 
 class WeightAverage:

@@ -13,9 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 from visualdl import LogWriter
 
-from vilg.engine.supervisor import LIVE
+from vilg.engine.parallel.phase_optimizer import Worker
+from vilg.engine.safety.supervisor import LIVE
 from vilg.engine.task import LogPicture
-from vilg.engine.worker import Worker
 
 log = logging.getLogger("vilg.metrics")
 _SECONDS_IN_A_FILE = 10.0

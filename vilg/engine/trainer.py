@@ -12,20 +12,20 @@ import paddle
 from paddle import Tensor
 
 from vilg.config import configclass
-from vilg.engine.average import WeightAverage
-from vilg.engine.checkpoint import Checkpoint
-from vilg.engine.distributed import DistributedConfig, Parallel, ranks_of_launch
-from vilg.engine.files import make_directory
-from vilg.engine.guards import Guard, GuardConfig, StopSignal
+from vilg.engine.checkpoints.checkpoint import Checkpoint
+from vilg.engine.checkpoints.files import make_directory
+from vilg.engine.checkpoints.resume import choose_checkpoint, together
+from vilg.engine.checkpoints.saver import Saver
+from vilg.engine.checkpoints.tensor_shards import Piece, whole
+from vilg.engine.ema import WeightAverage
+from vilg.engine.loss_scale import LossScale
 from vilg.engine.metrics import MetricsLog, named_by_phase
 from vilg.engine.optim import OptimConfig, learning_rate
-from vilg.engine.pieces import Piece, whole
-from vilg.engine.precision import LossScale
-from vilg.engine.resume import choose_checkpoint, together
-from vilg.engine.saver import Saver
+from vilg.engine.parallel.distributed import DistributedConfig, Parallel, ranks_of_launch
+from vilg.engine.parallel.phase_optimizer import Worker
+from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal
+from vilg.engine.safety.watchdog import EXCHANGES, WAITS, Watchdog
 from vilg.engine.task import Batches, Task
-from vilg.engine.watchdog import EXCHANGES, WAITS, Watchdog
-from vilg.engine.worker import Worker
 from vilg.errors import CheckpointError, ConfigError
 from vilg.nn import functional
 

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vilg import build
-from vilg.data import scenes
+from vilg.app.pipeline import Pipeline
 from vilg.data.sample import BrokenSample
-from vilg.data.sources import FolderConfig, FolderSource
+from vilg.data.sources.folder import FolderConfig, FolderSource
 from vilg.data.transforms import centre_crop
+from vilg.data.worlds import scenes
 from vilg.errors import ConfigError, DataError
-from vilg.evaluation.pictures import psnr, ssim
-from vilg.evaluation.retrieval import nearest_share
 from vilg.evaluation.scenes import Model, evaluate_scenes
-from vilg.pipeline import Pipeline
+from vilg.metrics.pictures import psnr, ssim
+from vilg.metrics.retrieval import nearest_share
+from vilg.run import build
 
-log = logging.getLogger("vilg.judge")
+log = logging.getLogger("vilg.evaluation.judge")
 SCENES = 500  # unless the caller says how many
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vilg.data import scenes
+from vilg.data.worlds import scenes
 
 Pictures = list[np.ndarray]
 

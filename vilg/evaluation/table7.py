@@ -18,15 +18,16 @@ import paddle
 from PIL import Image
 
 from vilg import config as configs
-from vilg import demo
-from vilg.build import RunConfig, build_trainer
-from vilg.data import scenes
+from vilg.app import sheet
+from vilg.app.pipeline import DECODE_ROWS, Pipeline, load
+from vilg.data.worlds import scenes
 from vilg.errors import ConfigError, DataError
-from vilg.evaluation.fid import SceneFeatures, frechet_distance, gaussian
-from vilg.evaluation.figures import write_json
-from vilg.evaluation.pictures import psnr, ssim
+from vilg.evaluation.report import write_json
 from vilg.generation.autoregressive import generate_images
-from vilg.pipeline import DECODE_ROWS, Pipeline, load
+from vilg.metrics.frechet import frechet_distance, gaussian
+from vilg.metrics.pictures import psnr, ssim
+from vilg.models.scene_features import SceneFeatures
+from vilg.run.build import RunConfig, build_trainer
 from vilg.tasks.bidirectional import BidirectionalTaskConfig
 
 ARMS = ("two_stage", "end_to_end")
@@ -202,7 +203,7 @@ def report(table: Table, run: RunConfig, output: Path, folder: Path, count: int,
     rows = [(f"{NAMES[row[0]]} tokens\n{NAMES[row[1]]} reconstructor", _read_strip(strips / f"{row[0]}-{row[1]}.png"))
             for row in ROWS]
     (folder / "images").mkdir(exist_ok=True)
-    demo.table(rows, scale=1).save(folder / "images" / "table7.png")
+    sheet.table(rows, scale=1).save(folder / "images" / "table7.png")
 
 
 def _claim(output: Path, content: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 import paddle
 from paddle import Tensor
 
-from vilg.generation.decoder import evaluating
+from vilg.generation.decoding.decoder import evaluating
 from vilg.losses.sequence import text_nll
 from vilg.models.bidirectional import BidirectionalTransformer
 

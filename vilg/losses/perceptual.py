@@ -6,7 +6,7 @@ from paddle import Tensor, nn
 from vilg.config import configclass
 from vilg.errors import CheckpointError
 from vilg.nn.layers import Conv2D
-from vilg.tokenizers.foreign import read_foreign_weights
+from vilg.weights.foreign import read_foreign_weights
 
 # (number of the convolution in the public ``features`` sequence, in, out); a pool follows each stage but the last.
 STAGES = (((0, 3, 64), (2, 64, 64)),

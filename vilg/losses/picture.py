@@ -7,8 +7,9 @@ from paddle import Tensor
 from vilg.config import configclass
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, adaptive_weight, hinge_generator_loss
 from vilg.losses.perceptual import PerceptualConfig, PerceptualLoss
-from vilg.losses.reconstruction import logit_laplace_loss, pixel_loss, to_laplace
-from vilg.tokenizers.image import Reconstructor
+from vilg.losses.reconstruction import logit_laplace_loss, pixel_loss
+from vilg.tokenizers.image.base import Reconstructor
+from vilg.tokenizers.image.pixels import to_laplace
 
 
 @configclass

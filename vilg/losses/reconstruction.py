@@ -7,26 +7,12 @@ from paddle import Tensor
 
 from vilg.errors import DataError
 
-# The dVAE maps pixels x in [0, 1] to (1 - 2ε)x + ε with ε = 0.1, because the likelihood has no mass at 0 and 1.
-LAPLACE_MARGIN = 0.1
-
-
 def pixel_loss(raw: Tensor, images: Tensor, l1: float, l2: float) -> Tensor:
     """l1 · mean|x̂ - x| + l2 · mean (x̂ - x)² of two [B, 3, H, W] → scalar."""
     error = raw - images
     parts = [weight * value() for weight, value in
              ((l1, lambda: error.abs().mean()), (l2, lambda: (error * error).mean())) if weight]
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
-
-
-def to_laplace(images: Tensor) -> Tensor:
-    """Pictures in [-1, 1] → values in [0.1, 0.9], where the logit-Laplace likelihood is at home."""
-    return (1.0 - 2.0 * LAPLACE_MARGIN) * (images + 1.0) / 2.0 + LAPLACE_MARGIN
-
-
-def from_laplace(values: Tensor) -> Tensor:
-    """The inverse of :func:`to_laplace`, clipped to [-1, 1]."""
-    return ((values - LAPLACE_MARGIN) / (1.0 - 2.0 * LAPLACE_MARGIN) * 2.0 - 1.0).clip(-1.0, 1.0)
 
 
 def logit_laplace_loss(raw: Tensor, values: Tensor, least_scale: float = 0.0) -> Tensor:
@@ -41,7 +27,7 @@ def logit_laplace_loss(raw: Tensor, values: Tensor, least_scale: float = 0.0) ->
     low, high = float(values.min()), float(values.max())
     if not 0.0 < low <= high < 1.0:
         raise DataError(f"the logit-Laplace likelihood needs values inside (0, 1), got {low:g} … {high:g}; map pixels "
-                        "from [-1, 1] by vilg.losses.reconstruction.to_laplace first")
+                        "from [-1, 1] by vilg.tokenizers.image.pixels.to_laplace first")
     mean, log_scale = raw[:, :3], raw[:, 3:]
     if least_scale:
         log_scale = F.softplus(log_scale - math.log(least_scale)) + math.log(least_scale)

@@ -1,25 +1,9 @@
-"""The Fréchet distance of two sets of pictures, and the small network whose features it is taken in.
-
-The network knows scenes and nothing else: its distances compare runs of this project, and are **not** comparable with
-published FID, which is taken in Inception's features of photographs.
-"""
+"""The Fréchet distance of two sets of feature vectors."""
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import paddle
-import yaml
-from paddle import Tensor, nn
 
-from vilg import config as configs
-from vilg.config import configclass
-from vilg.data.transforms import to_model
-from vilg.errors import CheckpointError, DataError
-from vilg.nn.layers import Conv2D, GroupNorm, Linear
-from vilg.weights import load_weights, read_weights, save_weights
-
-STAGES = 4  # each halves the side
-NORM_GROUPS = 8
+from vilg.errors import DataError
 
 
 @dataclass
@@ -55,78 +39,3 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ second.covariance @ root), 0, None)).sum()
     apart = ((first.mean - second.mean) ** 2).sum()
     return float(max(0.0, apart + np.trace(first.covariance) + np.trace(second.covariance) - 2 * cross))
-
-
-@configclass
-class SceneFeaturesConfig:
-    """The feature network: four stride-2 stages from ``channels`` on, then an embedding of ``dim`` numbers."""
-
-    image_size: int = 64
-    channels: int = 32
-    dim: int = 64
-
-    def __post_init__(self):
-        if min(self.image_size, self.channels, self.dim) < 1 or self.image_size % 2 ** STAGES:
-            raise ValueError(f"image_size must be a multiple of {2 ** STAGES}, channels and dim at least 1")
-        if self.channels % NORM_GROUPS:
-            raise ValueError(f"channels must be a multiple of {NORM_GROUPS}, not {self.channels}")
-
-
-class SceneFeatures(nn.Layer):
-    """Pictures [B, 3, H, W] in [-1, 1] → features [B, D]: an embedding that tells scenes apart, and the mean activation
-    of the second stage's channels, which tells clean edges from smeared ones."""
-
-    def __init__(self, config: SceneFeaturesConfig):
-        super().__init__()
-        self.config = config
-        widths = [3, *(config.channels * factor for factor in (1, 2, 3, 4))]
-        self.convolutions = nn.LayerList(Conv2D(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.norms = nn.LayerList(GroupNorm(width, NORM_GROUPS) for width in widths[1:])
-        side = config.image_size // 2 ** STAGES
-        self.embedding = Linear(widths[-1] * side * side, config.dim, std=(widths[-1] * side * side) ** -0.5)
-        self.width = config.dim + widths[2]
-
-    def forward(self, images: Tensor) -> Tensor:
-        size = self.config.image_size
-        if list(images.shape[1:]) != [3, size, size]:
-            raise DataError(f"the feature network takes pictures [B, 3, {size}, {size}], got {list(images.shape)}; "
-                            "train one for this size")
-        x, texture = images, None
-        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
-            x = norm(convolution(x), silu=True)
-            texture = x.mean([2, 3]) if number == 1 else texture
-        return paddle.concat([self.embedding(x.flatten(1)), texture], axis=1)
-
-    def of(self, pictures: list[np.ndarray] | np.ndarray, batch_size: int = 64) -> np.ndarray:
-        """Features [N, D] of pictures uint8 [H, W, 3]."""
-        self.eval()
-        with paddle.no_grad():
-            parts = [self(paddle.to_tensor(to_model(np.stack(pictures[start:start + batch_size])))).numpy()
-                     for start in range(0, len(pictures), batch_size)]
-        return np.concatenate(parts) if parts else np.zeros([0, self.width], "float32")
-
-
-def save_scene_features(network: SceneFeatures, directory: str | Path,
-                        average: dict[str, np.ndarray] | None = None) -> None:
-    """Write ``model.yaml`` and ``model.safetensors``; ``average`` replaces weights by name."""
-    directory = Path(directory)
-    state = {name: (average or {}).get(name, value) for name, value in network.state_dict().items()}
-    save_weights(directory / "model.safetensors", state, {"format": "vilg"}, dtype="float16")
-    content = {"kind": "scene_features", "network": configs.to_dict(network.config)}
-    (directory / "model.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def load_scene_features(directory: str | Path) -> SceneFeatures:
-    """Read a folder of :func:`save_scene_features`, in eval mode. Raises CheckpointError when there is none."""
-    path = Path(directory) / "model.yaml"
-    if not path.is_file():
-        raise CheckpointError(f"{directory}: holds no feature network; train it with `python tools/train.py --config "
-                              "configs/end_to_end/scene_features.yaml`")
-    content = configs.read_yaml(path)
-    if content.get("kind") != "scene_features":
-        raise CheckpointError(f"{path}: does not describe a feature network (kind: {content.get('kind')})")
-    network = SceneFeatures(configs.from_dict(SceneFeaturesConfig, content.get("network", {}), source=str(path)))
-    weights = Path(directory) / "model.safetensors"
-    load_weights(network, read_weights(weights), str(weights))
-    network.eval()
-    return network

@@ -4,9 +4,9 @@ from paddle import Tensor, nn
 
 from vilg.config import configclass
 from vilg.errors import ShapeError
-from vilg.nn.attention import StreamContext
+from vilg.nn.attention.dense import StreamContext
+from vilg.nn.attention.patterns import CONV_WINDOW, Layout, Role, layer_patterns
 from vilg.nn.layers import Embedding, LayerNorm, OutputHead
-from vilg.nn.masks import CONV_WINDOW, Layout, Role, layer_patterns
 from vilg.nn.transformer import Stack, StreamAttention
 
 

@@ -1,7 +1,8 @@
 """The operators of the house: one linear, softmax, conv2d … that every model uses.
 
 On a CPU, contiguous or not, float32 tensors go to the oneDNN that ships inside the Paddle wheel
-(:mod:`vilg.nn.onednn`), and some of them to compiled loops (:mod:`vilg.nn.loops`) where those are on: SiLU, group norm,
+(:mod:`vilg.kernels.onednn`), and some of them to compiled loops (:mod:`vilg.kernels.jit`) where those are on: SiLU,
+group norm,
 and, in a process that records gradients, GELU, layer norm, softmax and the gradients of biases. Other data types, empty
 tensors, accelerators, and machines where the fast path is off go to stock Paddle. All give the same values and
 gradients; the fast path has no second derivatives (:func:`stock_operators` does).
@@ -12,12 +13,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.loops import elementwise as loop_maps, groups as loop_norms, rows as loop_rows, switch as loops
-from vilg.nn.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, resampling
-from vilg.nn.onednn.autograd import wants_gradient
-from vilg.nn.onednn.precision import full_precision
-from vilg.nn.onednn.switch import active, stock_operators
-from vilg.runtime import process
+from vilg.kernels.jit import elementwise as loop_maps, groups as loop_norms, rows as loop_rows, switch as loops
+from vilg.kernels.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, resampling
+from vilg.kernels.onednn.autograd import wants_gradient
+from vilg.kernels.onednn.precision import full_precision
+from vilg.kernels.onednn.switch import active, stock_operators
+from vilg.machine import process
 
 __all__ = ["linear", "linear_after_gelu", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d",
            "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision", "start_training",

@@ -1,7 +1,7 @@
 """One stack of pre-LN transformer blocks for training, prefill and cached decoding alike.
 
 A block computes everything but attention itself; that is handed in as ``attend(layer, qkv)``, which knows whether the
-slots are whole streams (:class:`StreamAttention`) or one step over a cache (:mod:`vilg.generation.cache`).
+slots are whole streams (:class:`StreamAttention`) or one step over a cache (:mod:`vilg.nn.attention.slots`).
 """
 from typing import Protocol
 
@@ -9,10 +9,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from vilg.nn.attention import StreamContext, dense_attention
-from vilg.nn.block_sparse import stream_attention
+from vilg.nn.attention.dense import StreamContext, dense_attention
+from vilg.nn.attention.patterns import CONV_WINDOW, Pattern
+from vilg.nn.attention.sparse import stream_attention
 from vilg.nn.layers import LayerNorm, Linear, LinearAfterGelu
-from vilg.nn.masks import CONV_WINDOW, Pattern
 
 
 class Attend(Protocol):

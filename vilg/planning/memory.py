@@ -8,8 +8,8 @@ fast path the input of the map after a GELU is not kept, but computed again from
 from dataclasses import dataclass
 from typing import Protocol
 
-from vilg.nn.block_layout import block_layout
-from vilg.nn.masks import Layout, Pattern, Role, layer_patterns
+from vilg.nn.attention.blocks.layout import block_layout
+from vilg.nn.attention.patterns import Layout, Pattern, Role, layer_patterns
 
 FLOAT = 4
 # Elements of logits whose gradient is held at once.

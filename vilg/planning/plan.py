@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
-from vilg.engine.distributed import DistributedConfig
-from vilg.engine.memory import (Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes,
-                                parameter_count)
+from vilg.engine.parallel.distributed import DistributedConfig
 from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
-from vilg.nn.masks import Role, layer_patterns
+from vilg.nn.attention.patterns import Role, layer_patterns
+from vilg.planning.memory import (
+    Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, parameter_count,
+)
 
 GB = 1e9
 # CUDA context, communication library and cuBLAS workspaces of one process: a usual figure, not measured here.

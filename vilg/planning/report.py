@@ -1,7 +1,7 @@
 """A plan as a table to read and as a picture."""
 from PIL import Image, ImageDraw
 
-from vilg.engine.plan import FRAGMENTED, GB, Plan
+from vilg.planning.plan import FRAGMENTED, GB, Plan
 
 COLOURS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0"]
 WIDTH, BAR, LINE, MARGIN = 900, 60, 18, 20

@@ -14,9 +14,10 @@ from vilg import config as configs
 from vilg.errors import CheckpointError
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndReconstructor, ReconstructorConfig
-from vilg.tokenizers.image import ImageTokenizer, load_image_tokenizer, save_image_tokenizer
-from vilg.tokenizers.wordpiece import WordPieceTokenizer
-from vilg.weights import fingerprint, load_weights, read_weights, save_weights
+from vilg.tokenizers.image.base import ImageTokenizer
+from vilg.tokenizers.image.folder import load_image_tokenizer, save_image_tokenizer
+from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
+from vilg.weights.files import fingerprint, load_weights, read_weights, save_weights
 
 
 @dataclass

@@ -10,13 +10,13 @@ import pydantic
 from vilg import config as configs
 from vilg import runtime
 from vilg.config import configclass
-from vilg.data.batches import Loader
-from vilg.data.codes import write_codes
 from vilg.data.config import DataConfig, build_source, build_stream
+from vilg.data.loader import Loader
+from vilg.data.sources.codes import write_codes
 from vilg.data.transforms import to_model
-from vilg.engine.distributed import DistributedConfig, Parallel, ranks_of_launch
+from vilg.engine.checkpoints.resume import admit, together
 from vilg.engine.optim import OptimConfig
-from vilg.engine.resume import admit, together
+from vilg.engine.parallel.distributed import DistributedConfig, Parallel, ranks_of_launch
 from vilg.engine.task import Task
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import ConfigError
@@ -27,8 +27,8 @@ from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
-from vilg.tokenizers.image import load_image_tokenizer
-from vilg.weights import fingerprint
+from vilg.tokenizers.image.folder import load_image_tokenizer
+from vilg.weights.files import fingerprint
 
 
 @configclass

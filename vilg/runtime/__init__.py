@@ -12,7 +12,7 @@ from typing import Literal
 
 from vilg.config import configclass
 from vilg.errors import VilgError
-from vilg.runtime import allocator, process
+from vilg.machine import allocator, process
 
 logger = logging.getLogger("vilg.runtime")
 
@@ -59,8 +59,8 @@ def start() -> None:
 
 def configure(config: RuntimeConfig) -> None:
     """Apply the ``runtime:`` part of a config to this process; warns when ``cpu_math: bf16`` gains nothing here."""
-    from vilg.nn.loops import switch as loops
-    from vilg.nn.onednn import switch  # they import Paddle, which start() must precede
+    from vilg.kernels.jit import switch as loops
+    from vilg.kernels.onednn import switch  # they import Paddle, which start() must precede
 
     process.set_threads(config.threads or process.default_threads(process.user_environment("OMP_NUM_THREADS", True)))
     allocator.keep_freed_memory(config.allocator)
@@ -71,7 +71,7 @@ def configure(config: RuntimeConfig) -> None:
 
 def set_cpu_math(cpu_math: Literal["fp32", "bf16"]) -> None:
     """Set the precision of products on a CPU for this process, and nothing else; warns when bf16 gains nothing here."""
-    from vilg.nn.onednn import precision, switch
+    from vilg.kernels.onednn import precision, switch
 
     bf16 = cpu_math == "bf16"
     gains = switch.active() and precision.bf16_method() != "none"

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import paddle
 
+from vilg.kernels.jit import switch as loops
+from vilg.kernels.onednn import precision, switch
+from vilg.kernels.onednn.library import Unavailable, load
+from vilg.machine import allocator, process
 from vilg.nn import functional
-from vilg.nn.loops import switch as loops
-from vilg.nn.onednn import precision, switch
-from vilg.nn.onednn.library import Unavailable, load
-from vilg.runtime import allocator, process
 
 _SIZE, _REPETITIONS = 1024, 12
 _ISA = {0x01: "SSE4.1", 0x03: "AVX", 0x07: "AVX2", 0x0F: "AVX2 VNNI", 0x27: "AVX-512", 0x67: "AVX-512 VNNI",

@@ -16,10 +16,11 @@ from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-from vilg.models.released import load_bidirectional_weights, save_bidirectional
-from vilg.tokenizers.image import ImageTokenizer, load_image_tokenizer
-from vilg.tokenizers.wordpiece import WordPieceTokenizer
-from vilg.weights import fingerprint
+from vilg.release.folder import load_bidirectional_weights, save_bidirectional
+from vilg.tokenizers.image.base import ImageTokenizer
+from vilg.tokenizers.image.folder import load_image_tokenizer
+from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
+from vilg.weights.files import fingerprint
 
 
 @configclass

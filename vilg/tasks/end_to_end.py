@@ -19,7 +19,7 @@ from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
-from vilg.models.released import load_reconstructor, save_reconstructor
+from vilg.release.folder import load_reconstructor, save_reconstructor
 from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.image_tokenizer import AdversaryStep
 

@@ -14,9 +14,10 @@ from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.engine.task import LogPicture, Phase, StepOutput
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, hinge_discriminator_loss
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
-from vilg.tokenizers.dvae import DVAEConfig
-from vilg.tokenizers.image import ImageTokenizer, build_image_tokenizer, save_image_tokenizer
-from vilg.tokenizers.vqgan import VQConfig
+from vilg.tokenizers.image.base import ImageTokenizer
+from vilg.tokenizers.image.dvae import DVAEConfig
+from vilg.tokenizers.image.folder import build_image_tokenizer, save_image_tokenizer
+from vilg.tokenizers.image.vqvae import VQConfig
 
 
 @configclass

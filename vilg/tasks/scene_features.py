@@ -7,12 +7,12 @@ from paddle import Tensor, nn
 
 from vilg.config import configclass
 from vilg.data.sample import Sample
-from vilg.data.scenes import Scene, sample_scene
-from vilg.data.scenes.lexicon import COLOURS, SHAPES, SIZES
 from vilg.data.transforms import centre_crop, to_model
+from vilg.data.worlds.scenes import Scene, sample_scene
+from vilg.data.worlds.scenes.lexicon import COLOURS, SHAPES, SIZES
 from vilg.engine.task import LogPicture, Phase, StepOutput
 from vilg.errors import DataError
-from vilg.evaluation.fid import SceneFeatures, SceneFeaturesConfig, save_scene_features
+from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig, save_scene_features
 from vilg.nn import functional
 from vilg.nn.layers import Linear
 
@@ -54,7 +54,7 @@ class SceneFeaturesStep(nn.Layer):
 
 
 class SceneFeaturesTask:
-    """Training of :class:`vilg.evaluation.fid.SceneFeatures`, see :class:`vilg.engine.task.Task`."""
+    """Training of :class:`vilg.metrics.frechet.SceneFeatures`, see :class:`vilg.engine.task.Task`."""
 
     def __init__(self, config: SceneFeaturesTaskConfig):
         self.network = SceneFeatures(config.network)

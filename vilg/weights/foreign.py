@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from vilg.errors import CheckpointError
-from vilg.tokenizers.torch_checkpoint import StandIn, read_torch_checkpoint
-from vilg.weights import read_weights
+from vilg.weights.files import read_weights
+from vilg.weights.torch_checkpoint import StandIn, read_torch_checkpoint
 
 
 def read_foreign_weights(path: str | Path) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import paddle
 from paddlehub.module.module import moduleinfo, runnable, serving
 from PIL import Image
 
-from vilg import gallery, pipeline
+from vilg.app import image_files as gallery, pipeline
 
 # Styles are a matter of the prompt alone; the first leaves it as it is.
 STYLES = ("探索无限", "油画", "水彩", "粉笔画", "卡通", "儿童画", "蜡笔画")

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from vilg.config import configclass
 from vilg.data.broken import BrokenLog
-from vilg.data.lines import Lines
-from vilg.data.records import parse_record, readable
+from vilg.data.caption_records import parse_record, readable
+from vilg.data.line_index import Lines
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
-from vilg.weights import save_weights
+from vilg.weights.files import save_weights
 
 CODES_FILE, TEXTS_FILE = "codes.safetensors", "texts.jsonl"
 

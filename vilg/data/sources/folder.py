@@ -5,13 +5,13 @@ from typing import Literal
 import numpy as np
 
 from vilg.config import configclass
+from vilg.data.caption_records import caption_lines, parse_record, readable
 from vilg.data.folders import walk_files
-from vilg.data.lines import Lines
-from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
-from vilg.data.records import caption_lines, parse_record, readable
+from vilg.data.images import PICTURE_SUFFIXES, read_picture
+from vilg.data.line_index import Lines
 from vilg.data.sample import BrokenSample, Sample
-from vilg.data.scenes import Scene, captions, parse_caption, questions, render, sample_scene
-from vilg.data.scenes.constraints import Constraints
+from vilg.data.worlds.scenes import Scene, captions, parse_caption, questions, render, sample_scene
+from vilg.data.worlds.scenes.constraints import Constraints
 from vilg.errors import DataError
 
 

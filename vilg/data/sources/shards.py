@@ -21,8 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vilg.config import configclass
-from vilg.data.pictures import PICTURE_SUFFIXES, read_picture
-from vilg.data.records import parse_record, readable, text_lines
+from vilg.data.caption_records import parse_record, readable, text_lines
+from vilg.data.images import PICTURE_SUFFIXES, read_picture
 from vilg.data.sample import BrokenSample, Sample
 from vilg.errors import DataError
 
@@ -135,7 +135,7 @@ def find_shards(patterns: str | list[str]) -> list[Path]:
 
 
 class ShardStream:
-    """The samples of tar shards as a stream, see :class:`ShardsConfig` and :class:`vilg.data.batches.Stream`."""
+    """The samples of tar shards as a stream, see :class:`ShardsConfig` and :class:`vilg.data.loader.Stream`."""
 
     def __init__(self, config: ShardsConfig):
         self.config = config
@@ -195,7 +195,7 @@ class ShardStream:
                            path.parent)
 
     def sample(self, position: int, attempt: int) -> Sample:
-        """See :meth:`vilg.data.batches.Stream.sample`; a stand-in comes from another lane,
+        """See :meth:`vilg.data.loader.Stream.sample`; a stand-in comes from another lane,
         half that one's length away, and in the end from anywhere in the order of the files."""
         if attempt >= len(self):
             return self[attempt % len(self)]

@@ -21,8 +21,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from vilg.engine.files import sha256, sync, write_json
-from vilg.engine.pieces import Piece
+from vilg.engine.checkpoints.files import sha256, sync, write_json
+from vilg.engine.checkpoints.tensor_shards import Piece
 from vilg.errors import CheckpointError
 
 log = logging.getLogger("vilg.checkpoint")

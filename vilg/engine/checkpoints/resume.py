@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vilg.engine import checkpoint as store
-from vilg.engine.checkpoint import Checkpoint
-from vilg.engine.distributed import Parallel
-from vilg.engine.files import make_directory
+from vilg.engine.checkpoints import checkpoint as store
+from vilg.engine.checkpoints.checkpoint import Checkpoint
+from vilg.engine.checkpoints.files import make_directory
+from vilg.engine.parallel.distributed import Parallel
 from vilg.errors import CheckpointError, ConfigError, VilgError
 
 log = logging.getLogger("vilg.train")

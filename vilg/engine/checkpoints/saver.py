@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vilg.engine import checkpoint as store
-from vilg.engine.checkpoint import StoredPiece
-from vilg.engine.pieces import Piece
+from vilg.engine.checkpoints import checkpoint as store
+from vilg.engine.checkpoints.checkpoint import StoredPiece
+from vilg.engine.checkpoints.tensor_shards import Piece
 from vilg.errors import CheckpointError
 
 log = logging.getLogger("vilg.checkpoint")

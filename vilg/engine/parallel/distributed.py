@@ -14,11 +14,11 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
-from vilg.engine.meeting import Meeting, make_place
 from vilg.engine.optim import OptimConfig, build_optimizer
-from vilg.engine.sharded import ParameterShardedWorker, StateShardedWorker
+from vilg.engine.parallel.phase_optimizer import Worker
+from vilg.engine.parallel.sharded import ParameterShardedWorker, StateShardedWorker
+from vilg.engine.safety.barrier import Meeting, make_place
 from vilg.engine.task import Phase
-from vilg.engine.worker import Worker
 from vilg.errors import ConfigError
 
 log = logging.getLogger("vilg.distributed")
@@ -162,7 +162,7 @@ class Parallel:
         return contextlib.nullcontext()
 
     def meet(self) -> None:
-        """Return when every rank has come here, however long that takes (:mod:`vilg.engine.meeting`).
+        """Return when every rank has come here, however long that takes (:mod:`vilg.engine.safety.barrier`).
 
         Does nothing on GPUs, which do not use Gloo, nor where ranks are on several machines.
         """

@@ -5,7 +5,7 @@ from math import prod
 import paddle
 from paddle import Tensor
 
-from vilg.engine.pieces import Piece, whole
+from vilg.engine.checkpoints.tensor_shards import Piece, whole
 from vilg.engine.task import Phase, StepOutput
 
 

@@ -10,9 +10,9 @@ from math import prod
 import paddle
 from paddle import Tensor, nn
 
-from vilg.engine.pieces import Piece, whole
+from vilg.engine.checkpoints.tensor_shards import Piece, whole
+from vilg.engine.parallel.phase_optimizer import Slot, Worker, sum_of_squares
 from vilg.engine.task import Phase, StepOutput
-from vilg.engine.worker import Slot, Worker, sum_of_squares
 
 
 class StateShardedWorker(Worker):

@@ -12,7 +12,7 @@ import numpy as np
 
 from vilg.config import configclass
 from vilg.errors import VilgError
-from vilg.weights import save_weights
+from vilg.weights.files import save_weights
 
 log = logging.getLogger("vilg.guard")
 

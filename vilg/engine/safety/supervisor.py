@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from vilg.engine.files import make_directory
+from vilg.engine.checkpoints.files import make_directory
 from vilg.errors import ConfigError
 
 log = logging.getLogger("vilg.supervisor")

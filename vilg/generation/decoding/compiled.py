@@ -2,8 +2,9 @@
 
 At a few rows the work of a step is reading the weights once; a Paddle operator with its tensor and its dispatch costs
 as much as many of these products take. So the products, norms and casts of a stack are tied once to the buffers that
-they read and write (:class:`vilg.nn.onednn.library.Bound`), with bias, GELU and residual sum as part of the product
-before them, and a step calls them one after another. Attention stands between (:mod:`vilg.generation.attention`).
+they read and write (:class:`vilg.kernels.onednn.library.Bound`), with bias, GELU and residual sum as part of the
+product
+before them, and a step calls them one after another. Attention stands between (:mod:`vilg.nn.attention.cached`).
 """
 import ctypes
 from collections.abc import Callable
@@ -11,16 +12,16 @@ from collections.abc import Callable
 import numpy as np
 from paddle import Tensor
 
-from vilg.generation.buffers import Buffer
-from vilg.nn.layers import LayerNorm, Linear
-from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import contiguous
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn import precision
+from vilg.kernels.onednn.autograd import contiguous
+from vilg.kernels.onednn.buffers import Buffer
+from vilg.kernels.onednn.library import (
     BF16, DST, F32, FORWARD_INFERENCE, NO_ATTRIBUTES, SCALE, SHIFT, SRC, Bound, Primitive, operation, plain, reorder,
     run,
 )
-from vilg.nn.onednn.packed import PackedProduct
-from vilg.nn.onednn.precision import Step
+from vilg.kernels.onednn.packed import PackedProduct
+from vilg.kernels.onednn.precision import Step
+from vilg.nn.layers import LayerNorm, Linear
 from vilg.nn.transformer import Block, Stack
 
 _SCALE_AND_SHIFT = 2 | 4

@@ -9,14 +9,14 @@ from paddle import Tensor, nn
 from paddle.nn.functional import embedding
 
 from vilg.errors import ShapeError
-from vilg.generation.attention import CachedAttention, HostMaths, LayerCache, Source, keep
-from vilg.generation.cache import DenseSlots, image_slots
-from vilg.generation.compiled import CompiledStack
+from vilg.generation.decoding.compiled import CompiledStack
+from vilg.kernels.onednn.switch import active
 from vilg.models.bidirectional import BidirectionalTransformer
-from vilg.nn.attention import StreamContext
+from vilg.nn.attention.cached import CachedAttention, HostMaths, LayerCache, Source, keep
+from vilg.nn.attention.dense import StreamContext
+from vilg.nn.attention.patterns import Layout, Pattern, Role
+from vilg.nn.attention.slots import DenseSlots, image_slots
 from vilg.nn.layers import Linear
-from vilg.nn.masks import Layout, Pattern, Role
-from vilg.nn.onednn.switch import active
 from vilg.nn.transformer import StreamAttention
 
 
@@ -84,7 +84,8 @@ class Decoder:
     """The steps of one generation: a token a row in, hidden vectors and logits out.
 
     ``head`` maps hidden vectors to logits; a row's input is its token's row of ``tokens`` [V, D] plus its place's row
-    of ``places`` [n, D]. On a CPU a step is compiled (:mod:`vilg.generation.compiled`) from the weights as they are.
+    of ``places`` [n, D]. On a CPU a step is compiled (:mod:`vilg.generation.decoding.compiled`) from the weights as
+    they are.
     """
 
     def __init__(self, model: BidirectionalTransformer, attention: CachedAttention, head: Linear, tokens: Tensor,

@@ -4,8 +4,8 @@ import math
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.loops import team
-from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
+from vilg.kernels.jit import team
+from vilg.kernels.onednn.autograd import contiguous, new, refuse_double_backward
 
 GELU, SILU = "gelu", "silu"
 

@@ -5,8 +5,8 @@ import numpy as np
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.loops import team
-from vilg.nn.onednn.autograd import contiguous, memory, new, refuse_double_backward
+from vilg.kernels.jit import team
+from vilg.kernels.onednn.autograd import contiguous, memory, new, refuse_double_backward
 
 _FLOAT = 4
 

@@ -1,19 +1,19 @@
 """Layer normalisation, softmax and sums over rows: each row is read once from memory, then from the cache.
 
-These stand in for functions of the same names in :mod:`vilg.nn.onednn`, where also the gradient of the first is.
+These stand in for functions of the same names in :mod:`vilg.kernels.onednn`, where also the gradient of the first is.
 """
 import math
 
 from paddle import Tensor
 
-from vilg.nn.loops import team
-from vilg.nn.onednn.autograd import contiguous, new
+from vilg.kernels.jit import team
+from vilg.kernels.onednn.autograd import contiguous, new
 
 _FLOAT = 4
 
 
 def normalise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """The result, and means and variances in one tensor, as :func:`vilg.nn.onednn.norm.normalise`."""
+    """The result, and means and variances in one tensor, as :func:`vilg.kernels.onednn.norm.normalise`."""
     *lead, width = shape = x.shape
     rows = math.prod(lead)
     y, moments = new(shape), new([2 * rows])
@@ -33,7 +33,7 @@ def softmax(x: Tensor) -> Tensor:
 
 
 def softmax_gradient(y: Tensor, dy: Tensor) -> Tensor:
-    """The gradient for scores whose softmax is y, as :func:`vilg.nn.onednn.elementwise.softmax_gradient`."""
+    """The gradient for scores whose softmax is y, as :func:`vilg.kernels.onednn.elementwise.softmax_gradient`."""
     dx = new(y.shape)
     *lead, columns = y.shape
     team.run(team.kernels().softmax_gradient.address, math.prod(lead), columns, y.data_ptr(), dy.data_ptr(),

@@ -1,15 +1,16 @@
 """Compares every compiled loop with stock Paddle, forward and backward, on small shapes."""
 import paddle.nn.functional as F
 
-from vilg.nn.loops import elementwise, groups, rows
-from vilg.nn.onednn import selftest
-from vilg.nn.onednn.elementwise import Softmax
-from vilg.nn.onednn.matmul import Linear, LinearAfterGelu
-from vilg.nn.onednn.norm import LayerNorm
+from vilg.kernels.jit import elementwise, groups, rows
+from vilg.kernels.onednn import selftest
+from vilg.kernels.onednn.elementwise import Softmax
+from vilg.kernels.onednn.matmul import Linear, LinearAfterGelu
+from vilg.kernels.onednn.norm import LayerNorm
 
 
 def run() -> None:
-    """Raise :class:`vilg.nn.onednn.library.Unavailable` naming the first operator that disagrees with stock Paddle."""
+    """Raise :class:`vilg.kernels.onednn.library.Unavailable` naming the first operator that disagrees with stock
+    Paddle."""
     selftest.compare(_cases())
 
 

@@ -2,8 +2,8 @@
 import logging
 import os
 
-from vilg.nn.onednn import switch
-from vilg.nn.onednn.library import Unavailable
+from vilg.kernels.onednn import switch
+from vilg.kernels.onednn.library import Unavailable
 
 logger = logging.getLogger("vilg.loops")
 
@@ -79,7 +79,7 @@ def _find_reason() -> str:
     if not switch.active():
         return "off with the oneDNN operators"
     try:
-        from vilg.nn.loops import selftest  # needs the operators, which need this package to be importable
+        from vilg.kernels.jit import selftest  # needs the operators, which need this package to be importable
 
         selftest.run()
     except Unavailable as error:

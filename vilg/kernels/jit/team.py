@@ -10,8 +10,8 @@ import struct
 from collections.abc import Callable
 from types import ModuleType
 
-from vilg.nn.onednn.library import Unavailable
-from vilg.runtime import process
+from vilg.kernels.onednn.library import Unavailable
+from vilg.machine import process
 
 
 @functools.lru_cache(maxsize=1)
@@ -22,7 +22,7 @@ def kernels() -> ModuleType:
     """
     if importlib.util.find_spec("numba") is None:
         raise Unavailable("numba is not installed (the jit extra)")
-    from vilg.nn.loops import kernels as compiled
+    from vilg.kernels.jit import kernels as compiled
 
     return compiled
 

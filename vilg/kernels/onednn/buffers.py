@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from vilg.nn.onednn.library import BF16, F32
+from vilg.kernels.onednn.library import BF16, F32
 
 _ALIGNMENT = 64
 _BYTES = {F32: 4, BF16: 2}

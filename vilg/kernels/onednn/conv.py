@@ -2,9 +2,9 @@
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn import precision
+from vilg.kernels.onednn.autograd import contiguous, new, refuse_double_backward
+from vilg.kernels.onednn.library import (
     BF16, BIAS, DIFF_BIAS, DIFF_DST, DIFF_SRC, DIFF_WEIGHTS, DST, F32, FORWARD_TRAINING, NOTHING, SRC, WEIGHTS, Cache,
     Descriptor, Dims, Handle, Primitive, load, operation, plain, query, reorder,
 )

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn.autograd import contiguous, new, refuse_double_backward
+from vilg.kernels.onednn.library import (
     DIFF_DST, DIFF_SRC, DST, FORWARD_TRAINING, NO_ATTRIBUTES, SRC, Cache, Primitive, operation, plain,
 )
 

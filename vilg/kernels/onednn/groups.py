@@ -11,12 +11,12 @@ import numpy as np
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, memory, new, refuse_double_backward
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn.autograd import contiguous, memory, new, refuse_double_backward
+from vilg.kernels.onednn.library import (
     DST, FORWARD_INFERENCE, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, NOTHING, SRC, SRC_1, VARIANCE, WEIGHTS, Cache,
     Primitive, operation, plain,
 )
-from vilg.nn.onednn.precision import BINARY_ADD, BINARY_MUL, Step, chain, linear_step, post_operand, swish_step
+from vilg.kernels.onednn.precision import BINARY_ADD, BINARY_MUL, Step, chain, linear_step, post_operand, swish_step
 
 _LOGISTIC = 0x29
 _FORWARD_CHUNK, _BACKWARD_CHUNK = 1 << 20, 1 << 19

@@ -1,7 +1,8 @@
 """The oneDNN that ships inside the Paddle wheel, called through ctypes; no compiler is needed.
 
 The library is internal to the wheel, so nothing here is taken for granted: :func:`load` checks the version and the
-threading runtime and raises :class:`Unavailable` with the reason, and :mod:`vilg.nn.onednn.selftest` compares every
+threading runtime and raises :class:`Unavailable` with the reason, and :mod:`vilg.kernels.onednn.selftest` compares
+every
 operator with stock Paddle before the first use.
 """
 import ctypes

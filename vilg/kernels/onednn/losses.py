@@ -9,12 +9,12 @@ import numpy as np
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import BFLOAT16, contiguous, memory, new, refuse_double_backward
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn import precision
+from vilg.kernels.onednn.autograd import BFLOAT16, contiguous, memory, new, refuse_double_backward
+from vilg.kernels.onednn.library import (
     DST, FORWARD_INFERENCE, NO_ATTRIBUTES, SRC, SRC_1, Cache, Primitive, operation, plain,
 )
-from vilg.nn.onednn.matmul import add_column_sums, linear_product, operand, product, product_into, to_bf16
+from vilg.kernels.onednn.matmul import add_column_sums, linear_product, operand, product, product_into, to_bf16
 
 IGNORED = -100
 """The label of a row that has no loss, as in Paddle."""

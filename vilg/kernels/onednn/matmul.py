@@ -7,13 +7,13 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn import precision
-from vilg.nn.onednn.autograd import BFLOAT16, FLOAT32, contiguous, new, refuse_double_backward
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn import precision
+from vilg.kernels.onednn.autograd import BFLOAT16, FLOAT32, contiguous, new, refuse_double_backward
+from vilg.kernels.onednn.library import (
     BF16, BIAS, DIFF_BIAS, DIFF_DST, DIFF_SRC, DIFF_WEIGHTS, DST, F32, FORWARD_TRAINING, NO_ATTRIBUTES, NOTHING, SRC,
     WEIGHTS, Cache, Descriptor, Primitive, operation, plain, reorder,
 )
-from vilg.runtime import process
+from vilg.machine import process
 
 _products, _maps, _casts = Cache(), Cache(), Cache()
 _NARROW = 1024
@@ -161,7 +161,7 @@ class Linear(PyLayer):
 class LinearAfterGelu(PyLayer):
     """GELU(x) [..., in] · weight [in, out] + bias [out]; keeps x alone and computes its GELU again for the gradient.
 
-    ``maps`` has :func:`vilg.nn.onednn.elementwise.gelu` and ``gelu_and_gradient`` or their likes.
+    ``maps`` has :func:`vilg.kernels.onednn.elementwise.gelu` and ``gelu_and_gradient`` or their likes.
     """
 
     @staticmethod

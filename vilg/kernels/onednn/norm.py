@@ -6,10 +6,10 @@ from collections.abc import Callable
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
-from vilg.nn.onednn.library import (
-    BACKWARD, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, DIFF_SRC, DST, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, SCALE, SHIFT,
-    SRC, VARIANCE, Cache, Primitive, operation, plain,
+from vilg.kernels.onednn.autograd import contiguous, new, refuse_double_backward
+from vilg.kernels.onednn.library import (
+    BACKWARD, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, DIFF_SRC, DST, FORWARD_TRAINING, MEAN, NO_ATTRIBUTES, SCALE, SHIFT, SRC,
+    VARIANCE, Cache, Primitive, operation, plain,
 )
 
 _SCALE_AND_SHIFT = 2 | 4

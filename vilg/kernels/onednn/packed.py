@@ -3,11 +3,11 @@
 A product of few rows reads far more weights than anything else, so their layout (and, in bf16, their size) decides its
 time: laid out as the kernels read them, they come at the speed of the memory.
 """
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn.library import (
     BIAS, DST, F32, NO_ATTRIBUTES, NOTHING, SRC, WEIGHTS, Descriptor, Primitive, descriptor_bytes, operation, plain,
     query, reorder,
 )
-from vilg.nn.onednn.precision import Step, chain
+from vilg.kernels.onednn.precision import Step, chain
 
 _WEIGHTS_OF_DESCRIPTOR = 131
 

@@ -5,7 +5,7 @@ import functools
 import threading
 from collections.abc import Iterator
 
-from vilg.nn.onednn.library import Handle, Library, Unavailable, load
+from vilg.kernels.onednn.library import Handle, Library, Unavailable, load
 
 _AMX, _AVX512_BF16 = 0xC00, 0x80
 _STRICT, _BF16 = 0, 1

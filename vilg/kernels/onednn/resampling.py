@@ -4,11 +4,11 @@ import ctypes
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.onednn.autograd import contiguous, new, refuse_double_backward
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn.autograd import contiguous, new, refuse_double_backward
+from vilg.kernels.onednn.library import (
     DST, FORWARD_INFERENCE, NO_ATTRIBUTES, SRC, Cache, Dims, Primitive, operation, plain,
 )
-from vilg.nn.onednn.precision import chain, linear_step
+from vilg.kernels.onednn.precision import chain, linear_step
 
 _NEAREST, _AVERAGE = 0x2FFF0, 0x2FF
 _plans = Cache(512)

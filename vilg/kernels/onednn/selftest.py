@@ -6,8 +6,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.onednn import conv, elementwise, groups, losses, matmul, norm, precision, resampling
-from vilg.nn.onednn.library import Unavailable
+from vilg.kernels.onednn import conv, elementwise, groups, losses, matmul, norm, precision, resampling
+from vilg.kernels.onednn.library import Unavailable
 
 _TOLERANCE = 1e-4
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from vilg.nn.onednn import precision
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn import precision
+from vilg.kernels.onednn.library import (
     DST, NOTHING, SRC, WEIGHTS, Cache, Descriptor, Handle, Library, Primitive, load, operation,
 )
 

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-from vilg.nn.onednn.library import Unavailable, load
+from vilg.kernels.onednn.library import Unavailable, load
 
 logger = logging.getLogger("vilg.onednn")
 
@@ -61,7 +61,7 @@ def _find_reason() -> str:
         return "turned off (VILG_ONEDNN=0 or runtime.onednn: false)"
     try:
         load()
-        from vilg.nn.onednn import selftest  # needs the operators, which need this package to be importable
+        from vilg.kernels.onednn import selftest  # needs the operators, which need this package to be importable
         selftest.run()
     except Unavailable as error:
         return str(error)

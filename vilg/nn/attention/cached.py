@@ -8,17 +8,15 @@ import paddle
 from paddle import Tensor
 
 from vilg.errors import ShapeError
-from vilg.generation.buffers import Buffer, zeros
-from vilg.generation.cache import Slots
+from vilg.kernels.onednn.buffers import Buffer, zeros
+from vilg.kernels.onednn.elementwise import softmax_primitives
+from vilg.kernels.onednn.library import DST, NOTHING, SRC, WEIGHTS, Bound, Cache, Descriptor, Primitive, operation, run
+from vilg.kernels.onednn.precision import attributes
+from vilg.kernels.onednn.switch import active
 from vilg.nn import functional
-from vilg.nn.attention import MASKED
-from vilg.nn.masks import Pattern, Role, image_rule
-from vilg.nn.onednn.elementwise import softmax_primitives
-from vilg.nn.onednn.library import (
-    DST, NOTHING, SRC, WEIGHTS, Bound, Cache, Descriptor, Primitive, operation, run,
-)
-from vilg.nn.onednn.precision import attributes
-from vilg.nn.onednn.switch import active
+from vilg.nn.attention.dense import MASKED
+from vilg.nn.attention.patterns import Pattern, Role, image_rule
+from vilg.nn.attention.slots import Slots
 
 _STRICT = 0  # the library's math mode: float32 products of float32 values
 # Up to so many terms the library sums a product of one row as it does one of many; beyond, the bits differ.

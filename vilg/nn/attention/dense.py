@@ -11,7 +11,7 @@ from paddle import Tensor
 
 from vilg.errors import ShapeError
 from vilg.nn import functional
-from vilg.nn.masks import CONV_WINDOW, Layout, Pattern, Role, dense_mask
+from vilg.nn.attention.patterns import CONV_WINDOW, Layout, Pattern, Role, dense_mask
 
 # Added to the score of a key that must not be seen: exp() of it is zero, and half precision can hold it.
 MASKED = -3e4

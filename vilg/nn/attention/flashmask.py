@@ -9,8 +9,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn.attention import StreamContext
-from vilg.nn.masks import Layout, Pattern, Role
+from vilg.nn.attention.dense import StreamContext
+from vilg.nn.attention.patterns import Layout, Pattern, Role
 
 _FITTING = (Pattern.DENSE, Pattern.ROW, Pattern.COLUMN)
 _HALVES = (paddle.float16, paddle.bfloat16)

@@ -2,14 +2,15 @@
 
 These are pure arithmetic of positions: a cache is ``count`` buffers of ``entries`` each, token number ``step`` goes to
 ``place(step)``, its query reads ``near(step)``, and ``held(step)`` says which token each entry read holds. What is then
-seen is a matter of :func:`vilg.nn.masks.image_rule` alone. :mod:`vilg.generation.attention` owns the buffers.
+seen is a matter of :func:`vilg.nn.attention.patterns.image_rule` alone. :mod:`vilg.nn.attention.cached` owns the
+buffers.
 """
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from vilg.nn.masks import Layout, Pattern
+from vilg.nn.attention.patterns import Layout, Pattern
 
 # A dense cache is read in whole multiples of this many slots, and a column of rows.
 DENSE_GRAIN, COLUMN_GRAIN = 32, 8

@@ -2,7 +2,7 @@
 
 Every image query meets the text and the few groups of slots that its pattern names, in one softmax; the text queries,
 few as they are, are computed densely. Time and memory grow with n·(M + 2N) for rows, n·(M + N) for columns. The result
-is that of :func:`vilg.nn.attention.dense_attention`, to rounding.
+is that of :func:`vilg.nn.attention.dense.dense_attention`, to rounding.
 """
 import math
 
@@ -11,10 +11,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from vilg.nn import block_fused, flashmask, functional
-from vilg.nn.attention import StreamContext, check_stream
-from vilg.nn.block_layout import BlockLayout, block_layout, image_scores_mask, text_scores_mask
-from vilg.nn.masks import CONV_WINDOW, Pattern
+from vilg.nn import functional
+from vilg.nn.attention import flashmask
+from vilg.nn.attention.blocks import fused as block_fused
+from vilg.nn.attention.blocks.layout import BlockLayout, block_layout, image_scores_mask, text_scores_mask
+from vilg.nn.attention.dense import StreamContext, check_stream
+from vilg.nn.attention.patterns import CONV_WINDOW, Pattern
 
 
 def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int = CONV_WINDOW,

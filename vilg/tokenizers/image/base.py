@@ -1,17 +1,12 @@
 """What every image tokenizer offers: pictures to codes, codes to pictures, and the steps between."""
 import abc
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
-import yaml
 from paddle import Tensor, nn
 
-from vilg import config as config_system
-from vilg.errors import CheckpointError, DataError
-from vilg.weights import fingerprint, load_weights, read_weights, save_weights
+from vilg.errors import DataError
 
 
 @dataclass
@@ -122,49 +117,3 @@ class ImageTokenizer(nn.Layer, abc.ABC):
         expected = [self.code_dim, *self.grid]
         if z.ndim != 4 or list(z.shape[1:]) != expected:
             raise DataError(f"the decoder takes vectors [B, {', '.join(map(str, expected))}], got {list(z.shape)}")
-
-
-def build_image_tokenizer(config: Any) -> ImageTokenizer:
-    """A fresh tokenizer of the class that ``config.kind`` names (vqvae, vqgan or dvae)."""
-    from vilg.tokenizers.dvae import DVAE
-    from vilg.tokenizers.vqgan import VQGAN, VQVAE
-    return {"vqvae": VQVAE, "vqgan": VQGAN, "dvae": DVAE}[config.kind](config)
-
-
-def save_image_tokenizer(tokenizer: ImageTokenizer, directory: str | Path, average: dict[str, np.ndarray] | None = None,
-                         dtype: str | None = "float16") -> str:
-    """Write ``model.yaml`` and ``model.safetensors`` to ``directory``; returns the fingerprint of the weights.
-
-    ``average`` replaces weights by name; ``dtype`` is what floating-point values are stored as.
-    """
-    directory = Path(directory)
-    state = {name: value.numpy() for name, value in tokenizer.state_dict().items()}
-    state.update({name: value for name, value in (average or {}).items() if name in state})
-    mark = fingerprint(state)
-    save_weights(directory / "model.safetensors", state, metadata={"fingerprint": mark}, dtype=dtype)
-    content = {"kind": "image_tokenizer", "fingerprint": mark, "tokenizer": config_system.to_dict(tokenizer.config)}
-    (directory / "model.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return mark
-
-
-def load_image_tokenizer(directory: str | Path) -> ImageTokenizer:
-    """Read a folder written by :func:`save_image_tokenizer`, ready for use (eval mode). Raises CheckpointError."""
-    from vilg.tokenizers.dvae import DVAEConfig
-    from vilg.tokenizers.vqgan import VQConfig
-    path = Path(directory) / "model.yaml"
-    content = config_system.read_yaml(path)
-    values = content.get("tokenizer")
-    if content.get("kind") != "image_tokenizer" or not isinstance(values, dict):
-        raise CheckpointError(f"{path}: does not describe an image tokenizer (kind: {content.get('kind')})")
-    configs = {"vqvae": VQConfig, "vqgan": VQConfig, "dvae": DVAEConfig}
-    if values.get("kind") not in configs:
-        raise CheckpointError(f"{path}: tokenizer.kind is {values.get('kind')!r}; known kinds: {', '.join(configs)}")
-    tokenizer = build_image_tokenizer(config_system.from_dict(configs[values["kind"]], values, source=str(path)))
-    weights = Path(directory) / "model.safetensors"
-    state = read_weights(weights)
-    if content.get("fingerprint") and fingerprint(state) != content["fingerprint"]:
-        raise CheckpointError(f"{weights}: its fingerprint is {fingerprint(state)} but model.yaml says "
-                              f"{content['fingerprint']}; the two files belong to different tokenizers")
-    load_weights(tokenizer, state, source=str(weights))
-    tokenizer.eval()
-    return tokenizer

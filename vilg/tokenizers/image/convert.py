@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from vilg.errors import CheckpointError
-from vilg.tokenizers.dvae import DVAEConfig
-from vilg.tokenizers.foreign import read_foreign_weights
-from vilg.tokenizers.image import ImageTokenizer, build_image_tokenizer
-from vilg.tokenizers.quantize import QuantizerConfig
-from vilg.tokenizers.vqgan import VQConfig
-from vilg.weights import load_weights
+from vilg.tokenizers.image.base import ImageTokenizer
+from vilg.tokenizers.image.dvae import DVAEConfig
+from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.quantize import QuantizerConfig
+from vilg.tokenizers.image.vqvae import VQConfig
+from vilg.weights.files import load_weights
+from vilg.weights.foreign import read_foreign_weights
 
 
 _BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}

@@ -13,12 +13,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from vilg.config import configclass
-from vilg.losses.reconstruction import from_laplace, to_laplace
 from vilg.nn import functional
 from vilg.nn.conv import fold_patches, unfold_patches
 from vilg.nn.layers import Conv2D
-from vilg.tokenizers.image import ImageTokenizer, Reconstruction, Reconstructor
-from vilg.tokenizers.quantize import cosine_schedule, gumbel_softmax, usage_figures
+from vilg.tokenizers.image.base import ImageTokenizer, Reconstruction, Reconstructor
+from vilg.tokenizers.image.pixels import from_laplace, to_laplace
+from vilg.tokenizers.image.quantize import cosine_schedule, gumbel_softmax, usage_figures
 
 # How far apart the logits of a position lie at the start from pictures (their standard deviation): far enough that the
 # Gumbel noise, of deviation 1.3, leaves the choice among the nearest codes.

@@ -11,9 +11,9 @@ from paddle import Tensor
 from vilg.config import configclass
 from vilg.nn import functional
 from vilg.nn.layers import Conv2D
-from vilg.tokenizers.autoencoder import Decoder, Encoder, PatchEncoder
-from vilg.tokenizers.image import ImageTokenizer, Reconstruction, Reconstructor
-from vilg.tokenizers.quantize import QuantizerConfig, build_quantizer
+from vilg.tokenizers.image.autoencoder import Decoder, Encoder, PatchEncoder
+from vilg.tokenizers.image.base import ImageTokenizer, Reconstruction, Reconstructor
+from vilg.tokenizers.image.quantize import QuantizerConfig, build_quantizer
 
 
 @configclass

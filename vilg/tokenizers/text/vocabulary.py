@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from vilg.errors import VilgError
-from vilg.tokenizers.wordpiece import CONTINUATION, SPECIAL_TOKENS, bert_normalizer, is_chinese, word_splitter
+from vilg.tokenizers.text.wordpiece import CONTINUATION, SPECIAL_TOKENS, bert_normalizer, is_chinese, word_splitter
 
 Pair = tuple[str, str]
 

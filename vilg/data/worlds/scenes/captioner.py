@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vilg.data.scenes.constraints import Description
-from vilg.data.scenes.lexicon import (
-    ANY_SHAPE, CELL_WORDS, COLOUR_WORDS, COUNT_WORDS, SHAPE_WORDS, SIDE_WORDS, SIZE_WORDS)
-from vilg.data.scenes.scene import Object, Scene, is_held_out, sides_of
+from vilg.data.worlds.scenes.constraints import Description
+from vilg.data.worlds.scenes.lexicon import (
+    ANY_SHAPE, CELL_WORDS, COLOUR_WORDS, COUNT_WORDS, SHAPE_WORDS, SIDE_WORDS, SIZE_WORDS,
+)
+from vilg.data.worlds.scenes.scene import Object, Scene, is_held_out, sides_of
 
 LONGEST = 24  # characters
 

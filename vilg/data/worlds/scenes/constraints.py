@@ -2,7 +2,7 @@
 import itertools
 from dataclasses import dataclass
 
-from vilg.data.scenes.scene import Object, Scene, sides_of
+from vilg.data.worlds.scenes.scene import Object, Scene, sides_of
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vilg.data.scenes.constraints import Constraints, Description, Relation
-from vilg.data.scenes.lexicon import (
-    ANY_SHAPE, CELL_WORDS, COLOUR_WORDS, COUNT_WORDS, MEASURES, SHAPE_WORDS, SIDE_WORDS, SIZE_WORDS)
+from vilg.data.worlds.scenes.constraints import Constraints, Description, Relation
+from vilg.data.worlds.scenes.lexicon import (
+    ANY_SHAPE, CELL_WORDS, COLOUR_WORDS, COUNT_WORDS, MEASURES, SHAPE_WORDS, SIDE_WORDS, SIZE_WORDS,
+)
 
 SIDE_CELLS = {"left": (1, 0), "right": (1, 2), "above": (0, 1), "below": (2, 1)}
 
@@ -81,7 +82,8 @@ def cell_of(token: Token) -> tuple[int, int]:
 
 
 def parse_caption(text: str) -> Constraints | None:
-    """What a caption claims, or None when it is not of the grammar of :func:`vilg.data.scenes.captioner.captions`."""
+    """What a caption claims, or None when it is not of the grammar of
+    :func:`vilg.data.worlds.scenes.captioner.captions`."""
     tokens = tokenize(text)
     if not tokens:
         return None

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vilg.data.scenes.captioner import noun_phrase, pick
-from vilg.data.scenes.constraints import Description
-from vilg.data.scenes.lexicon import (
-    ANY_SHAPE, CELL_WORDS, COLOUR_WORDS, COLOURS, COUNT_WORDS, MEASURES, NO, SHAPE_WORDS, SHAPES, SIDE_WORDS, YES)
-from vilg.data.scenes.parser import NOUN, PLACE, cell_of, description, letters, tokenize
-from vilg.data.scenes.scene import Object, Scene, held_out_kinds, is_held_out, sides_of
+from vilg.data.worlds.scenes.captioner import noun_phrase, pick
+from vilg.data.worlds.scenes.constraints import Description
+from vilg.data.worlds.scenes.lexicon import (
+    ANY_SHAPE, CELL_WORDS, COLOUR_WORDS, COLOURS, COUNT_WORDS, MEASURES, NO, SHAPE_WORDS, SHAPES, SIDE_WORDS, YES,
+)
+from vilg.data.worlds.scenes.parser import NOUN, PLACE, cell_of, description, letters, tokenize
+from vilg.data.worlds.scenes.scene import Object, Scene, held_out_kinds, is_held_out, sides_of
 
 KINDS = ("colour", "shape", "number", "place", "yes/no")
 NAMES = {"colour": COLOUR_WORDS, "shape": SHAPE_WORDS}

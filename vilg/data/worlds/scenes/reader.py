@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from vilg.data.scenes.lexicon import COLOURS, SHAPES, SIZES
-from vilg.data.scenes.parser import parse_caption
-from vilg.data.scenes.renderer import REFERENCE_SIZE, coverage
-from vilg.data.scenes.scene import Background, Object, Scene
+from vilg.data.worlds.scenes.lexicon import COLOURS, SHAPES, SIZES
+from vilg.data.worlds.scenes.parser import parse_caption
+from vilg.data.worlds.scenes.renderer import REFERENCE_SIZE, coverage
+from vilg.data.worlds.scenes.scene import Background, Object, Scene
 
 DIFFERENT = 45.0  # RGB distance from the background that makes a pixel part of something
 STRICTER = (0.45, 0.6, 0.75)  # shares of a region's strength above which touching objects may come apart

@@ -3,8 +3,8 @@ import math
 
 import numpy as np
 
-from vilg.data.scenes.lexicon import COLOURS, MORE_COLOURS
-from vilg.data.scenes.scene import Background, Scene
+from vilg.data.worlds.scenes.lexicon import COLOURS, MORE_COLOURS
+from vilg.data.worlds.scenes.scene import Background, Scene
 
 SUPERSAMPLING = 4
 REFERENCE_SIZE = 64

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from vilg.data.scenes.lexicon import COLOURS, MORE_COLOURS, MORE_SHAPES, SHAPES, SIZES
+from vilg.data.worlds.scenes.lexicon import COLOURS, MORE_COLOURS, MORE_SHAPES, SHAPES, SIZES
 
 SPLITS = ("train", "test", "unseen")
 CENTRES = (12.0, 32.0, 52.0)  # of rows and columns, in pixels of a 64-pixel picture

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from paddle import Tensor
 
-from vilg.nn.block_layout import BlockLayout, Piece, block_mask
-from vilg.nn.block_scores import spread
-from vilg.nn.onednn.strided import View
+from vilg.kernels.onednn.strided import View
+from vilg.nn.attention.blocks.layout import BlockLayout, Piece, block_mask
+from vilg.nn.attention.blocks.scores import spread
 
 _BYTES = 4
 _HEADS_AXIS = 1

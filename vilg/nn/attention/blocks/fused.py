@@ -11,15 +11,15 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from vilg.nn.attention import MASKED, StreamContext, check_stream
-from vilg.nn.block_fields import Field, Product, array, fields, head_by_head, scores_field
-from vilg.nn.block_layout import block_layout, image_text_mask, text_scores_mask
-from vilg.nn.block_scores import agrees as masked_products_agree, masked_product
-from vilg.nn.masks import Pattern
-from vilg.nn.onednn.autograd import contiguous, refuse_double_backward, wants_gradient
-from vilg.nn.onednn.elementwise import softmax_primitives
-from vilg.nn.onednn.strided import agrees as strided_products_agree, multiply
-from vilg.nn.onednn.switch import active
+from vilg.kernels.onednn.autograd import contiguous, refuse_double_backward, wants_gradient
+from vilg.kernels.onednn.elementwise import softmax_primitives
+from vilg.kernels.onednn.strided import agrees as strided_products_agree, multiply
+from vilg.kernels.onednn.switch import active
+from vilg.nn.attention.blocks.fields import Field, Product, array, fields, head_by_head, scores_field
+from vilg.nn.attention.blocks.layout import block_layout, image_text_mask, text_scores_mask
+from vilg.nn.attention.blocks.scores import agrees as masked_products_agree, masked_product
+from vilg.nn.attention.dense import MASKED, StreamContext, check_stream
+from vilg.nn.attention.patterns import Pattern
 
 def usable(qkv: Tensor) -> bool:
     """Can this tensor take the path: float32 on a CPU, with the fast operators on?"""
@@ -29,7 +29,7 @@ def usable(qkv: Tensor) -> bool:
 
 def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
                      dropout: float) -> Tensor:
-    """See :func:`vilg.nn.block_sparse.stream_attention`."""
+    """See :func:`vilg.nn.attention.sparse.stream_attention`."""
     check_stream(qkv, *contexts)
     if wants_gradient(qkv):
         return _StreamAttention.apply(qkv, contexts, pattern, window, dropout)

@@ -2,17 +2,16 @@
 
 The slots are cut into *groups* of equal size (the rows of the grid, or its columns), and a group's queries meet the
 keys of a few groups at fixed *shifts* from it: its own row and the previous one, its own column, or the rows within
-reach of the convolutional window. Inside such a block the rule of :mod:`vilg.nn.masks` decides, evaluated block by
+reach of the convolutional window. Inside such a block the rule of :mod:`vilg.nn.attention.patterns` decides, evaluated
+block by
 block: nothing here is n×n.
 """
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vilg.nn.attention import MASKED, StreamContext
-from vilg.nn.masks import (
-    CONV_WINDOW, Layout, Pattern, Role, image_rule, image_sees_text_rule, text_mask,
-)
+from vilg.nn.attention.dense import MASKED, StreamContext
+from vilg.nn.attention.patterns import CONV_WINDOW, Layout, Pattern, Role, image_rule, image_sees_text_rule, text_mask
 
 
 @dataclass(frozen=True)

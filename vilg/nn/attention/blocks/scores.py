@@ -10,11 +10,11 @@ import itertools
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from vilg.nn.onednn.library import (
+from vilg.kernels.onednn.library import (
     DST, NOTHING, SRC, WEIGHTS, Cache, Descriptor, Library, Primitive, load, operation,
 )
-from vilg.nn.onednn.precision import BINARY_ADD, chain, fpmath, linear_step, post_operand
-from vilg.nn.onednn.strided import View, multiply
+from vilg.kernels.onednn.precision import BINARY_ADD, chain, fpmath, linear_step, post_operand
+from vilg.kernels.onednn.strided import View, multiply
 
 _BYTES = 4
 _SAMPLES, _HEADS = 0, 1

@@ -1,0 +1,225 @@
+"""The page in the browser: what it does, without gradio; what it refuses; and, with gradio, that it is served."""
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vilg.app import page as web
+from vilg.data.worlds import scenes
+from vilg.errors import CheckpointError, VilgError
+
+pytestmark = pytest.mark.filterwarnings("ignore:::gradio")  # it calls what others have deprecated since
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = "一个红色的圆形"
+
+
+@pytest.fixture(scope="module")
+def page():
+    return web.Page("ernie_vilg_tiny")
+
+
+@pytest.fixture(scope="module")
+def untrained(released_model):
+    return web.Page(str(released_model))
+
+
+def arrays(drawn):
+    return [np.asarray(picture) for picture, _ in drawn[0]]
+
+
+def same(left, right):
+    return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right))
+
+
+def test_the_same_seed_draws_the_same_pictures_and_another_others(page):
+    first = arrays(page.draw(PROMPT, count=2, seed=3, temperature=1.0))
+    assert [picture.shape for picture in first] == [(64, 64, 3)] * 2
+    assert same(first, arrays(page.draw(PROMPT, count=2, seed=3, temperature=1.0)))
+    assert not same(first, arrays(page.draw(PROMPT, count=2, seed=4, temperature=1.0)))
+    own, = page.model.text_to_image(PROMPT, num_images=2, seed=3)
+    assert same(arrays(page.draw(PROMPT, count=2, seed=3)), [np.asarray(picture) for picture in own])
+
+
+def test_ranked_pictures_are_the_same_ones_best_first(page):
+    plain = page.draw(PROMPT, count=4, seed=1, temperature=1.0)[0]
+    ranked = page.draw(PROMPT, count=4, seed=1, temperature=1.0, ranked=True)[0]
+    scores = [float(picture.info["log_p_text"]) for picture, _ in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert all("log P(文字|图)" in line for _, line in ranked)
+    for picture, line in ranked:
+        sample = int(picture.info["sample"])
+        assert np.array_equal(np.asarray(picture), np.asarray(plain[sample][0])) and f"第 {sample + 1} 张" in line
+
+
+def test_descriptions_and_answers_are_the_pipelines(page, tmp_path):
+    picture = page.scene()
+    Image.fromarray(picture).save(tmp_path / "scene.png")
+    path = str(tmp_path / "scene.png")
+    assert page.describe(path) == page.model.image_to_text([picture])[0] != ""
+    assert page.ask(path, web.QUESTIONS[0]) == (page.model.answer([picture], [web.QUESTIONS[0]])[0], "")
+    assert not np.array_equal(page.scene(), page.scene())
+
+
+def test_examples_are_what_the_model_can_read(page, untrained):
+    assert page.examples() == list(web.PROMPTS)
+    assert set(untrained.examples()) < set(web.PROMPTS)
+    assert all(scenes.parse_question(question) for question in web.QUESTIONS)
+    assert not any(page.model.words.unknown(question) for question in web.QUESTIONS)
+
+
+def test_words_that_the_model_never_learned_are_named(page):
+    assert page.draw(PROMPT, count=1)[1] == ""
+    assert page.draw("一个红色的饕餮", count=1)[1].endswith("饕 餮")
+    assert page.ask(page.scene(), "图里有饕餮吗？")[1].endswith("饕 餮")
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda page: page.draw("  "), "请先写一句话"),
+    (lambda page: page.draw(None), "请先写一句话"),
+    (lambda page: page.draw("红\ud83c"), "cannot be read as characters"),
+    (lambda page: page.draw("红" * 40), "请去掉 26 个"),
+    (lambda page: page.draw("红", count=17), "一次画 1 到 16 张"),
+    (lambda page: page.draw("红", count=None), "一次画 1 到 16 张"),
+    (lambda page: page.draw("红", count=0), "一次画 1 到 16 张"),
+    (lambda page: page.draw("红", seed=None), "请填一个种子"),
+    (lambda page: page.draw("红", top_p=2.0), "top_p"),
+    (lambda page: page.describe(None), "请先放一张图片"),
+    (lambda page: page.ask(None, "有几个？"), "请先放一张图片"),
+    (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), " "), "请先写一个问题"),
+    (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), None), "请先写一个问题"),
+    (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), "\ud83c"), "cannot be read as characters"),
+    (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), "红" * 40), "40 tokens"),
+    (lambda page: page.describe(__file__), "不是一张完整的图片"),
+])
+def test_what_cannot_be_done_is_refused_in_a_sentence(untrained, call, sentence):
+    with pytest.raises(VilgError, match=sentence):
+        call(untrained)
+
+
+def test_jobs_from_several_threads_do_not_disturb_each_other(untrained):
+    alone = [arrays(untrained.draw("红色的圆形", seed=seed)) for seed in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda seed: arrays(untrained.draw("红色的圆形", seed=seed)), range(6)))
+    assert all(same(left, right) for left, right in zip(alone, together))
+
+
+def test_a_missing_model_is_an_error_of_the_model():
+    with pytest.raises(CheckpointError, match="nobody: no such model"):
+        web.Page("nobody")
+
+
+def test_the_tool_says_in_a_sentence_that_gradio_is_missing(tmp_path):
+    (tmp_path / "gradio.py").write_text("raise ImportError(\"No module named 'gradio'\")", encoding="utf-8")
+    result = subprocess.run([sys.executable, "tools/web.py"], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("error: the page needs gradio")
+    assert "pip install 'vilg[demo]'" in result.stderr
+
+
+def test_an_address_that_cannot_be_had_is_refused_before_the_model_loads(monkeypatch):
+    monkeypatch.setattr(web, "_gradio", lambda: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for host, port in (("127.0.0.1", taken.getsockname()[1]), ("127.0.0.1", 0), ("127.0.0.1", 70000),
+                           ("192.0.2.1", 7860)):
+            with pytest.raises(VilgError, match=f"{host}:{port} .*--port or --host"):
+                web.serve("nobody", host, port)
+
+
+def test_serving_ends_without_leaving_pictures_behind(monkeypatch, capsys):
+    class App:
+        local_url = "http://127.0.0.1:1/"
+
+        def block_thread(self):
+            self.folder = Path(os.environ["GRADIO_TEMP_DIR"])
+            (self.folder / "picture.png").write_bytes(b"")
+
+    app, asked = App(), []
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(web, "_gradio", lambda: None)
+    monkeypatch.setattr(web, "_check_address", lambda host, port: None)
+    monkeypatch.setattr(web, "Page", lambda *settings: settings)
+    monkeypatch.setattr(web, "start", lambda *given: (asked.append(given), app)[1])
+    with warnings.catch_warnings():  # it changes the filters of its process
+        web.serve("model", "127.0.0.1", 1, device="cpu", cpu_math="bf16")
+    assert asked == [(("model", "cpu", "bf16"), "127.0.0.1", 1)] and not app.folder.exists()
+    assert app.local_url in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def served(page, tmp_path_factory):
+    """The page over HTTP: gradio's app, a client, and every address that was connected to while it started."""
+    pytest.importorskip("gradio", reason="the demo extra is not installed")
+    from gradio_client import Client
+
+    folder = tmp_path_factory.mktemp("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        patch.setenv("no_proxy", "")
+        patch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there: who asks it fails
+        connect = socket.socket.connect
+        patch.setattr(socket.socket, "connect", lambda self, to: (asked.append(to), connect(self, to))[1])
+        app = web.start(page, "127.0.0.1", port)
+        client = Client(app.local_url, verbose=False, download_files=folder / "client")
+        yield app, client, asked
+        app.close()
+
+
+def test_the_page_is_served_without_asking_anyone_else(served):
+    app, _, asked = served
+    assert asked and {to[0] for to in asked if isinstance(to, tuple)} <= {"127.0.0.1", "localhost", "::1"}
+    for path in ("", "theme.css"):
+        text = urllib.request.urlopen(app.local_url + path, timeout=30).read().decode("utf-8")
+        text = text.replace(app.local_url, "/")
+        assert re.findall(r"(?:<script[^>]*src|<link[^>]*href|@import|url\()[=\s\"'(]*https?://[^\"') ]*", text) == []
+    config = urllib.request.urlopen(app.local_url + "config", timeout=30).read().decode("utf-8")
+    assert all(text in config for text in ("文字画图", "看图说话", "看图问答", *web.PROMPTS, *web.QUESTIONS))
+
+
+def test_a_call_over_http_returns_the_pictures_of_the_seed(served, page):
+    _, client, _ = served
+    gallery, remark = client.predict(text=PROMPT, count=2, seed=5, api_name="/draw")
+    pictures = [Image.open(item["image"]) for item in gallery]
+    assert remark == "" and same([np.asarray(picture) for picture in pictures], arrays(page.draw(PROMPT, 2, 5)))
+    assert (pictures[1].info["prompt"], pictures[1].info["seed"], pictures[1].info["sample"]) == (PROMPT, "5", "1")
+
+
+def test_pictures_travel_over_http_and_refusals_come_back_as_sentences(served, page, tmp_path):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    _, client, _ = served
+    picture = tmp_path / "scene.png"
+    Image.fromarray(page.scene()).save(picture)
+    assert client.predict(handle_file(picture), api_name="/describe") == page.describe(picture)
+    asked = client.predict(handle_file(picture), web.QUESTIONS[0], api_name="/ask")
+    assert tuple(asked) == page.ask(picture, web.QUESTIONS[0])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:100])
+    for arguments, name, sentence in (([handle_file(broken)], "/describe", "不是一张完整的图片"),
+                                      ([None], "/describe", "请先放一张图片"), ([""], "/draw", "请先写一句话"),
+                                      (["红" * 99], "/draw", "这句话太长")):
+        with pytest.raises(AppError, match=sentence):
+            client.predict(*arguments, api_name=name)
+
+
+def test_a_file_of_this_machine_cannot_be_named_over_http(served):
+    app, _, _ = served
+    address = app.local_url + "gradio_api/call/describe"
+    named = json.dumps({"data": [{"path": str(ROOT / "docs/images/demo.png")}]}).encode("utf-8")
+    asked = urllib.request.Request(address, named, {"Content-Type": "application/json"})
+    event = json.load(urllib.request.urlopen(asked, timeout=30))["event_id"]
+    assert b"event: error" in urllib.request.urlopen(f"{address}/{event}", timeout=60).read()

@@ -1,0 +1,87 @@
+"""Plans: counts are the built model's, memory adds up, the smallest fleet is the smallest."""
+import paddle
+import pytest
+
+from vilg.engine.parallel.distributed import DistributedConfig
+from vilg.engine.trainer import TrainConfig
+from vilg.errors import ConfigError
+from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.planning.memory import StepPlan, backward_peak, kept_bytes, parameter_count
+from vilg.planning.plan import Devices, flops_per_token, make_plan, smallest_fleet
+from vilg.planning.report import picture, table
+
+BIG = BidirectionalConfig(layers=48, width=4096, heads=64, vocab_size=18000, codebook_size=8192, text_length=64,
+                          rows=32, columns=32)
+SMALL = BidirectionalConfig(layers=3, width=32, heads=4, vocab_size=90, codebook_size=70, text_length=6, rows=4,
+                            columns=5, sparse=False)
+TRAIN = TrainConfig(batch_size=64, preview_every=0, ema_decay=0.0)
+SHARDED = DistributedConfig(level="p_g_os", recompute="full", amp="O2")
+
+
+@pytest.mark.parametrize("config", [BIG, SMALL], ids=["10b", "small"])
+def test_parameters_are_the_built_models(config):
+    with paddle.LazyGuard():
+        model = BidirectionalTransformer(config)
+    built = 0
+    for tensor in model.parameters():
+        count = 1
+        for size in tensor.shape:
+            count *= size
+        built += count
+    assert parameter_count(config) == built
+
+
+def test_memory_by_hand():
+    step = StepPlan(batch=2)
+    slots = 2 * 2 * (6 + 20)  # directions × batch × stream
+    kept = kept_bytes(SMALL, step)
+    assert kept["feed-forward"] == 4 * 3 * 2 * 4 * slots * 32
+    assert kept["logits"] == 4 * 2 * (20 * 70 + 6 * 90)
+    # Dense: every image query meets the whole stream; a text query the text, or the stream when it is the target.
+    assert kept["dense attention weights"] == 4 * 3 * 2 * 4 * (20 * 26 * 2 + 6 * 6 + 6 * 26)
+    assert kept_bytes(SMALL, StepPlan(2, gelu_again=True))["feed-forward"] * 2 == kept["feed-forward"]
+    assert sum(kept_bytes(SMALL, StepPlan(2, half=True)).values()) * 2 == sum(kept.values())
+    assert sum(kept_bytes(SMALL, StepPlan(2, recompute_every=1)).values()) < 0.3 * sum(kept.values())
+    assert backward_peak(SMALL, step) > sum(kept.values())
+
+
+def test_plan_of_the_big_run():
+    plan = make_plan(BIG, TRAIN, SHARDED, Devices(64, 80.0), 145e6)
+    assert 9.6e9 < plan.parameters < 10.2e9 and plan.fits and plan.micro_batch == 1
+    assert plan.memory["optimizer moments"] == pytest.approx(8 * plan.parameters / 64)
+    # 6 FLOPs a parameter and slot, 2 more for computing again, and attention.
+    assert 7.5 < flops_per_token(BIG, 1) / plan.parameters < 9
+    text = table(plan)
+    assert "fits" in text and "9.88 B" in text.replace("9.881", "9.88")
+    assert picture(plan).size[0] == 900
+    assert plan.figures()["memory_gb"] == pytest.approx(sum(plan.memory.values()) / 1e9)
+
+
+def test_offload_moves_memory_to_the_host():
+    held = make_plan(BIG, TRAIN, SHARDED, Devices(64, 80.0), 1e6)
+    config = DistributedConfig(level="p_g_os", recompute="full", amp="O2", offload=True)
+    moved = make_plan(BIG, TRAIN, config, Devices(64, 80.0), 1e6)
+    assert held.total_bytes - moved.total_bytes == pytest.approx(moved.host_bytes)
+    assert moved.host_traffic_bytes > 0 == held.host_traffic_bytes
+
+
+def test_the_smallest_fleet_fits_and_half_of_it_does_not():
+    plan = smallest_fleet(BIG, TRAIN, SHARDED, Devices(1, 24.0), 1e6)
+    half = plan.devices.count // 2
+    assert plan.fits and half >= 2
+    train = TrainConfig(batch_size=64, preview_every=0, ema_decay=0.0, accumulate_steps=64 // half)
+    assert not make_plan(BIG, train, SHARDED, Devices(half, 24.0), 1e6).fits
+    soon = smallest_fleet(BIG, TRAIN, SHARDED, Devices(1, 24.0), 1e6, 0.8 * plan.days)
+    assert soon.devices.count > plan.devices.count and soon.fits and soon.days <= 0.8 * plan.days
+    with pytest.raises(ConfigError, match="is done within 0.001 days on no fleet .* or allow more days"):
+        smallest_fleet(BIG, TRAIN, SHARDED, Devices(1, 24.0), 1e6, 0.001)
+    with pytest.raises(ConfigError, match="fits on no fleet of up to 64; use level p_g_os"):
+        smallest_fleet(BIG, TRAIN, DistributedConfig(level="dp"), Devices(1, 80.0), 1e6)
+
+
+def test_a_fleet_that_the_batch_does_not_divide_over_is_named():
+    devices = Devices(1, 80.0, 312.0, 0.4, 100.0, 20.0)
+    with pytest.raises(ConfigError, match="train.batch_size: 33 does not divide over 2 devices"):
+        smallest_fleet(SMALL, TrainConfig(batch_size=33, preview_every=0), SHARDED, devices, 1e6)
+    threes = DistributedConfig(level="p_g_os", sharding_degree=3)
+    assert smallest_fleet(SMALL, TrainConfig(batch_size=48, preview_every=0), threes, devices, 1e6).devices.count == 3
