@@ -199,7 +199,7 @@ def test_evaluate_and_encode_images_name_what_is_missing(refused, released_model
     assert "nobody: no such model" in refused("evaluate", "scenes", "--model", "nobody")
     assert "nowhere" in refused("evaluate", "emoji", "--model", released_model, "--data", "nowhere")
     assert "absent.yaml" in refused("encode_images", "--config", "absent.yaml", "--output", "codes")
-    sentence = refused("encode_images", "--config", ROOT / "configs/vilg/tiny_settle.yaml", "--output", "codes")
+    sentence = refused("encode_images", "--config", ROOT / "configs/vilg/tiny/7_settle.yaml", "--output", "codes")
     assert sentence.startswith("data.sources.0: holds codes already; name the pictures")
 
 

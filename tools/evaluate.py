@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--guidance-min-p", type=float, help="of the drawing (the model's own)")
     parser.add_argument("--data", default="data/emoji", help="folder written by tools/prepare_emoji.py (%(default)s)")
     parser.add_argument("--trained-on", metavar="CONFIG", help="run config whose scenes the model learned from, such "
-                        "as configs/vilg/tiny_pictures.yaml; they take a minute to make")
+                        "as configs/vilg/tiny/pictures.yaml; they take a minute to make")
     parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
     parser.add_argument("--device", help="cpu, gpu:0 …")
     parser.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")

@@ -27,6 +27,7 @@ from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import SamplingConfig, seed_each, whole
 from vilg.release.folder import ReleasedModel, load_bidirectional
+from vilg.yaml_files import read_yaml
 
 Picture = str | Path | Image.Image | np.ndarray
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
@@ -59,7 +60,7 @@ def find_model(name_or_directory: str | Path) -> Path:
         if (candidate / "model.yaml").is_file():
             return candidate
     names = sorted({path.parent.name for zoo in zoos for path in zoo.glob("*/model.yaml")
-                    if configs.read_yaml(path).get("kind") == "bidirectional"})
+                    if read_yaml(path).get("kind") == "bidirectional"})
     raise CheckpointError(f"{name_or_directory}: no such model; give a folder that holds a model.yaml"
                           + (f", or one of {', '.join(names)}" if names else ""))
 

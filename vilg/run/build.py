@@ -1,4 +1,5 @@
 """Run config → data, task, trainer: tables of names and nothing else."""
+import re
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,10 @@ from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskCon
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
 from vilg.tokenizers.image.folder import load_image_tokenizer
 from vilg.weights.files import fingerprint
+from vilg.yaml_files import shown
+
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,100}")
+_LONGEST_OUTPUT = 1000
 
 
 @configclass
@@ -51,15 +56,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        try:
-            self.output.format(name=self.name)
-        except (KeyError, IndexError, ValueError):
-            raise ValueError(f"output may hold {{name}} and no other braces, got {self.output!r}") from None
+        if not _NAME.fullmatch(self.name) or self.name in (".", ".."):
+            raise ValueError(f"name is a plain file name of at most 100 characters, got {shown(self.name)}")
+        if set("{}") & set(self.output.replace("{name}", "")) or len(self.output) > _LONGEST_OUTPUT:
+            raise ValueError(f"output may hold {{name}} and no other braces, got {shown(self.output)}")
 
     @property
     def output_directory(self) -> Path:
         """Where the run writes."""
-        return Path(self.output.format(name=self.name))
+        return Path(self.output.replace("{name}", self.name))
 
 
 def load_run(path: str | Path, overrides: list[str] = ()) -> RunConfig:
