@@ -7,8 +7,9 @@ from vilg.machine import startup
 
 startup.start()
 
-_MOVED = {"pipeline": "vilg.app.pipeline", "build": "vilg.run.build", "web": "vilg.app.page", "judge": "vilg.evaluation",
-          "gallery": "vilg.app.image_files", "demo": "vilg.app.demo", "table7": "vilg.evaluation.table7"}
+_MOVED = {"pipeline": "vilg.app.pipeline", "build": "vilg.run.build", "web": "vilg.app.page",
+          "judge": "vilg.evaluation.scenes", "gallery": "vilg.app.image_files", "demo": "vilg.app.demo",
+          "table7": "vilg.evaluation.table7"}
 
 
 def load(name_or_directory, device=None, cpu_math=None):

@@ -46,6 +46,30 @@ def configclass(cls: type[T]) -> type[T]:
     )(cls)
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an interface needs to offer a field: its name and type, a line for users in English and in Chinese, and the
+    range and step of a slider."""
+
+    name: str
+    type: type
+    meaning: str
+    chinese: str
+    slider: tuple[float, float, float]
+
+
+def setting(default: Any, meaning: str, chinese: str, slider: tuple[float, float, float]) -> Any:
+    """A field of a config class that users set in tools and on the page as well: a :class:`Setting`."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "chinese": chinese, "slider": slider})
+
+
+def settings_of(cls: type) -> list[Setting]:
+    """The fields of ``cls`` made by :func:`setting`, in their order."""
+    hints = typing.get_type_hints(cls)
+    return [Setting(field.name, hints[field.name], **field.metadata) for field in dataclasses.fields(cls)
+            if "meaning" in field.metadata]
+
+
 def _refuse_truth(cls: type, value: Any) -> Any:
     """YAML reads yes and on as true, which Python counts as 1."""
     if isinstance(value, bool):

@@ -20,7 +20,8 @@ BASE = {
     "train": {"steps": 10, "batch_size": 2, "ema_decay": 0.9, "log_every": 1, "checkpoint_every": 5},
     "distributed": {"level": "none"}, "runtime": {"cpu_math": "fp32"}, "sampling": {"temperature": 0.5},
 }
-VALUES = [None, True, "", "x" * 100_000, "\ud800", "\0", -1, 0, 10**26, 2**63, 1e308, float("inf"), float("nan"), 1e-400,
+VALUES = [None, True, "", "x" * 100_000, "\ud800", "\0", -1, 0, 10**26, 2**63, 1e308, float("inf"),
+          float("nan"), 1e-400,
           [], {}, [[]] * 50, {"kind": "nothing"}, {"kind": ["a"]}, {1: 2}, "1:30", "{name.foo}", "{name:>5000000000}",
           "../../..", "1e5", -0.0, 10**12, "2026-02-30", {"a": {"b": {"c": 1}}}, "☃", "%s%n", "~", "NULL"]
 
