@@ -10,6 +10,8 @@ from vilg.data.worlds.styles.packages import Package
 from vilg.errors import DataError
 
 NUMBERED = re.compile(r"-1$")  # a set with several drawings of a thing counts them; the first stands for it
+FLAG = "旗"
+FIRST_SYMBOL = "\u2000"  # what comes before are letters and signs of writing: an icon called asterisk may be a key
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class Concept:
 @dataclass(frozen=True)
 class IconSet:
     """The icons of one style: ``icons``, their SVG bodies and sizes by name; ``aliases``, further names, some of them
-    mirrored; ``texts``, the emoji by name where the set says it; ``size``, the width and height of most icons."""
+    mirrored; ``texts``, the emoji by name where the set says it; ``flags``, the names of flags, some of them called by
+    their country alone, such as turkey; ``size``, the width and height of most icons."""
 
     icons: dict[str, dict]
     aliases: dict[str, dict]
     texts: dict[str, str]
+    flags: frozenset[str]
     size: tuple[float, float]
 
 
@@ -42,9 +46,10 @@ def read_icons(package: Package) -> IconSet:
     content, texts = package.read("icons.json"), package.read("chars.json")
     icons, aliases = content.get("icons"), content.get("aliases", {})
     size = content.get("width", 16), content.get("height", 16)  # 16 is what the format says where a set is silent
-    whole = isinstance(icons, dict) and isinstance(aliases, dict) and all(isinstance(side, int | float) for side in size)
-    if not whole or not icons or not all(isinstance(icon, dict) and isinstance(icon.get("body"), str)
-                                         for icon in icons.values()):
+    whole = (isinstance(icons, dict) and icons and isinstance(aliases, dict)
+             and all(isinstance(side, int | float) for side in size)
+             and all(isinstance(icon, dict) and isinstance(icon.get("body"), str) for icon in icons.values()))
+    if not whole:
         raise DataError(f"{package.path}: icons.json is not a set of icons; fetch the package again with `npm pack`")
     aliases = {name: alias for name, alias in aliases.items()
                if isinstance(alias, dict) and alias.get("parent") in icons}
@@ -54,7 +59,7 @@ def read_icons(package: Package) -> IconSet:
     except (ValueError, OverflowError):
         raise DataError(f"{package.path}: chars.json has keys that are no code points; fetch the package again with "
                         "`npm pack`") from None
-    return IconSet(icons, aliases, texts, size)
+    return IconSet(icons, aliases, texts, _flags(package), size)
 
 
 def read_concepts(package: Package) -> dict[str, Concept]:
@@ -91,7 +96,7 @@ def match(sets: dict[str, IconSet], concepts: dict[str, Concept]) -> dict[str, d
         if text in concepts:
             bare[_bare(name)].add(text)
     for text in concepts:
-        if len(text) == 1 and (name := unicodedata.name(text, "")):
+        if len(text) == 1 and text >= FIRST_SYMBOL and (name := unicodedata.name(text, "")):
             bare[_bare(name)].add(text)
     only = {name: next(iter(texts)) for name, texts in bare.items() if len(texts) == 1}
     return {style: _match_set(icons, named, only, concepts) for style, icons in sets.items()}
@@ -113,9 +118,17 @@ def _match_set(icons: IconSet, named: dict[str, str], bare: dict[str, str],
                 if text is None or drawing in known:
                     continue
                 known.add(drawing)
-                if text in concepts:
+                if text in concepts and (name not in icons.flags or FLAG in concepts[text].name):
                     found.setdefault(text, name)
     return found
+
+
+def _flags(package: Package) -> frozenset[str]:
+    """The names that a package's categories list as flags."""
+    categories = package.read("metadata.json").get("categories", {})
+    lists = [names for title, names in categories.items() if title.lower() == "flags" and isinstance(names, list)] \
+        if isinstance(categories, dict) else []
+    return frozenset(str(name) for names in lists for name in names)
 
 
 def _concepts(named: dict[str, tuple[str, list[str]]]) -> dict[str, Concept]:

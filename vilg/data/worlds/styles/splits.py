@@ -40,8 +40,8 @@ class SplitConfig:
 
 @dataclass
 class Splits:
-    """By picture: its split, its style's family, its concept's group. By two styles: median likeness of their pictures.
-    """
+    """The split of every picture, the family of every style, the group of every concept's text (its first text), and by
+    two styles the median likeness of their pictures."""
 
     splits: list[str]
     families: dict[str, str]

@@ -9,6 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vilg.config import to_dict
+from vilg.data.worlds.emoji import code_points
 from vilg.data.worlds.styles.packages import STYLES
 from vilg.data.worlds.styles.splits import SPLITS, SplitConfig
 from vilg.data.worlds.styles.world import World
@@ -109,7 +110,7 @@ def _tables(world: World) -> dict[str, list[str]]:
             "picture": one.file, "captions": one.captions, "questions": one.questions, "concept": one.concept.key,
             "name": one.concept.name, "tags": one.concept.tags, "style": one.style.key,
             "style_name": one.style.description, "family": world.splits.families[one.style.key],
-            "group": world.splits.groups[one.concept.text], "split": split,
+            "group": code_points(world.splits.groups[one.concept.text]), "split": split,
         }
         tables[split].append(json.dumps(record, ensure_ascii=False) + "\n")
     return tables
