@@ -6,7 +6,8 @@
   python tools/prepare_styles.py --output data/styles --licences permissive   # MIT and Apache art alone
 
 The folder then holds <style>/<code points>.png and one table a split, so that
-`data.sources: [{kind: table, path: data/styles/train.jsonl}]` trains on it, and LICENCES.md, which says whose art it is:
+`data.sources: [{kind: table, path: data/styles/train.jsonl}]` trains on it, world.json, which says all figures, and
+LICENCES.md, which says whose art it is. The tables:
 
   train      what to train on
   cells      a known style and a known concept, never seen together
@@ -67,11 +68,11 @@ def main() -> int:
         world = styles.collect(packages, concepts, config)
         about = styles.write(world, arguments.output, arguments.size, config)
     for key, style in about["styles"].items():
-        print(f"{key:18s} {style['pictures']:5d} pictures  {style['description']}  {style['spdx']}")
+        print(f"{key:18s} {style['images']:5d} pictures  {style['description']}  {style['spdx']}")
     for reason, names in about["left_out"].items():
         print(f"left out {len(names)}: {reason} ({', '.join(names[:5])})")
     print("  ".join(f"{name} {count}" for name, count in about["splits"].items()))
-    print(f"{arguments.output}: {about['pictures']} pictures of {about['concepts']} concepts")
+    print(f"{arguments.output}: {about['images']} pictures of {about['concepts']} concepts")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return 0

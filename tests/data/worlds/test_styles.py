@@ -143,7 +143,7 @@ def test_tables_are_read_as_ordinary_sources(written):
 def test_every_icon_becomes_the_picture_of_its_concept(written):
     folder, about = written
     found = {(line["concept"], line["style"]) for line in records(folder)}
-    assert len(found) == about["pictures"] == 10 * len(NAMED) - 1
+    assert len(found) == about["images"] == 10 * len(NAMED) - 1
     assert ("1f34e", "fxemoji") in found and ("1f34e", "openmoji") in found
     assert ("1f983", "fxemoji") not in found, "the flag of Turkey is no turkey"
     assert sorted(path.name for path in folder.glob("*/*.png")) == sorted(f"{concept}.png" for concept, _ in found)
@@ -178,10 +178,10 @@ def test_no_split_leaks_into_training(downloads):
         world, _ = make_world(downloads, seed=seed, held_styles=held)
         lines = [{"concept": one.concept.key, "style": one.style.key, "split": split,
                   "family": world.splits.families[one.style.key], "group": world.splits.groups[one.concept.text]}
-                 for one, split in zip(world.pictures, world.splits.splits)]
+                 for one, split in zip(world.images, world.splits.splits)]
         assert_no_leak(lines, held)
         filled |= {line["split"] for line in lines}
-        pixels = np.stack([one.image(32) for one in world.pictures]).reshape(len(lines), -1)
+        pixels = np.stack([one.render(32) for one in world.images]).reshape(len(lines), -1)
         likeness = np.corrcoef(pixels)
         trained = np.array([line["split"] == "train" for line in lines])
         tested = np.array([line["split"] not in ("train", "copies") for line in lines])
@@ -207,7 +207,7 @@ def test_splits_depend_on_the_seed_and_not_on_the_size(downloads, written, tmp_p
     assert {line["picture"]: line["split"] for line in records(tmp_path / "large")} == dealt
     assert Image.open(tmp_path / "large/noto/1f34e.png").size == (96, 96)
     other, _ = make_world(downloads, seed=5)
-    assert other.splits.splits != [dealt[one.file] for one in world.pictures]
+    assert other.splits.splits != [dealt[one.file] for one in world.images]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

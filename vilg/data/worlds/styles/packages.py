@@ -1,8 +1,8 @@
 """The packages that the styles come in: which ones, under what licence, and how their files are read.
 
-Art sets are npm's ``@iconify-json/…``: ``icons.json`` holds the body of one SVG a name, ``chars.json`` the names by code
-points where the set knows them, ``info.json`` whose art it is and under what licence. Names and key words are npm's
-``cldr-annotations-full``. Packages are read as ``npm pack`` leaves them (``.tgz``) or unpacked.
+Art sets are npm's ``@iconify-json/…``: ``icons.json`` holds the body of one SVG a name, ``chars.json`` the names by
+code points where the set knows them, ``info.json`` whose art it is and under what licence. Names and key words are
+npm's ``cldr-annotations-full``. Packages are read as ``npm pack`` leaves them (``.tgz``) or unpacked.
 """
 import json
 import logging

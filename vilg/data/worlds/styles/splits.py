@@ -56,7 +56,7 @@ def fingerprints(thumbnails: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
-def split(pictures: list[tuple[str, str]], names: dict[str, str], vectors: np.ndarray, config: SplitConfig) -> Splits:
+def split(images: list[tuple[str, str]], names: dict[str, str], vectors: np.ndarray, config: SplitConfig) -> Splits:
     """Deal pictures, given as (concept's text, style), to the splits.
 
     ``names`` holds the concepts' names, ``vectors`` [N, D] the pictures' :func:`fingerprints`. *train*; *cells*: style
@@ -64,32 +64,32 @@ def split(pictures: list[tuple[str, str]], names: dict[str, str], vectors: np.nd
     *both*: neither was trained; *copies*: a held-out picture that looks like one of training. Which is which depends
     on hashes of the group, the family and the seed, so that it stays where other concepts come or go.
     """
-    likeness = style_likeness(pictures, vectors)
-    styles = {style for _, style in pictures}
+    likeness = style_likeness(images, vectors)
+    styles = {style for _, style in images}
     families = _components(styles, (pair for pair, value in likeness.items() if value >= FAMILY))
-    groups = concept_groups(pictures, names, vectors)
+    groups = concept_groups(images, names, vectors)
     held_families = {families[style] for style in config.held_styles}
     held_groups = {group for group in groups.values()
                    if _share(config.seed, "concept", group) < config.held_concepts}
-    held_cells = _held_cells([(groups[text], text, families[style]) for text, style in pictures
+    held_cells = _held_cells([(groups[text], text, families[style]) for text, style in images
                               if families[style] not in held_families and groups[text] not in held_groups], config)
     splits = []
-    for text, style in pictures:
+    for text, style in images:
         family, group = families[style], groups[text]
         new_style, new_concept = family in held_families, group in held_groups
         splits.append("both" if new_style and new_concept else "styles" if new_style else
                       "concepts" if new_concept else "cells" if (group, family) in held_cells else "train")
-    trained = {text for (text, _), name in zip(pictures, splits) if name == "train"}
+    trained = {text for (text, _), name in zip(images, splits) if name == "train"}
     # A concept that only held-out styles draw has never been trained.
     splits = ["both" if name == "styles" and text not in trained else name
-              for (text, _), name in zip(pictures, splits)]
+              for (text, _), name in zip(images, splits)]
     return Splits(_without_copies(splits, vectors), families, groups, likeness)
 
 
-def style_likeness(pictures: list[tuple[str, str]], vectors: np.ndarray) -> dict[tuple[str, str], float]:
+def style_likeness(images: list[tuple[str, str]], vectors: np.ndarray) -> dict[tuple[str, str], float]:
     """Of every two styles that share concepts, the median likeness of their pictures of the same concept."""
     places: dict[str, dict[str, int]] = defaultdict(dict)
-    for number, (text, style) in enumerate(pictures):
+    for number, (text, style) in enumerate(images):
         places[style][text] = number
     result = {}
     for first in sorted(places):
@@ -101,7 +101,7 @@ def style_likeness(pictures: list[tuple[str, str]], vectors: np.ndarray) -> dict
     return result
 
 
-def concept_groups(pictures: list[tuple[str, str]], names: dict[str, str], vectors: np.ndarray) -> dict[str, str]:
+def concept_groups(images: list[tuple[str, str]], names: dict[str, str], vectors: np.ndarray) -> dict[str, str]:
     """Text of a concept → the first text of its group.
 
     One group are texts that differ in gender or skin tone alone, names that differ in case, width or punctuation alone,
@@ -109,13 +109,13 @@ def concept_groups(pictures: list[tuple[str, str]], names: dict[str, str], vecto
     """
     styles_of: dict[str, set[str]] = defaultdict(set)
     by_style: dict[str, list[int]] = defaultdict(list)
-    for number, (text, style) in enumerate(pictures):
+    for number, (text, style) in enumerate(images):
         styles_of[text].add(style)
         by_style[style].append(number)
     votes: dict[tuple[str, str], int] = defaultdict(int)
     for numbers in by_style.values():
         for one, other in np.argwhere(np.triu(vectors[numbers] @ vectors[numbers].T >= ALIKE, 1)).tolist():
-            votes[tuple(sorted((pictures[numbers[one]][0], pictures[numbers[other]][0])))] += 1
+            votes[tuple(sorted((images[numbers[one]][0], images[numbers[other]][0])))] += 1
     links = [pair for pair, count in votes.items() if 2 * count >= len(styles_of[pair[0]] & styles_of[pair[1]])]
     for alias in (_neutral, lambda text: _folded(names[text])):
         firsts: dict[str, str] = {}

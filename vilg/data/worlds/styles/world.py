@@ -32,7 +32,7 @@ MORE = 2
 
 
 @dataclass
-class StylePicture:
+class StyledImage:
     """A concept in one style, and the icon (of a set, by name) that shows it."""
 
     concept: Concept
@@ -45,7 +45,7 @@ class StylePicture:
         """Its path inside the written folder."""
         return f"{self.style.key}/{self.concept.key}.png"
 
-    def image(self, size: int) -> np.ndarray | None:
+    def render(self, size: int) -> np.ndarray | None:
         """On white, uint8 [size, size, 3]; None when the icon cannot be drawn or shows nothing."""
         return draw(self.icons, self.icon, size)
 
@@ -67,7 +67,7 @@ class StylePicture:
 class World:
     """All pictures by style and code points, their splits, whose art they are, and what was left out by reason."""
 
-    pictures: list[StylePicture]
+    images: list[StyledImage]
     splits: Splits
     licences: dict[str, dict[str, str]]
     versions: dict[str, str]
@@ -110,28 +110,28 @@ def collect(packages: dict[str, Package], concepts: dict[str, Concept], config: 
     styles = [STYLES[key] for key in packages]
     licences = {style.key: licence_of(style, packages[style.key]) for style in styles}
     sets = {style.key: read_icons(packages[style.key]) for style in styles}
-    pictures, thumbnails, left_out = _look_at_all(sets, concepts)
-    empty = packages.keys() - {one.style.key for one in pictures}
+    images, thumbnails, left_out = _look_at_all(sets, concepts)
+    empty = packages.keys() - {one.style.key for one in images}
     if empty:
         raise DataError(f"{packages[min(empty)].path}: no icon shows a concept with a Chinese name; fetch the package "
                         "again with `npm pack`")
-    order = [(one.concept.text, one.style.key) for one in pictures]
-    names = {one.concept.text: one.concept.name for one in pictures}
+    order = [(one.concept.text, one.style.key) for one in images]
+    names = {one.concept.text: one.concept.name for one in images}
     splits = split(order, names, fingerprints(np.stack(thumbnails)), config)
-    return World(pictures, splits, licences, {key: package.version for key, package in packages.items()}, left_out)
+    return World(images, splits, licences, {key: package.version for key, package in packages.items()}, left_out)
 
 
 def _look_at_all(sets: dict[str, IconSet], concepts: dict[str, Concept]
-                 ) -> tuple[list[StylePicture], list[np.ndarray], dict[str, list[str]]]:
+                 ) -> tuple[list[StyledImage], list[np.ndarray], dict[str, list[str]]]:
     """The pictures, their thumbnails uint8 [32, 32, 3], and icons that cannot be drawn."""
-    found = [StylePicture(concepts[text], STYLES[style], sets[style], name)
+    found = [StyledImage(concepts[text], STYLES[style], sets[style], name)
              for style, icons in match(sets, concepts).items() for text, name in sorted(icons.items())]
-    pictures, thumbnails, left_out = [], [], defaultdict(list)
+    images, thumbnails, left_out = [], [], defaultdict(list)
     for one in tqdm(found, desc="looking", unit="picture", mininterval=1):
-        thumbnail = one.image(THUMBNAIL)
+        thumbnail = one.render(THUMBNAIL)
         if thumbnail is None:
             left_out["cannot be drawn"].append(f"{one.style.key}:{one.icon}")
             continue
-        pictures.append(one)
+        images.append(one)
         thumbnails.append(thumbnail)
-    return pictures, thumbnails, dict(left_out)
+    return images, thumbnails, dict(left_out)

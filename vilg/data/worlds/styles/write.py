@@ -74,8 +74,8 @@ def _write_part(world: World, part: Path, size: int, about: dict) -> None:
     part.mkdir(parents=True)
     for key in world.versions:
         (part / key).mkdir()
-    for one in tqdm(world.pictures, desc="writing", unit="picture", mininterval=1):
-        image = one.image(size)
+    for one in tqdm(world.images, desc="writing", unit="picture", mininterval=1):
+        image = one.render(size)
         if image is None:
             raise DataError(f"{part / one.file}: shows nothing at {size} pixels a side; give another --size")
         Image.fromarray(image).save(part / one.file)
@@ -87,14 +87,14 @@ def _write_part(world: World, part: Path, size: int, about: dict) -> None:
 
 def describe(world: World, size: int, config: SplitConfig) -> dict:
     """The world in figures: settings, styles, counts by split and style, likeness of styles, what was left out."""
-    drawn = Counter(one.style.key for one in world.pictures)
-    groups = Counter(world.splits.groups[text] for text in {one.concept.text for one in world.pictures})
+    drawn = Counter(one.style.key for one in world.images)
+    groups = Counter(world.splits.groups[text] for text in {one.concept.text for one in world.images})
     return {
-        "kind": "styles", "size": size, **to_dict(config), "pictures": len(world.pictures),
+        "kind": "styles", "size": size, **to_dict(config), "images": len(world.images),
         "concepts": sum(groups.values()), "groups": len(groups), "largest_group": max(groups.values()),
         "splits": {name: world.counts().get(name, 0) for name in SPLITS},
         "styles": {key: {"description": STYLES[key].description, "family": world.splits.families[key],
-                         "pictures": drawn[key], "package": STYLES[key].package, "version": version,
+                         "images": drawn[key], "package": STYLES[key].package, "version": version,
                          **world.licences[key]} for key, version in world.versions.items()},
         "style_likeness": [[*pair, round(value, 3)] for pair, value in
                            sorted(world.splits.likeness.items(), key=lambda item: (-round(item[1], 3), item[0]))],
@@ -105,7 +105,7 @@ def describe(world: World, size: int, config: SplitConfig) -> dict:
 def _tables(world: World) -> dict[str, list[str]]:
     """Lines of JSON by split, without splits that no picture is in."""
     tables: dict[str, list[str]] = defaultdict(list)
-    for one, split in zip(world.pictures, world.splits.splits):
+    for one, split in zip(world.images, world.splits.splits):
         record = {
             "picture": one.file, "captions": one.captions, "questions": one.questions, "concept": one.concept.key,
             "name": one.concept.name, "tags": one.concept.tags, "style": one.style.key,
@@ -123,7 +123,7 @@ def _licences(world: World) -> str:
              "| folder | art by | source | licence | package |", "|---|---|---|---|---|"]
     for key, version in world.versions.items():
         about = world.licences[key]
-        lines.append(f"| {key} | {about['author']} | <{about['source']}> | [{about['licence']}]({about['licence_url']}) "
-                     f"| {STYLES[key].package} {version} |")
+        lines.append(f"| {key} | {about['author']} | <{about['source']}> "
+                     f"| [{about['licence']}]({about['licence_url']}) | {STYLES[key].package} {version} |")
     return "\n".join([*lines, "", "All were drawn from SVG on white and padded to squares; nothing else was changed.",
                       ""])
