@@ -22,7 +22,7 @@ NAMES, PARTS = "StructuredToParameterName@@", "UnpackBigParamInfor@@"
 _KINDS = {f"{kind}{size}" for kind, sizes in (("f", (2, 4, 8)), ("i", (1, 2, 4, 8)), ("u", (1, 2, 4, 8)))
           for size in sizes} | {"b1"}
 _MOST_AXES = 32
-_PROTOCOLS = range(2, 6)
+_PROTOCOLS = (2, 3, 4)
 
 
 class _Dtype:
@@ -55,8 +55,7 @@ class _Array:
 
 def _array(shape: Any, dtype: Any, fortran: Any, raw: Any) -> np.ndarray:
     """The array over the bytes ``raw``, which must be exactly those of its shape."""
-    if isinstance(raw, str):  # what Python 2 wrote
-        raw = raw.encode("latin1")
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw  # text: what Python 2 wrote
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or not isinstance(shape, tuple) \
             or len(shape) > _MOST_AXES or not all(type(side) is int and side >= 0 for side in shape):
         raise CheckpointError("holds an array with a malformed shape or type")
@@ -65,12 +64,6 @@ def _array(shape: Any, dtype: Any, fortran: Any, raw: Any) -> np.ndarray:
         raise CheckpointError(f"holds an array of shape {list(shape)[:8]} that takes {claimed} bytes and has "
                               f"{len(raw)}")
     return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
-    made = _Array()
-    made.value = _array(shape, dtype, order == "F", bytes(raw) if isinstance(raw, bytearray) else raw)
-    return made
 
 
 def _encode(text: Any, coding: Any = None) -> bytes:
@@ -102,9 +95,19 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict}
 for _module in ("numpy.core", "numpy._core"):  # numpy 1 and 2
     _KNOWN[f"{_module}.multiarray", "_reconstruct"] = _Array
-    _KNOWN[f"{_module}.numeric", "_frombuffer"] = _from_buffer
 for _module in ("builtins", "__builtin__"):  # Python 3 and 2
     _KNOWN |= {(_module, "tuple"): _as_tuple, (_module, "eval"): _named_data, (_module, "bytes"): _no_bytes}
+
+
+_CODES = (
+    pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE,
+    pickle.MEMOIZE, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET,
+    pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1,
+    pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINBYTES, pickle.SHORT_BINBYTES,
+    pickle.BINBYTES8, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1,
+    pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM,
+    pickle.SETITEMS)
+"""All instructions of a pickle that plain containers and arrays need; a file with any other is refused."""
 
 
 class _Bounded(io.RawIOBase):
@@ -133,7 +136,9 @@ class _Bounded(io.RawIOBase):
 
 class _Reader(pickle._Unpickler):
     """Python's own unpickler rather than the C one: its memo is a dict, so that a number in the file cannot make it
-    set memory aside."""
+    set memory aside, and its instructions can be chosen."""
+
+    dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _CODES}
 
     def __init__(self, handle: _Bounded):
         super().__init__(handle, encoding="latin1")
@@ -143,11 +148,14 @@ class _Reader(pickle._Unpickler):
             raise CheckpointError(f"asks for {module}.{name}, which no weights need, so it is not read")
         return _KNOWN[module, name]
 
-    def persistent_load(self, identity: Any) -> Any:
-        raise CheckpointError("refers to something outside itself, which .pdparams files do not")
+    def load_build(self) -> None:
+        """State goes to arrays and their types alone."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], (_Array, _Dtype)):
+            raise CheckpointError("sets the state of something that is not an array, which no weights need")
+        self.stack[-1].__setstate__(state)
 
-    def get_extension(self, code: int) -> Any:
-        raise CheckpointError("asks for a registered function, which no weights need, so it is not read")
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def read_pdparams(path: str | Path) -> dict[str, np.ndarray]:
