@@ -51,7 +51,7 @@ class ImageTower(Tower):
         """Pixels [B, 3, S, S] → [B, D]. Raises ShapeError for images of another size."""
         size, cls = self.config.image_size, self.config.pooling == "cls"
         if pixels.shape[1:] != [3, size, size]:
-            raise ShapeError(f"images of shape {pixels.shape} do not fit the image tower, which reads "
+            raise ShapeError(f"images of shape {list(pixels.shape)} do not fit the image tower, which reads "
                              f"[batch, 3, {size}, {size}]")
         batch, width = pixels.shape[0], self.config.width
         patches = self.patch_map(pixels).reshape([batch, width, -1]).transpose([0, 2, 1])  # [B, n, D]
