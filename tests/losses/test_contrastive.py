@@ -163,7 +163,8 @@ def test_all_views_add_up_and_tiles_change_nothing():
     scale, batch = paddle.to_tensor([7.0]), views()
     weights = {"image_caption": 1.0, "image_image": 0.5, "image_tags": 0.25, "text_text": 2.0}
     total, figures = multi_view_loss(batch, scale, settings(**weights))
-    assert total.item() == pytest.approx(sum(w * figures[f"{name}_loss"].item() for name, w in weights.items()), abs=1e-5)
+    expected = sum(weight * figures[f"{name}_loss"].item() for name, weight in weights.items())
+    assert total.item() == pytest.approx(expected, abs=1e-5)
     tiled, _ = multi_view_loss(batch, scale, settings(**weights, tile=4))
     assert tiled.item() == pytest.approx(total.item(), abs=1e-5)
     unmasked, _ = multi_view_loss(batch, scale, settings(**weights, mask_equal=False))

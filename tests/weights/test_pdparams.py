@@ -95,7 +95,8 @@ def test_orders_are_refused_and_not_carried_out(tmp_path, function, arguments, w
 
 def array_by_hand(shape: bytes, kind: bytes = b"X\x02\x00\x00\x00f4", raw: bytes = b"C\x04abcd") -> bytes:
     """A state dict of one array, spelled out: reconstruct, then shape, type, order and bytes."""
-    dtype = (b"cnumpy\ndtype\n" + kind + b"\x89\x88\x87R" + b"(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
+    dtype = (b"cnumpy\ndtype\n" + kind + b"\x89\x88\x87R"
+             b"(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
     return (b"\x80\x02}X\x01\x00\x00\x00wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
             b"(K\x01" + shape + dtype + b"\x89" + raw + b"tbs.")
 

@@ -1,9 +1,9 @@
 """Symmetric InfoNCE over several views of the same things (ERNIE-ViL 2.0, arXiv 2209.15270), plain or in exact tiles.
 
 A batch is two views of N things as unit vectors [N, D]: row i of one belongs to row i of the other, and all other rows
-are its negatives. The tiled form never holds the N × N scores: one sweep finds the log-sum-exps of all rows and columns,
-another the gradients, each a tile of rows at a time. Value and gradients are those of the plain form. Both compute in
-float32, whatever precision is on around them.
+are its negatives. The tiled form never holds the N × N scores: one sweep finds the log-sum-exps of all rows and
+columns, another the gradients, each a tile of rows at a time. Value and gradients are those of the plain form. Both
+compute in float32, whatever precision is on around them.
 
 Where several ranks train, the rows of all of them are handed in (gathered with their gradient, in the same order for
 every view), and every rank computes the whole loss.
@@ -40,12 +40,18 @@ class ContrastiveConfig:
     mask_equal: bool = True
 
     def __post_init__(self) -> None:
-        weights = (self.image_caption, self.image_image, self.image_tags, self.text_text)
+        weights = self.weights.values()
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError("the weights image_caption, image_image, image_tags and text_text must not be negative, "
                              "and one of them must be above 0")
         if self.tile < 0:
             raise ValueError(f"tile must be 0 (all rows at once) or more, not {self.tile}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every pair of views in :data:`PAIRS`."""
+        return {"image_caption": self.image_caption, "image_image": self.image_image, "image_tags": self.image_tags,
+                "text_text": self.text_text}
 
 
 @dataclass
@@ -89,10 +95,10 @@ def multi_view_loss(views: Views, scale: Tensor, config: ContrastiveConfig) -> t
     ids = views.ids if config.mask_equal else None
     figures = {"temperature": scale.detach().reshape([])}
     total = paddle.zeros([])
-    for name, (left, right) in PAIRS.items():
-        weight = getattr(config, name)
+    for name, weight in config.weights.items():
         if not weight:
             continue
+        left, right = PAIRS[name]
         a, b = getattr(views, left), getattr(views, right)
         if a is None or b is None:
             raise ConfigError(f"loss.{name}: is {weight}, but the batch has no {left if a is None else right}; give it "

@@ -2,7 +2,6 @@
 import math
 from typing import Literal
 
-import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
