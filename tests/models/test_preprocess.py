@@ -7,7 +7,7 @@ from vilg import config
 from vilg.errors import ConfigError
 from vilg.models.dual_encoder.preprocess import PREPROCESSINGS, PreprocessConfig, preprocess
 
-SHAPES = [(50, 71), (71, 50), (32, 32), (33, 96), (20, 29), (240, 321)]
+SHAPES = [(50, 71), (71, 50), (32, 32), (33, 96), (20, 29), (240, 321), (32, 35), (39, 32)]
 
 
 def image(height: int, width: int) -> np.ndarray:

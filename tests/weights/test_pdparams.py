@@ -74,10 +74,16 @@ class Order:
         return self.function, self.arguments
 
 
+def test_tensors_of_static_graphs_are_read_without_evaluating(tmp_path):
+    tensor = Order(eval, "data", {"data": ARRAYS["a.weight"]})  # how Paddle spells them
+    same(read_pdparams(write(tmp_path / "x.pdparams", {"w": tensor})), {"w": ARRAYS["a.weight"]})
+
+
 @pytest.mark.parametrize("function, arguments, words", [
     (os.system, ("touch {mark}",), "asks for posix.system"),
     (eval, ("open({mark!r}, 'w')", {}), "asks for an expression"),
     (eval, ("data", {"data": 1, "more": 2}), "asks for an expression"),
+    (eval, ("open({mark!r}, 'w')", {"data": 1}), "asks for an expression"),
     (exec, ("open({mark!r}, 'w')",), "asks for builtins.exec"),
     (open, ("{mark}", "w"), "asks for (io|_io).open"),
     (np.load, ("{mark}",), "asks for numpy.load"),
