@@ -264,6 +264,13 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change, words):
     assert str(refused.value).startswith(f"{path}: ")
 
 
+def test_towers_of_two_models_are_refused():
+    texts, images = reference.paddlenlp_weights(), reference.paddlenlp_weights(width=24)
+    mixed = {name: (images if name.startswith("vision") else texts)[name] for name in texts}
+    with pytest.raises(CheckpointError, match="sizes make no model.*image.width 24 and text.width 16 differ"):
+        infer_dual_encoder_config(convert_dual_encoder(mixed), 1e-5, HEAD_WIDTH)
+
+
 def test_inputs_that_do_not_fit_are_refused_with_both_sizes():
     model = build()
     with pytest.raises(ShapeError, match=r"\[1, 3, 16, 16\].*\[batch, 3, 32, 32\]"):

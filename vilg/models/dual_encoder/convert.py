@@ -139,7 +139,8 @@ def infer_dual_encoder_config(state: dict[str, np.ndarray], text_eps: float,
                                **_stack_shape(state, "text_tower", text_width, head_width))
         return DualEncoderConfig(image=image, text=text)
     except ValueError as error:
-        raise CheckpointError(f"its sizes make no model ({error.errors()[0]['msg']})") from None
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"its sizes make no model ({reason})") from None
 
 
 def _stack_shape(state: dict[str, np.ndarray], tower: str, width: int, head_width: int) -> dict[str, int]:
