@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from vilg import runtime
 from vilg.app import image_files as gallery, pipeline
-from vilg.data.images import read_picture
+from vilg.data.images import read_image
 from vilg.data.transforms import to_model
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, DataError, VilgError
@@ -233,7 +233,7 @@ def test_a_photo_is_turned_upright_as_in_training(tmp_path):
     assert upright.shape == (4, 2, 3) and upright[0, 1].tolist() == [255, 0, 0]
     with Image.open(tmp_path / "photo.png") as opened:
         assert (pipeline.open_picture(opened) == upright).all()
-    assert (read_picture(tmp_path / "photo.png", "photo") == upright).all()
+    assert (read_image(tmp_path / "photo.png", "photo") == upright).all()
 
 
 def test_the_shipped_tokenizer_reads_plain_pictures_alike_with_stock_operators():

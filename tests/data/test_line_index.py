@@ -60,8 +60,8 @@ def test_a_file_written_anew_in_place_is_named(tmp_path, new):
 
 MEASURE = """
 import sys
-from vilg.data.codes import CodesConfig, CodesSource
-from vilg.data.sources import TableConfig, TableSource
+from vilg.data.sources.codes import CodesConfig, CodesSource
+from vilg.data.sources.table import TableConfig, TableSource
 from pathlib import Path
 
 def kilobytes():

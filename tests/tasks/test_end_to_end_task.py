@@ -49,9 +49,14 @@ def samples(count=6):
                    [("有几个？", "一个")]) for i in range(count)]
 
 
+def gather(task, taken, seeds=None):
+    """What the loader makes of samples: their views, collated."""
+    seeds = list(range(len(taken))) if seeds is None else seeds
+    return task.collate([task.view(sample, seed) for sample, seed in zip(taken, seeds)], seeds)
+
+
 def batch_of(task, count=6):
-    arrays = task.collate(samples(count), list(range(count)))
-    return task.prepare({name: paddle.to_tensor(value) for name, value in arrays.items()})
+    return task.prepare(gather(task, samples(count)).map(paddle.to_tensor))
 
 
 def gradients(task, loss):
@@ -71,13 +76,13 @@ def test_a_step_adds_the_picture_to_what_a_bidirectional_step_computes(make, rel
     for name, value in plain.model.state_dict().items():
         assert np.array_equal(value.numpy(), task.model.state_dict()[name].numpy()), f"{name} starts elsewhere"
     batch = batch_of(task)
-    output, generation = task.step(batch, 0), plain.step({k: v for k, v in batch.items() if k != "image"}, 0)
+    output, generation = task.step(batch, 0), plain.step(batch, 0)
     assert float(output.figures["loss_t2i"]) == pytest.approx(float(generation.figures["loss_t2i"]), rel=1e-5)
     assert float(output.figures["loss_i2t"]) == pytest.approx(float(generation.figures["loss_i2t"]), rel=1e-5)
     picture = float(output.figures["loss_reconstruction"])
     assert float(output.loss) == pytest.approx(float(generation.loss) + picture, rel=1e-5)
-    raw = task.end_to_end(batch["caption"], batch["caption_length"], batch["codes"])
-    error = raw - batch["image"]
+    raw = task.end_to_end(batch.t2i_text, batch.t2i_length, batch.codes)
+    error = raw - batch.image
     assert picture == pytest.approx(float(error.abs().mean() + (error * error).mean()), rel=1e-4)
 
 
@@ -202,7 +207,7 @@ def test_a_drawn_picture_is_that_of_its_tokens_fed_back(model, guidance, known_r
     known = {} if known_rows is None else {
         "known_image": np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype("uint8"), "known_rows": known_rows}
     drawn = arrays(model.text_to_image(PROMPTS, num_images=2, seed=3, guidance=guidance, path="end_to_end", **known))
-    batch = model.words.encode_prompts(PROMPTS, 16, strict=True)
+    batch = model.text_tokenizer.encode_prompts(PROMPTS, 16, strict=True)
     ids, length = (paddle.to_tensor(np.repeat(part, 2, axis=0)) for part in (batch.ids, batch.length))
     with paddle.no_grad():
         hidden = model.model.text_to_image_hidden(ids, length, kept[0].codes)
@@ -284,8 +289,8 @@ def test_contradictions_are_refused(make, changes, says):
 
 def test_codes_without_pictures_are_refused(make):
     coded = [Sample("s", None, ["红色的圆形"], [], np.zeros(16, "int64"))]
-    with pytest.raises(DataError, match="compares with pictures"):
-        make().collate(coded, [0])
+    with pytest.raises(DataError, match="compares with images"):
+        gather(make(), coded)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

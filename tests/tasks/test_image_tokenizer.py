@@ -6,7 +6,7 @@ import pytest
 from vilg import config
 from vilg.data.sample import Sample
 from vilg.errors import ConfigError
-from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
+from vilg.tasks.image_tokenizer import ImageBatch, ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tokenizers.image.folder import load_image_tokenizer
 
 AUTOENCODER = {"image_size": 16, "channels": 8, "multipliers": [1, 2], "blocks": 1, "decoder_blocks": 1,
@@ -26,12 +26,12 @@ def build(kind: str) -> ImageTokenizerTask:
     return ImageTokenizerTask(config.from_dict(ImageTokenizerTaskConfig, VARIANTS[kind]))
 
 
-def batch(task: ImageTokenizerTask, count: int = 4) -> dict[str, paddle.Tensor]:
+def batch(task: ImageTokenizerTask, count: int = 4) -> ImageBatch:
     rng = np.random.default_rng(0)
-    samples = [Sample(str(number), rng.integers(0, 256, (24, 20, 3), dtype=np.uint8), [""]) for number in range(count)]
-    arrays = task.collate(samples, list(range(count)))
-    assert arrays["image"].dtype == np.float32 and arrays["image"].shape == (count, 3, 16, 16)
-    return task.prepare({name: paddle.to_tensor(value) for name, value in arrays.items()})
+    samples = [Sample(str(number), rng.integers(0, 256, (24, 20, 3), dtype=np.uint8), []) for number in range(count)]
+    arrays = task.collate([task.view(sample, seed) for seed, sample in enumerate(samples)], list(range(count)))
+    assert arrays.image.dtype == np.float32 and arrays.image.shape == (count, 3, 16, 16)
+    return task.prepare(arrays.map(paddle.to_tensor))
 
 
 def train(task: ImageTokenizerTask, steps: int) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Captions alone, without their pictures: what a vocabulary is counted from."""
+"""Captions alone, without their images: what a vocabulary is counted from."""
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +56,7 @@ def _texts(line: str, suffix: str, place: str) -> list[str]:
     if suffix == ".tsv":
         _, *captions = line.split("\t")
         if not captions:
-            raise BrokenSample(place, "a row is a picture's path, a tab and a caption")
+            raise BrokenSample(place, "a row is an image's path, a tab and a caption")
         return captions
-    _, captions, pairs = parse_record(line, place)
-    return [*captions, *(text for pair in pairs for text in pair)]
+    record = parse_record(line, place)
+    return [*record.captions, *(text for pair in record.questions for text in pair)]

@@ -21,9 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from vilg.config import configclass
-from vilg.data.caption_records import parse_record, readable, text_lines
-from vilg.data.images import PICTURE_SUFFIXES, read_picture
-from vilg.data.sample import BrokenSample, Sample
+from vilg.data.caption_records import Record, parse_record, readable, text_lines
+from vilg.data.images import IMAGE_SUFFIXES, read_image
+from vilg.data.sample import BrokenSample, Reading, Sample
 from vilg.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,8 @@ def find_shards(patterns: str | list[str]) -> list[Path]:
 class ShardStream:
     """The samples of tar shards as a stream, see :class:`ShardsConfig` and :class:`vilg.data.loader.Stream`."""
 
-    def __init__(self, config: ShardsConfig):
-        self.config = config
+    def __init__(self, config: ShardsConfig, reading: Reading = Reading()):
+        self.config, self.reading = config, reading
         self.shards = find_shards(config.path)
         self.counts, self._problems = _count(self.shards)
         self._ends = np.cumsum(self.counts)
@@ -225,18 +225,21 @@ class ShardStream:
                                index.problem or "fewer samples than its index says")
         member = index.members[number]
         name = readable(f"{path}/{member.key}")
-        pictures = [suffix for suffix in member.files if f".{suffix}" in PICTURE_SUFFIXES]
-        if not pictures:
-            raise BrokenSample(name, "no picture")
+        images = [suffix for suffix in member.files if f".{suffix}" in IMAGE_SUFFIXES]
+        if not images:
+            raise BrokenSample(name, "no image")
         try:
             with open(path, "rb") as handle:
-                contents = {suffix: _piece(handle, *member.files[suffix]) for suffix in (pictures[0], "txt", "json")
+                contents = {suffix: _piece(handle, *member.files[suffix]) for suffix in (images[0], "txt", "json")
                             if suffix in member.files}
         except OSError as error:
             raise BrokenSample(name, f"its shard cannot be read any more ({error.strerror or error})") from None
-        texts, pairs = _texts(contents, name)
-        return Sample(readable(f"{path.name}/{member.key}"), read_picture(contents[pictures[0]], name),
-                      texts[:1] if self.config.first_caption_only else texts, pairs)
+        said = _texts(contents, name)
+        if self.reading.texts and not said.captions:
+            raise BrokenSample(name, "no caption")
+        return Sample(readable(f"{path.name}/{member.key}"), read_image(contents[images[0]], name, self.reading),
+                      said.captions[:1] if self.config.first_caption_only else said.captions, said.questions,
+                      facts=said.facts)
 
     def _index(self, shard: int) -> ShardIndex:
         with self._lock:
@@ -294,21 +297,17 @@ def _piece(handle, offset: int, size: int) -> bytes:
     return handle.read(size)
 
 
-def _texts(contents: dict[str, bytes], name: str) -> tuple[list[str], list[tuple[str, str]]]:
-    texts: list[str] = []
-    pairs: list[tuple[str, str]] = []
+def _texts(contents: dict[str, bytes], name: str) -> Record:
+    said = Record("", [], [], {})
     try:
         if "json" in contents:
-            _, texts, pairs = parse_record(contents["json"].decode("utf-8-sig"), name)
+            said = parse_record(contents["json"].decode("utf-8-sig"), name, ())
     except (UnicodeDecodeError, BrokenSample) as problem:
         if "txt" not in contents:  # other people's .json need not be about captions
             raise problem if isinstance(problem, BrokenSample) else BrokenSample(name, NOT_UTF8) from None
     try:
-        if "txt" in contents and not any(text.strip() for text in texts):
-            texts = text_lines(contents["txt"])
+        if "txt" in contents and not said.captions:
+            said.captions = text_lines(contents["txt"])
     except UnicodeDecodeError:
         raise BrokenSample(name, NOT_UTF8) from None
-    texts = [text.strip() for text in texts if text.strip()]
-    if not texts:
-        raise BrokenSample(name, "no caption")
-    return texts, pairs
+    return said

@@ -25,6 +25,7 @@ SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"
 CONTINUATION = "##"
 _NUMBERED = re.compile(r"([^\t]+)\t(\d{1,9})\r?", re.ASCII)  # a line that names its token's id
 LONGEST_WORD = 100  # letters; BERT reads a longer unbroken word as unknown
+NO_INK = {ord(letter): None for letter in "\u115f\u1160\u2800\u3164\uffa0"}  # letters and symbols that are drawn blank
 ANSWER_ROOM = 1  # tokens kept free behind a question that is still to be answered, as behind one with a short answer
 
 
@@ -188,7 +189,7 @@ class WordPieceTokenizer:
 
     def reads(self, text: str) -> bool:
         """Whether anything of the text is left when spaces, control characters and the like are taken out."""
-        return bool(self._pieces(text))
+        return not is_blank(text) and bool(self._pieces(text))
 
     def unknown(self, text: str) -> list[str]:
         """The words of ``text`` (a Chinese character is a word) that the vocabulary lacks, each once, in order."""
@@ -231,6 +232,17 @@ def bert_normalizer(lowercase: bool = True) -> normalizers.Normalizer:
     """BERT's clean-up: control characters out, Chinese characters apart, and when ``lowercase`` accents off as well."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=lowercase,
                                       lowercase=lowercase)
+
+
+_CLEAN = bert_normalizer()
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: only spaces, control characters, accents without a letter, characters of no width
+    or of no ink. Such a caption or question is none."""
+    if text[:1].isalnum() and ord(text[0]) not in NO_INK:  # nearly always
+        return False
+    return not _CLEAN.normalize_str(mend(text)).translate(NO_INK).strip()
 
 
 def word_splitter() -> pre_tokenizers.PreTokenizer:

@@ -1,0 +1,63 @@
+"""Tables of images and captions: TSV and JSON lines."""
+from pathlib import Path
+from typing import Literal
+
+from vilg.config import configclass
+from vilg.data.caption_records import Record, parse_record, readable, visible
+from vilg.data.images import read_image
+from vilg.data.line_index import Lines
+from vilg.data.sample import BrokenSample, Reading, Sample
+from vilg.errors import DataError
+
+
+@configclass
+class TableConfig:
+    """A ``.tsv`` or ``.jsonl`` file of images and captions;
+    image paths are relative to ``pictures`` or the table's folder.
+
+    TSV: image path, then one caption a column. JSON lines: ``{"picture": …, "captions": […], "questions": [[q, a],
+    …]}``, or ``"caption"`` for a single one; ``questions`` may be left out. ``first_caption_only`` as for a folder.
+    """
+
+    kind: Literal["table"] = "table"
+    path: str
+    pictures: str | None = None
+    first_caption_only: bool = False
+    repeat: int = 1
+
+
+class TableSource:
+    """Rows of a TSV or JSONL table; see :class:`TableConfig`. Raises DataError when the table cannot be read at all."""
+
+    def __init__(self, config: TableConfig, reading: Reading = Reading()):
+        self.reading = reading
+        self.path = Path(config.path)
+        self.root = Path(config.pictures) if config.pictures else self.path.parent
+        self.taken = slice(1 if config.first_caption_only else None)
+        if self.path.suffix not in (".tsv", ".jsonl"):
+            raise DataError(f"{self.path}: a table is a .tsv or a .jsonl file")
+        try:
+            self.rows = Lines(self.path, blank=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path}: cannot be read as a UTF-8 table ({error})") from None
+        if not len(self.rows):
+            raise DataError(f"{self.path}: the table is empty")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        number, line = self.rows.numbered(index)
+        place = f"{readable(self.path)} line {number}"
+        if self.path.suffix == ".tsv":
+            name, *texts = line.split("\t")
+            record = Record(name, visible(texts), [], {})
+        else:
+            record = parse_record(line, place)
+        if not record.name:
+            raise BrokenSample(place, "names no image")
+        shown = f"{place} ({record.name})"
+        if self.reading.texts and not record.captions:
+            raise BrokenSample(shown, "no caption")
+        return Sample(record.name, read_image(self.root / record.name, shown, self.reading),
+                      record.captions[self.taken], record.questions, facts=record.facts)
