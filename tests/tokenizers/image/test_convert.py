@@ -7,9 +7,9 @@ import numpy as np
 import paddle
 import pytest
 
+from vilg import release
 from vilg.errors import CheckpointError
 from vilg.tokenizers.image.convert import import_dvae, import_vqgan
-from vilg.tokenizers.image.folder import load_image_tokenizer
 
 import reference
 import torch_writer
@@ -99,7 +99,7 @@ def test_the_tool_writes_a_folder_that_loads(tmp_path, run_tool):
     write_vqgan(tmp_path / "last.ckpt", gumbel=True)
     assert run_tool("vqgan", "--checkpoint", tmp_path / "last.ckpt", "--output", tmp_path / "ours",
                     "--image-size", SIDE) == 0
-    ours, direct = load_image_tokenizer(tmp_path / "ours"), import_vqgan(tmp_path / "last.ckpt", SIDE)
+    ours, direct = release.read(tmp_path / "ours", "image_tokenizer"), import_vqgan(tmp_path / "last.ckpt", SIDE)
     x = paddle.to_tensor(pictures())
     assert (ours.encode(x).numpy() == direct.encode(x).numpy()).all()
 

@@ -13,7 +13,7 @@ import numpy as np
 from vilg.errors import CheckpointError
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.dvae import DVAEConfig
-from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.quantize import QuantizerConfig
 from vilg.tokenizers.image.vqvae import VQConfig
 from vilg.weights.files import load_weights
