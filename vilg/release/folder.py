@@ -19,7 +19,7 @@ from paddle import nn
 
 from vilg import config as configs
 from vilg.errors import CheckpointError, VilgError
-from vilg.release.limits import at_most, check_size, limit
+from vilg.weights.limits import at_most, check_size, limit
 from vilg.release.registry import Contents, Kind, kind_named
 from vilg.release.staging import staged
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
