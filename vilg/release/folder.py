@@ -49,8 +49,8 @@ def write(folder: str | Path, kind: str, thing: Any, replaced: dict[str, np.ndar
 
 
 def read(folder: str | Path, kind: str | None = None, **beside: Any) -> Any:
-    """Read a released folder: a :class:`~vilg.release.kinds.bidirectional.ReleasedModel`, an image tokenizer …, in eval
-    mode. ``kind``: the only one of use to the caller. ``beside``: what the folder is a part of (a reconstructor's).
+    """Read a released folder: a :class:`~vilg.release.kinds.bidirectional.ReleasedModel`, an image tokenizer …, ready
+    to use. ``kind``: the only one of use to the caller. ``beside``: what the folder is a part of (a reconstructor's).
 
     Raises CheckpointError when the folder is of another kind, not whole, or changed since it was written.
     """

@@ -31,10 +31,10 @@ def read_foreign_weights(path: str | Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return read_stored(path, FOREIGN)
     content = read_torch_checkpoint(path)
-    arrays = _named(content)
+    arrays = _named(content, str(path))
     if isinstance(content, dict) and not arrays:
         found = next((name for name in WRAPPERS if _named(content.get(name))), None)
-        arrays = _named(content.get(found))
+        arrays = _named(content.get(found), str(path))
         average = next((name for name in AVERAGES if _named(content.get(name))), None)
         averaged = _named(content.get(average))
         if averaged and (not arrays or averaged.keys() == arrays.keys()):
@@ -58,8 +58,8 @@ def weights_beginning_with(arrays: dict[str, np.ndarray], first: str, source: st
     prefix = "" if not found else (plain or found)[0]
     if "" not in plain and len(plain) > 1:
         if "first_stage_model." not in plain:
-            raise CheckpointError(f"{source}: holds several such modules ({', '.join(sorted(plain)[:5])}); save the one "
-                                  "that is wanted by itself")
+            raise CheckpointError(f"{source}: holds several such modules ({', '.join(sorted(plain)[:5])}); save the "
+                                  "one that is wanted by itself")
         prefix = "first_stage_model."
     prefix = "" if "" in plain else prefix
     own = {name.removeprefix(prefix): value for name, value in arrays.items()
@@ -79,7 +79,7 @@ def _is_average(prefix: str) -> bool:
 def _averages(arrays: dict[str, np.ndarray], prefix: str, own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Averages of ``own`` weights among ``arrays``, by those weights' names; empty unless all of a set are known."""
     without_dots = {name.replace(".", ""): name for name in own}
-    for mark in (f"{prefix}{average}." for average in (*AVERAGES, "ema_model")):
+    for mark in (f"{before}{average}." for before in (prefix, "") for average in (*AVERAGES, "ema_model")):
         found = {name.removeprefix(mark): value for name, value in arrays.items()
                  if name.startswith(mark) and name.removeprefix(mark) not in ASIDE}
         named = {without_dots.get(name.replace(".", ""), ""): value for name, value in found.items()}
@@ -88,15 +88,15 @@ def _averages(arrays: dict[str, np.ndarray], prefix: str, own: dict[str, np.ndar
     return {}
 
 
-def _named(content: Any) -> dict[str, StoredTensor]:
+def _named(content: Any, source: str = "") -> dict[str, StoredTensor]:
     if isinstance(content, StandIn):
-        return _module_tensors(content)
+        return _module_tensors(content, source)
     if not isinstance(content, dict):
         return {}
     return {str(name): value for name, value in content.items() if isinstance(value, StoredTensor)}
 
 
-def _module_tensors(module: StandIn) -> dict[str, StoredTensor]:
+def _module_tensors(module: StandIn, source: str) -> dict[str, StoredTensor]:
     """Weights of a module that was pickled whole: its parameters, buffers and those of its children, by path. A module
     that is met twice counts once, as in PyTorch."""
     found, waiting, seen = {}, [("", module)], set()
@@ -106,7 +106,7 @@ def _module_tensors(module: StandIn) -> dict[str, StoredTensor]:
             continue
         seen.add(id(module))
         if len(prefix) > LONGEST_NAME:
-            raise CheckpointError("the checkpoint's modules are nested too deep for any model")
+            raise CheckpointError(f"{source}: its modules are nested too deep for any model")
         for part in ("_parameters", "_buffers"):
             found |= {f"{prefix}{name}": value for name, value in _named(vars(module).get(part)).items()}
         children = vars(module).get("_modules")

@@ -5,7 +5,9 @@ tensors and plain containers; every other name becomes an inert stand-in that st
 Both forms are read: the zip archive (PyTorch ≥ 1.6) and the older plain stream. What a file may claim is bounded by
 its own size: bytes inflated, numbers in a storage, numbers in tensors that view storages.
 """
+import io
 import math
+import mmap
 import pickle
 import struct
 import zipfile
@@ -50,23 +52,29 @@ class StandIn:
         """What a pickle calls on something list-like."""
 
 
-class _StorageType:
+class _Inert:
+    """Takes no state from a pickle, which could make it describe something else than was checked."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise CheckpointError("the checkpoint gives a storage a state, which PyTorch never does")
+
+
+class _StorageType(_Inert):
     __slots__ = ("dtype",)
 
     def __init__(self, dtype: str):
         self.dtype = dtype
 
 
-class _Storage:
+class _Storage(_Inert):
     """Numbers that tensors view; ``values`` are there once the file was read."""
 
     __slots__ = ("dtype", "count", "values")
 
     def __init__(self, dtype: str, count: int):
         self.dtype, self.count, self.values = dtype, count, None
-
-    def __setstate__(self, state: Any) -> None:
-        raise CheckpointError("the checkpoint gives a storage a state, which PyTorch never does")
 
 
 class StoredTensor:
@@ -108,7 +116,7 @@ class StoredTensor:
         return np.lib.stride_tricks.as_strided(values[self.offset:], self.size, strides).copy()
 
 
-class _Slice:
+class _Slice(_Inert):
     """A part of a storage that is a storage of its own, as the first versions of the stream had it."""
 
     __slots__ = ("root", "first", "count")
@@ -117,9 +125,6 @@ class _Slice:
         if not all(type(one) is int and one >= 0 for one in (first, count)) or first + count > root.count:
             raise CheckpointError("a storage of the checkpoint reaches outside another; fetch the file again")
         self.root, self.first, self.count = root, first, count
-
-    def __setstate__(self, state: Any) -> None:
-        raise CheckpointError("the checkpoint gives a storage a state, which PyTorch never does")
 
     @property
     def values(self) -> np.ndarray:
@@ -130,8 +135,9 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-class _Unpickler(pickle.Unpickler):
-    """Collects storages by key, to be filled when they are read; their bytes may be ``room`` in all, and the numbers of
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python: that in C makes room for as many objects as a file says it will number, 64 GB at most.
+    Collects storages by key, to be filled when they are read; their bytes may be ``room`` in all, and the numbers of
     all tensors a few times that."""
 
     def __init__(self, handle: BinaryIO, room: int):
@@ -212,9 +218,8 @@ def _read_archive(path: Path) -> Any:
         entry = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
         if entry is None:
             raise CheckpointError("a zip archive without data.pkl, so not a PyTorch checkpoint")
-        with archive.open(entry) as handle:
-            unpickler = _Unpickler(handle, held)
-            content = unpickler.load()
+        unpickler = _Unpickler(io.BytesIO(archive.read(entry)), held)
+        content = unpickler.load()
         for key, storage in unpickler.storages.items():
             _fill(storage, archive.read(f"{entry[:-len('data.pkl')]}data/{key}"))
     return content
@@ -223,7 +228,8 @@ def _read_archive(path: Path) -> Any:
 def _read_stream(path: Path) -> Any:
     """The older form: magic number, protocol, system, the object, the list of storage keys, then the raw storages."""
     size = path.stat().st_size
-    with open(path, "rb") as handle:
+    # A mapped file gives no more than it has, whatever it is asked for.
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as handle:
         if _Unpickler(handle, 0).load() != STREAM_MAGIC:
             raise CheckpointError("neither a zip archive nor an old PyTorch stream, so not a PyTorch checkpoint")
         for _ in ("protocol", "system"):
