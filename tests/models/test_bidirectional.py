@@ -183,4 +183,4 @@ def test_the_papers_sizes_are_built_without_being_allocated(name, least, most):
     with paddle.LazyGuard():
         model = BidirectionalTransformer(config)
     assert least < sum(math.prod(parameter.shape) for parameter in model.parameters()) < most
-    assert [pattern.value for pattern in model.patterns[:3]] == ["row", "column", "row"]
+    assert [pattern.name for pattern in model.patterns[:3]] == ["row", "column", "row"]
