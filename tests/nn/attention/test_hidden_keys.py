@@ -1,5 +1,7 @@
-"""What is hidden stays hidden whatever its score, and layers of different windows share nothing: every form of attention
-against a softmax over the visible keys alone, in float64."""
+"""What is hidden stays hidden whatever its score, and layers of different windows share nothing.
+
+Every form of attention is held against a softmax over the visible keys alone, in float64.
+"""
 import contextlib
 
 import numpy as np
@@ -27,7 +29,7 @@ def numbers(*shape) -> np.ndarray:
 
 
 def visible_mean(q, k, v, visible):
-    """q [.., Q, H], k and v [.., K, H], booleans [.., Q, K] → the mean of the visible values that a query attends to."""
+    """q [.., Q, H], k and v [.., K, H], booleans [.., Q, K] → what a softmax over the visible keys gives."""
     scores = q.astype("float64") @ k.astype("float64").swapaxes(-1, -2) / np.sqrt(q.shape[-1])
     scores = np.where(visible, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -69,7 +69,8 @@ class Chequers(Pattern):
     name: ClassVar[str] = "chequers"
 
     def near(self, query, key, layout):
-        return ((query // layout.columns + query % layout.columns) - (key // layout.columns + key % layout.columns)) % 2 == 0
+        colours = [slot // layout.columns + slot % layout.columns for slot in (query, key)]
+        return (colours[0] - colours[1]) % 2 == 0
 
 
 every_pattern = pytest.mark.parametrize("pattern", [DilatedRow(), DilatedRow(3), Chequers()], ids=str)

@@ -4,8 +4,7 @@ At a few rows the work of a step is reading the weights once; a Paddle operator 
 as much as many of these products take. So the products, norms and casts of a stack's programs
 (:mod:`vilg.nn.program`) are tied once to the buffers that they read and write
 (:class:`vilg.kernels.onednn.library.Bound`), with bias, activation and residual sum as part of the product before them,
-and a step calls them one after another. Attention stands between
-(:mod:`vilg.nn.attention.cached_host`).
+and a step calls them one after another. Attention stands between (:mod:`vilg.nn.attention.cached_host`).
 """
 import ctypes
 from collections.abc import Callable
@@ -29,26 +28,20 @@ from vilg.nn.transformer import Block, Stack
 _SCALE_AND_SHIFT = 2 | 4
 ACTIVATION_STEPS: dict[str, Callable[[], Step]] = {"gelu": precision.gelu_step}
 """Activations as steps after a product."""
+_FOLLOWS = {Fork: (Norm, Add), Norm: (Fork, Add), Map: (Fork, Norm, Attend, Activation), Attend: (Map,),
+            Activation: (Map,), Add: (Map,)}
+"""What an operation may follow in a program that is compiled."""
 HostAttend = Callable[[int], None]
 """Attention of one new token a row, in a layer, from the buffer of packed qkv to that of its result."""
 
 
 def compilable(program: Program) -> bool:
-    """Can a step of this program be compiled? Its norms read the residual stream, and what a map gives goes to
-    attention, to a known activation or into the residual."""
-    for before, part, after in around(program):
-        match part:
-            case Norm():
-                fits = before is None or isinstance(before, (Fork, Add))
-            case Map():
-                fits = isinstance(after, (Attend, Activation, Add))
-            case Activation(kind):
-                fits = kind in ACTIVATION_STEPS
-            case _:
-                fits = True
-        if not fits:
-            return False
-    return True
+    """Can a step of this program be compiled? Its norms read the residual stream, what a map gives goes to attention,
+    to a known activation or into the residual, and the result is in the residual stream."""
+    return isinstance(program[-1], (Add, Norm)) and all(
+        (isinstance(before, _FOLLOWS[type(part)]) or before is None)
+        and (not isinstance(part, Activation) or part.kind in ACTIVATION_STEPS)
+        for before, part, _ in around(program))
 
 
 class CompiledStack:

@@ -65,7 +65,8 @@ def _image_queries(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, bloc
     m, n = blocks.layout.text, blocks.layout.image
 
     def build() -> Tensor:
-        return _over_heads(image_scores_mask(blocks, context)[:, blocks.index().reshape(-1)], q)
+        order = blocks.index().reshape(-1)  # [n], group by group
+        return _over_heads(image_scores_mask(blocks, context)[:, order], q)
 
     mask = context.once(("blocks", blocks, q.dtype, heads), build)  # [B, N, n, M + S·C], slots group by group
     queries = _grouped(q[:, m:], blocks)  # [B, N, G, C, H]
