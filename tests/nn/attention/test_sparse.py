@@ -9,7 +9,9 @@ from vilg.nn.attention import sparse as block_sparse
 from vilg.nn.attention.blocks import fused as block_fused
 from vilg.nn.attention.blocks.layout import block_layout, image_scores_mask
 from vilg.nn.attention.dense import StreamContext, dense_attention
-from vilg.nn.attention.patterns import SOURCE, TARGET, Column, Convolution, Dense, Layout, Pattern, Role, Row, dense_mask
+from vilg.nn.attention.patterns import (
+    SOURCE, TARGET, Column, Convolution, Dense, Layout, Pattern, Role, Row, dense_mask,
+)
 from vilg.nn.functional import stock_operators
 
 GRIDS = [(4, 4), (8, 8), (16, 16), (5, 7)]
