@@ -36,7 +36,7 @@ class Slots(Protocol):
 
 @dataclass(frozen=True)
 class Ring:
-    """The last ``entries`` tokens, each in the place of one that is too old; for patterns that see a full ring whole."""
+    """The last ``entries`` tokens, the newest in place of the oldest; for patterns that see a full ring whole."""
 
     steps: int
     entries: int
