@@ -43,8 +43,8 @@ def cider(hypotheses: Sequence[Counts], references: Sequence[Sequence[Counts]]) 
     Raises DataError for fewer than two images: each n-gram is then in all of them and weighs nothing.
     """
     if len(references) < 2:
-        raise DataError("CIDEr weighs words by how many images have them, and is 0 for any single image; score at least "
-                        "two images at once")
+        raise DataError("CIDEr weighs words by how many images have them, and is 0 for any single image; score at "
+                        "least two images at once")
     images = Counter(gram for wanted in references for gram in set().union(*wanted))
     most = math.log(len(references))
     weigh = {gram: most - math.log(count) for gram, count in images.items()}

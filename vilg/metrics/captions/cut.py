@@ -1,8 +1,8 @@
 """Captions taken apart into the words or characters that are scored, by named protocols.
 
-Which words a Chinese caption has is a choice, and it moves BLEU and CIDEr by a third: every protocol therefore carries a
-signature. The scores of papers come from coco-caption, whose tokenizer (the Penn Treebank's, made for English) is followed
-as far as it acts on text that has been cut already: small letters, no English punctuation, Chinese ，and 。kept as words.
+Which words a Chinese caption has is a choice that moves BLEU and CIDEr: every protocol therefore carries a signature.
+The scores of papers come from coco-caption, whose tokenizer (the Penn Treebank's, made for English) is followed as far
+as it acts on text that has been cut already: small letters, no English punctuation, Chinese ，and 。kept as words.
 """
 import functools
 import importlib.metadata

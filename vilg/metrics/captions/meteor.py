@@ -1,8 +1,9 @@
 """METEOR 1.5 of Chinese captions without Java (Denkowski and Lavie 2014, as coco-caption runs it: ``-l en -norm``).
 
-That program takes Chinese apart into characters, whatever its words were, and none of its English tools (stems, synonyms,
-paraphrases) knows a Chinese character: what remains is exact matching, which is all that is done here. Words in Latin
-letters are matched exactly as well, where the program would also match "dog" with "dogs" and count "the" for less.
+That program takes Chinese apart into characters, whatever its words were, and none of its English tools (stems,
+synonyms, paraphrases) knows a Chinese character: what remains is exact matching, which is all that is done here. Words
+in Latin letters are matched exactly as well, where the program would also match "dog" with "dogs"; and a letter or sign
+that English counts for less ("a", "the", a comma) counts in full.
 """
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

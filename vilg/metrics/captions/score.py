@@ -85,11 +85,11 @@ def _once(hypotheses: Mapping[Hashable, str] | Iterable[tuple[Hashable, str]]) -
 def _check(references: Mapping[Hashable, Sequence[str]], said: Mapping[Hashable, str], protocol: Cut) -> None:
     missing = [str(image) for image in references if image not in said]
     if missing:
-        raise DataError(f"the hypotheses lack {_some(missing)} of {len(references)} images with references; caption all "
-                        "of them, or score against the references of those that were captioned")
+        raise DataError(f"the hypotheses lack {_some(missing)} of {len(references)} images with references; caption "
+                        "all of them, or score against the references of those that were captioned")
     unknown = [str(image) for image in said if image not in references]
     if unknown:
-        raise DataError(f"the hypotheses caption {_some(unknown)}, of which there are no references; use the references "
+        raise DataError(f"the hypotheses caption {_some(unknown)}, of which there are no references; use those "
                         "of the same split, with the same names of images")
     for image, texts in references.items():
         if isinstance(texts, str) or not all(isinstance(text, str) for text in (said[image], *texts)):
@@ -107,8 +107,8 @@ def _signature(protocol: Cut, wanted: list[list[list[str]]], images: tuple[Hasha
     for image, texts in sorted((str(image), texts) for image, texts in zip(images, wanted)):
         digest.update("\n".join([image, *(" ".join(text) for text in texts), ""]).encode())
     count = sum(map(len, wanted))
-    return "; ".join([f"cut {protocol.signature}", f"{len(images)} images, {count} references {digest.hexdigest()[:12]}",
-                      bleu.SIGNATURE, meteor.SIGNATURE, rouge.SIGNATURE, cider.SIGNATURE])
+    return "; ".join([f"cut {protocol.signature}",
+                      f"{len(images)} images, {count} references {digest.hexdigest()[:12]}", bleu.SIGNATURE, meteor.SIGNATURE, rouge.SIGNATURE, cider.SIGNATURE])
 
 
 def _some(names: list[str]) -> str:
