@@ -96,6 +96,15 @@ def test_meteor_equals_recorded_scores_of_the_original():
     assert whole == pytest.approx(0.46881157979791427, abs=1e-12)
 
 
+@pytest.mark.parametrize("hypothesis, reference, expected", [  # printed by the original program as well
+    ("3个人在人来人往的街道上吃着一个红红的苹果", "在运动场上一个穿着红色T恤的男人吃着一个红红的苹果，很开心", 0.2269938046178484),
+    ("3个人在运动场上吃着一个红红的苹果，很开心", "两个戴着帽子的小女孩在人来人往的街道上吃着一个红红的苹果，天上有一朵朵白云",
+     0.21565570667543832)])
+def test_the_beam_keeps_what_the_originals_keeps(hypothesis, reference, expected):
+    """Of these pairs METEOR's beam loses the best alignment, by the distances that it counts a state late."""
+    assert meteor([hypothesis], [[reference]])[0] == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_perfect_sentence_adds_no_chunk_to_the_set():
     whole, each = meteor(["一只猫在桌子上", "桌子上一只猫在"], [["一只猫在桌子上"]] * 2)
     np.testing.assert_allclose([whole, *each], [0.5934334519597114, 1.0, 0.5329776750692976], rtol=0, atol=1e-12)
@@ -155,8 +164,7 @@ def test_plain_cider_neither_clips_nor_counts_length():
     assert scores.clipped[0] < 0.5 * scores.plain[0]
 
 
-def test_lengths_of_cider_count_pairs_of_words():
-    """A word more is a pair more; a single word has no pair, as an empty text has none."""
+def test_a_word_more_costs_cider_d_its_length_penalty():
     other = [count_ngrams(["狗"])]
     one = cider([count_ngrams(["猫"]), other[0]], [[count_ngrams(["猫"])], other]).clipped[0]
     two = cider([count_ngrams(["猫", "猫"]), other[0]], [[count_ngrams(["猫"])], other]).clipped[0]
