@@ -4,7 +4,7 @@ import paddle
 import pytest
 
 import torch_writer
-from vilg.errors import CheckpointError, ShapeError
+from vilg.errors import CheckpointError, ConfigError, ShapeError
 from vilg.models.inception import CLASSES, ConvolutionReLU, Inception, load_inception
 
 VARIANTS = ("torchvision", "tf")
@@ -120,6 +120,11 @@ def test_weights_of_another_network_are_refused(change, sentence, arrays, tmp_pa
 def test_images_of_another_size_are_refused():
     with pytest.raises(ShapeError, match=r"takes images \[B, 3, 299, 299\], got \[1, 3, 256, 256\]"):
         Inception("tf")(paddle.zeros([1, 3, 256, 256]))
+
+
+def test_another_variant_is_refused():
+    with pytest.raises(ConfigError, match="called dm-gan; choose one of torchvision, tf"):
+        Inception("dm-gan")
 
 
 @pytest.mark.extras

@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from vilg.data.resize import SIDE
-from vilg.errors import CheckpointError, ShapeError
+from vilg.errors import CheckpointError, ConfigError, ShapeError
 from vilg.nn import functional
 from vilg.weights.files import fingerprint
 from vilg.weights.foreign import read_foreign_weights
@@ -111,12 +111,14 @@ class Mixed(nn.Layer):
 class Inception(nn.Layer):
     """Images [B, 3, 299, 299] in (-1, 1) → :class:`InceptionOutputs`; in eval mode for good.
 
-    ``fingerprint`` names the weights that were loaded, for signatures. Raises ShapeError for images of another size.
+    ``fingerprint`` names the weights that were loaded, for signatures. Raises ConfigError for another variant, ShapeError
+    for images of another size.
     """
 
     def __init__(self, variant: Variant):
         super().__init__()
-        self.variant = variant
+        if variant not in CLASSES:
+            raise ConfigError(f"there is no Inception-v3 called {variant}; choose one of {', '.join(CLASSES)}")
         self.fingerprint = ""
         for number, (name, out, kernel) in enumerate(_STEM):
             stride, padded = (2 if number == 0 else 1), name == "Conv2d_2b_3x3"
