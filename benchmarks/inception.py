@@ -21,8 +21,8 @@ IMAGES, QUICK_IMAGES = 64, 16
 def main() -> None:
     """Time all contestants and print, or write, the ratios."""
     parser = harness.arguments(__doc__)
-    parser.add_argument("--weights", metavar="FILE", help="pt_inception-2015-12-05 in its public format (default: random "
-                                                          "weights)")
+    parser.add_argument("--weights", metavar="FILE", help="pt_inception-2015-12-05 in its public format "
+                                                          "(default: random weights)")
     options = parser.parse_args()
     images = QUICK_IMAGES if options.quick else IMAGES
     mine, rounded = (harness.Contestant(math, ours, options, math, options.weights, images, pause=harness.SHORT_PAUSE)
@@ -54,8 +54,8 @@ def ours(threads: int, seed: int, math: str, weights: str | None, images: int) -
     if not weights:
         generator = np.random.default_rng(seed)
         for parameter in network.parameters():
-            shape, width = list(parameter.shape), 0.0 if parameter.ndim == 1 else (2 / np.prod(parameter.shape[1:])) ** 0.5
-            parameter.set_value(generator.normal(0, width, shape).astype("float32"))
+            width = 0.0 if parameter.ndim == 1 else (2 / np.prod(parameter.shape[1:])) ** 0.5
+            parameter.set_value(generator.normal(0, width, list(parameter.shape)).astype("float32"))
 
     def features():
         batch = paddle.to_tensor(made_images(BATCH, seed, 0.0))

@@ -20,7 +20,8 @@ def test_pil_resizes_are_pils_to_the_bit(size):
     image = made_image(size)
     whole = Image.fromarray(image)
     assert np.array_equal(pil_bilinear(image), whole.resize((299, 299), Image.Resampling.BILINEAR))
-    floats = [np.asarray(channel.convert("F").resize((299, 299), Image.Resampling.BICUBIC)) for channel in whole.split()]
+    floats = [np.asarray(channel.convert("F").resize((299, 299), Image.Resampling.BICUBIC))
+              for channel in whole.split()]
     assert np.array_equal(pil_bicubic_float(image), np.clip(np.stack(floats, -1), 0, 255))
 
 

@@ -22,7 +22,8 @@ def test_kernel_distance_of_one_subset_by_plain_sums():
     def kernel(a, b):
         return (a @ b / 24 + 1) ** 3
 
-    within = sum(kernel(a, b) for points in (x, y) for i, a in enumerate(points) for j, b in enumerate(points) if i != j)
+    within = sum(kernel(a, b) for points in (x, y) for i, a in enumerate(points) for j, b in enumerate(points)
+                 if i != j)
     across = sum(kernel(a, b) for a in x for b in y)
     found = kernel_distance(x, y, subsets=1, subset_size=40)
     assert found.mean == pytest.approx(within / (40 * 39) - 2 * across / 40 ** 2, rel=1e-10) and found.deviation == 0

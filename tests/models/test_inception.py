@@ -91,7 +91,8 @@ def test_the_variants_differ_by_their_pools_alone(files, images):
     first, second = (load_inception(files[variant], variant) for variant in VARIANTS)
     weights = [{name: value.numpy() for name, value in network.state_dict().items() if name != "fc_weight"}
                for network in (first, second)]
-    assert len(weights[0]) == 2 * 94 and all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert len(weights[0]) == 2 * 94
+    assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
     a, b = (network(paddle.to_tensor(images[:1])).pool.numpy() for network in (first, second))
     assert np.abs(a - b).max() > 0.01 * np.abs(a).max()
     assert len({first.fingerprint, second.fingerprint, ""}) == 3
@@ -104,8 +105,10 @@ def test_weights_of_the_other_variant_are_refused_with_both_named(variant, other
 
 
 @pytest.mark.parametrize("change, sentence", [
-    (lambda state: {"features.0.weight": np.zeros([64, 3, 3, 3], "float32")}, "lacks .* and 471 more, also has features"),
-    (lambda state: state.pop("Mixed_7c.branch_pool.bn.running_var"), "471 weights .* has 472: lacks Mixed_7c.branch_pool.bn.running_var;"),
+    (lambda state: {"features.0.weight": np.zeros([64, 3, 3, 3], "float32")},
+     "lacks .* and 471 more, also has features"),
+    (lambda state: state.pop("Mixed_7c.branch_pool.bn.running_var"),
+     "471 weights .* has 472: lacks Mixed_7c.branch_pool.bn.running_var;"),
     (lambda state: state.update({"Mixed_8a.conv.weight": np.zeros([1], "float32")}), "also has Mixed_8a.conv.weight"),
     (lambda state: state.update({"fc.bias": np.zeros([7], "float32")}), r"has fc.bias \[7\] where \[1008\] is due"),
 ])

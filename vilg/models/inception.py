@@ -111,8 +111,8 @@ class Mixed(nn.Layer):
 class Inception(nn.Layer):
     """Images [B, 3, 299, 299] in (-1, 1) → :class:`InceptionOutputs`; in eval mode for good.
 
-    ``fingerprint`` names the weights that were loaded, for signatures. Raises ConfigError for another variant, ShapeError
-    for images of another size.
+    ``fingerprint`` names the weights that were loaded, for signatures. Raises ConfigError for another variant,
+    ShapeError for images of another size.
     """
 
     def __init__(self, variant: Variant):

@@ -108,7 +108,8 @@ def _signature(protocol: Cut, wanted: list[list[list[str]]], images: tuple[Hasha
         digest.update("\n".join([image, *(" ".join(text) for text in texts), ""]).encode())
     count = sum(map(len, wanted))
     return "; ".join([f"cut {protocol.signature}",
-                      f"{len(images)} images, {count} references {digest.hexdigest()[:12]}", bleu.SIGNATURE, meteor.SIGNATURE, rouge.SIGNATURE, cider.SIGNATURE])
+                      f"{len(images)} images, {count} references {digest.hexdigest()[:12]}",
+                      bleu.SIGNATURE, meteor.SIGNATURE, rouge.SIGNATURE, cider.SIGNATURE])
 
 
 def _some(names: list[str]) -> str:
