@@ -200,7 +200,7 @@ def test_evaluate_and_encode_images_name_what_is_missing(refused, released_model
     assert "nowhere" in refused("evaluate", "emoji", "--model", released_model, "--data", "nowhere")
     assert "absent.yaml" in refused("encode_images", "--config", "absent.yaml", "--output", "codes")
     sentence = refused("encode_images", "--config", ROOT / "configs/vilg/tiny/7_settle.yaml", "--output", "codes")
-    assert sentence.startswith("data.sources.0: holds codes already; name the pictures")
+    assert sentence.startswith("data.sources.0: holds codes already; name the images")
 
 
 def test_build_vocab_names_what_it_cannot_count(refused, tmp_path):
@@ -219,7 +219,7 @@ def test_build_vocab_names_what_it_cannot_count(refused, tmp_path):
     (["pack", "--scenes", "4", "--output", "new", "--samples-a-shard", "0"], "0 samples a shard are none"),
     (["pack", "--scenes", "0", "--output", "new"], "count, size, captions and repeat are at least 1"),
     (["scenes", "--count", "4", "--output", "new", "--size", "0"], "a size of 0 pixels is none"),
-    (["scenes", "--count", "2", "--output", "older"], "older: holds other pictures already, such as 9.png"),
+    (["scenes", "--count", "2", "--output", "older"], "older: holds other images already, such as 9.png"),
 ])
 def test_prepare_data_refuses_in_one_sentence(refused, tmp_path, arguments, sentence):
     tarfile.open(tmp_path / "one.tar", "w").close()

@@ -9,8 +9,8 @@ from vilg import config as configs
 from vilg.errors import ConfigError, ShapeError
 from vilg.losses.sequence import image_to_text_loss, text_nll, text_targets, text_to_image_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-from vilg.nn.attention.patterns import Convolution, Dense
 from vilg.nn import functional
+from vilg.nn.attention.patterns import Convolution, Dense
 from vilg.yaml_files import read_chain
 
 SMALL = dict(layers=4, width=16, heads=2, vocab_size=20, codebook_size=12, text_length=5, rows=3, columns=4)

@@ -17,8 +17,8 @@ from vilg.errors import CheckpointError, VilgError
 from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.nn.layers import Linear
 from vilg.release import registry
-from vilg.weights.limits import ROOM, at_most
 from vilg.weights.files import read_stored, read_weights, save_weights
+from vilg.weights.limits import ROOM, at_most
 
 ROOT = Path(__file__).resolve().parents[2]
 

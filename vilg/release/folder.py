@@ -19,11 +19,11 @@ from paddle import nn
 
 from vilg import config as configs
 from vilg.errors import CheckpointError, VilgError
-from vilg.weights.limits import at_most, check_size, limit
 from vilg.release.registry import Contents, Kind, kind_named
 from vilg.release.staging import staged
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint, load_weights, read_stored, refuse_non_finite, save_weights, widened
+from vilg.weights.limits import at_most, check_size, limit
 from vilg.yaml_files import read_yaml
 
 C = TypeVar("C")
