@@ -91,10 +91,10 @@ class WordPieceTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write ``vocab.txt`` and ``tokenizer_config.json``, which :meth:`from_folder` and ERNIE's tokenizers read."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
         settings = {"do_lower_case": self.lowercase, **{f"{kind}_token": name for kind, name in self.special.items()}}
-        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8", newline="\n")
+        lines = "".join(f"{token}\n" for token in self.tokens)
+        (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n",
                                                       encoding="utf-8")
 
