@@ -9,7 +9,7 @@ from paddle import nn
 from vilg.errors import CheckpointError
 
 # A config that does not fit shall be met by the sentence that names the tensors, unless it is far off.
-FACTOR, ROOM = 2, 4_000_000
+FACTOR, ROOM = 2, 1_000_000
 _ONE_AT_A_TIME = threading.RLock()
 
 

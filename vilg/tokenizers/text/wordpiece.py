@@ -72,8 +72,7 @@ class WordPieceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "WordPieceTokenizer":
-        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt``,
-        and ``tokenizer_config.json`` if there."""
+        """Read a tokenizer folder of ours, ERNIE or BERT: ``vocab.txt``, and ``tokenizer_config.json`` if there."""
         folder = Path(folder)
         if not folder.is_dir():
             raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")
@@ -81,8 +80,7 @@ class WordPieceTokenizer:
         named = {kind: settings.get(f"{kind}_token") for kind in SPECIAL_TOKENS}
         special = {kind: token.get("content") if isinstance(token, dict) else token
                    for kind, token in named.items() if token}
-        odd = next((kind for kind, token in special.items() if not isinstance(token, str)), None)
-        if odd:
+        for odd in (kind for kind, token in special.items() if not isinstance(token, str)):
             raise VilgError(f"{folder / 'tokenizer_config.json'}: {odd}_token must be the token's text")
         return cls(folder / "vocab.txt", lowercase=bool(settings.get("do_lower_case", True)), special=special)
 
@@ -93,8 +91,7 @@ class WordPieceTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write ``vocab.txt`` and ``tokenizer_config.json``, which :meth:`from_folder` and ERNIE's tokenizers read."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
         settings = {"do_lower_case": self.lowercase, **{f"{kind}_token": name for kind, name in self.special.items()}}
         lines = "".join(f"{token}\n" for token in self.tokens)
         (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
