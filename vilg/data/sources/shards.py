@@ -161,8 +161,12 @@ class ShardStream:
 
     def __getitem__(self, number: int) -> Sample:
         """Sample ``number`` in the order of the files, unshuffled. Raises BrokenSample."""
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        return self._read(shard, number - (int(self._ends[shard - 1]) if shard else 0))
+        return self._read(*self._place(number))
+
+    def member(self, number: int) -> tuple[Path, Member]:
+        """The shard of sample ``number`` in the order of the files, and its place there. Raises BrokenSample."""
+        shard, number = self._place(number)
+        return self.shards[shard], self._member(shard, number)
 
     def problems(self) -> list[BrokenSample]:
         """Shards that were found damaged when their samples were counted."""
@@ -218,12 +222,20 @@ class ShardStream:
                 self._orders[lane] = turn, walk[shuffled_through_buffer(len(walk), self.config.shuffle_buffer, rng)]
             return self._orders[lane][1]
 
-    def _read(self, shard: int, number: int) -> Sample:
-        index, path = self._index(shard), self.shards[shard]
+    def _place(self, number: int) -> tuple[int, int]:
+        """Sample ``number`` in the order of the files → its shard and its number there."""
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        return shard, number - (int(self._ends[shard - 1]) if shard else 0)
+
+    def _member(self, shard: int, number: int) -> Member:
+        index = self._index(shard)
         if number >= len(index.members):
-            raise BrokenSample(f"{readable(path)} sample {number}",
+            raise BrokenSample(f"{readable(self.shards[shard])} sample {number}",
                                index.problem or "fewer samples than its index says")
-        member = index.members[number]
+        return index.members[number]
+
+    def _read(self, shard: int, number: int) -> Sample:
+        member, path = self._member(shard, number), self.shards[shard]
         name = readable(f"{path}/{member.key}")
         images = [suffix for suffix in member.files if f".{suffix}" in IMAGE_SUFFIXES]
         if not images:

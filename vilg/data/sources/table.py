@@ -47,6 +47,16 @@ class TableSource:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
+        place, record = self.record(index)
+        shown = f"{place} ({record.name})"
+        if self.reading.texts and not record.captions:
+            raise BrokenSample(shown, "no caption")
+        return Sample(record.name, read_image(self.root / record.name, shown, self.reading),
+                      record.captions[self.taken], record.questions, facts=record.facts)
+
+    def record(self, index: int) -> tuple[str, Record]:
+        """Where row ``index`` stands, as messages say it, and what it says, without its image. Raises BrokenSample when
+        it names none."""
         number, line = self.rows.numbered(index)
         place = f"{readable(self.path)} line {number}"
         if self.path.suffix == ".tsv":
@@ -56,8 +66,4 @@ class TableSource:
             record = parse_record(line, place)
         if not record.name:
             raise BrokenSample(place, "names no image")
-        shown = f"{place} ({record.name})"
-        if self.reading.texts and not record.captions:
-            raise BrokenSample(shown, "no caption")
-        return Sample(record.name, read_image(self.root / record.name, shown, self.reading),
-                      record.captions[self.taken], record.questions, facts=record.facts)
+        return place, record
