@@ -9,12 +9,9 @@
 Every PNG carries prompt, seed, settings and model in its metadata; `--json FILE` writes one JSON line a result.
 """
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from vilg import cli
-from vilg.errors import VilgError
 from vilg.generation.sampling import SamplingConfig
 
 
@@ -80,28 +77,8 @@ def main() -> int:
                    for (image, question), answer in zip(pairs, answers)]
     else:
         results = demo.write(model, output, seed=arguments.seed)
-    report(results, arguments.json)
+    cli.report(results, arguments.json)
     return 0
-
-
-def report(results: list[dict], json_file: str | None) -> None:
-    """Write the results as JSON lines where they were asked for, and print them for people."""
-    # A terminal may lack a character (GBK has no emoji), and a file's name may be none: neither loses the results.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    if json_file == "-":
-        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"  # elsewhere JSON's own escapes
-        print("\n".join(json.dumps(result, ensure_ascii=not unicode) for result in results))
-        return
-    if json_file:
-        lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
-        try:
-            Path(json_file).parent.mkdir(parents=True, exist_ok=True)
-            Path(json_file).write_text(lines, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise VilgError(f"{json_file}: cannot be written ({error.strerror or error}); "
-                            "name another file with --json") from None
-    for result in results:
-        print("  ".join(str(value) for value in result.values()))
 
 
 if __name__ == "__main__":

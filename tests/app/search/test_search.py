@@ -58,7 +58,7 @@ def test_an_image_finds_itself_first(encoder, photos, built):
                          sorted(photos.glob("*.png"))):
         assert row[0].name == path.name and row[0].cosine == pytest.approx(1, abs=1e-5) and row[0].similarity is None
         assert len(row) == 3 and row[1].cosine < 1 - 1e-4
-    assert [len(row) for row in search.search_images(index, encoder, [path], 3, least_cosine=0.9999)] == [1]
+    assert [len(row) for row in search.search_images(index, encoder, [path], 3, least=0.9999)] == [1]
 
 
 def test_nothing_matches_below_the_threshold(encoder, built):

@@ -50,10 +50,12 @@ class Built:
 
 @dataclass(frozen=True)
 class SearchIndex:
-    """An open index: ``neighbours`` over vectors [N, D]; ``names`` [N] are paths from ``root`` on."""
+    """An open index of the collection at ``path``: ``neighbours`` over vectors [N, D]; ``names`` [N] are paths from
+    ``root`` on."""
 
     folder: Path
     fingerprint: str
+    path: Path
     root: Path
     names: list[str]
     neighbours: Neighbours
@@ -113,7 +115,8 @@ def open_index(folder: str | Path, encoder: Encoder, backend: Backend = "numpy",
     if not unchecked:
         _refuse_changed(Path(folder), entries, about.path)
     names = [entry.name for entry in entries if not entry.broken]
-    return SearchIndex(Path(folder), about.fingerprint, Path(about.root), names, Neighbours(vectors, backend))
+    return SearchIndex(Path(folder), about.fingerprint, Path(about.path), Path(about.root), names,
+                       Neighbours(vectors, backend))
 
 
 def _known(folder: Path, fingerprint: str) -> dict[tuple[str, str], np.ndarray]:

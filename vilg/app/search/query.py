@@ -53,11 +53,11 @@ def search_texts(index: SearchIndex, encoder: TextEncoder, texts: Sequence[str],
 
 
 def search_images(index: SearchIndex, encoder: Encoder, images: Sequence[Any], k: int = 10,
-                  least_cosine: float = -1.0) -> list[list[Hit]]:
-    """The ``k`` images most like each image, best first, with a cosine of ``least_cosine`` or more. (Similarities in
+                  least: float = -1.0) -> list[list[Hit]]:
+    """The ``k`` images most like each image, best first, with a cosine of ``least`` or more. (Similarities in
     0–1 are of texts and images; two images have their cosine alone.) Raises DataError, as :func:`search_texts`."""
     found = _search(index, encoder, encoder.embed_image(list(images)), k)
-    return [[hit for hit in row if hit.cosine >= least_cosine] for row in found]
+    return [[hit for hit in row if hit.cosine >= least] for row in found]
 
 
 def _search(index: SearchIndex, encoder: Encoder, queries: np.ndarray, k: int) -> list[list[Hit]]:
