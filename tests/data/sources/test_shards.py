@@ -17,8 +17,9 @@ from vilg.data.sources.folder import FolderConfig, FolderSource
 from vilg.data.worlds.scenes import sample_scene
 from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.data.sources.table import TableConfig, TableSource
+from vilg.data.sources.members import scan
 from vilg.data.sources.shards import (
-    INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, scan, shuffled_through_buffer,
+    INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, shuffled_through_buffer,
 )
 from vilg.data.transforms import centre_crop
 from vilg.errors import ConfigError, DataError
