@@ -58,7 +58,8 @@ def test_the_arms_are_twins(values, tmp_path):
         loader = build.build_loader(twins[name], tasks[name], 0, 1)
         batches.append(next(iter(loader)))
         loader.close()
-    assert all(np.array_equal(batches[0][name], batches[1][name]) for name in batches[0])
+    first, second = (batch.parts() for batch in batches)
+    assert first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
     assert twins["two_stage"].train == twins["end_to_end"].train
     assert twins["two_stage"].optim == twins["end_to_end"].optim
     with pytest.raises(ConfigError, match="end_to_end"):
