@@ -168,7 +168,7 @@ def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -
     """The cases of our model, through the functions that the library draws with."""
     paddle = harness.prepare_ours(threads, seed, math)
     from vilg.generation.decoding.decoder import image_decoder, prefill_text
-    from vilg.generation.sampling import SamplingConfig, draw
+    from vilg.generation.sampling import SamplingConfig, sample_token
     from vilg.runtime import RuntimeConfig
 
     full, sampling = model_of(sparse_layers), SamplingConfig(top_k=TOP_K)
@@ -183,7 +183,7 @@ def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -
         def step(position: int) -> None:
             nonlocal token
             decoder.step(position, decoder.embed(token, np.full([batch], position)))
-            token = draw(decoder.logits(), sampling, random.random(batch))
+            token = sample_token(decoder.logits(), sampling, random.random(batch))
 
         return step
 

@@ -52,11 +52,10 @@ def train(options: argparse.Namespace, directions: str) -> None:
 def judge(options: argparse.Namespace, directions: str) -> dict[str, float]:
     """All figures of a trained model; those of a direction it was not trained in mean nothing."""
     from vilg.app import pipeline
-    from vilg.evaluation import judge
+    from vilg.evaluation.scenes import scenes_figures
 
     model = pipeline.load(str(options.output / directions / "model"))
-    settings = argparse.Namespace(count=options.count, seed=options.seed, best_of=1, trained_on=None)
-    return dict(judge.scenes_figures(model, settings))
+    return dict(scenes_figures(model, options.count, options.seed, best_of=1))
 
 
 def table(figures: dict[str, float]) -> list[str]:

@@ -6,7 +6,7 @@ import pydantic
 import pytest
 import yaml
 
-from vilg import config
+from vilg import config, yaml_files
 from vilg.config import configclass
 from vilg.errors import ConfigError
 
@@ -125,21 +125,21 @@ def test_files_that_are_no_configs(tmp_path, content, message):
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        config.read_yaml(path)
+        yaml_files.read_yaml(path)
     assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file"):
-        config.read_yaml(tmp_path / "absent.yaml")
+        yaml_files.read_yaml(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="not a YAML file"):
-        config.read_yaml(tmp_path)
+        yaml_files.read_yaml(tmp_path)
 
 
 def test_merge_keys_and_anchors_are_yaml_still(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("base: &base\n  width: 2\nblock:\n  <<: *base\n  rate: 1e-3\n")
-    assert config.read_yaml(path)["block"] == {"width": 2, "rate": "1e-3"}
+    assert yaml_files.read_yaml(path)["block"] == {"width": 2, "rate": "1e-3"}
 
 
 def test_load_reads_overrides_and_builds(tmp_path):
@@ -156,7 +156,7 @@ def test_values_that_yaml_cannot_make_are_refused(text, tmp_path):
         config.apply_overrides({}, [f"name={text}"])
     (tmp_path / "run.yaml").write_text(f"name: {text}\n")
     with pytest.raises(ConfigError, match="not a YAML file that can be read"):
-        config.read_yaml(tmp_path / "run.yaml")
+        yaml_files.read_yaml(tmp_path / "run.yaml")
 
 
 def test_a_truth_is_no_number():

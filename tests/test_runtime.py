@@ -14,7 +14,7 @@ from vilg.machine import allocator, process
 from vilg.runtime import report
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOW = "from vilg.runtime import process; import os; print(process.threads(), os.environ.get('OMP_NUM_THREADS'))"
+SHOW = "from vilg.machine import process; import os; print(process.threads(), os.environ.get('OMP_NUM_THREADS'))"
 
 
 def run(code: str, **environment: str) -> str:
@@ -29,16 +29,16 @@ def run(code: str, **environment: str) -> str:
 
 
 def test_all_cores_and_a_clean_environment():
-    assert run("import vilg;" + SHOW) == f"{process.physical_cores()} None"
+    assert run("import vilg, paddle;" + SHOW) == f"{process.physical_cores()} None"
 
 
 def test_the_users_choice_is_kept():
-    assert run("import vilg;" + SHOW, OMP_NUM_THREADS="3") == "3 3"
-    assert run("import vilg;" + SHOW, OMP_NUM_THREADS="1") == "1 1"
+    assert run("import vilg, paddle;" + SHOW, OMP_NUM_THREADS="3") == "3 3"
+    assert run("import vilg, paddle;" + SHOW, OMP_NUM_THREADS="1") == "1 1"
 
 
 def test_other_threads_run_parallel_too():
-    code = ("import vilg, threading; from vilg.runtime import process; out = [];"
+    code = ("import vilg, paddle, threading; from vilg.machine import process; out = [];"
             "t = threading.Thread(target=lambda: out.append(process.threads())); t.start(); t.join(); print(out[0])")
     assert run(code, OMP_NUM_THREADS="2") == "2"
 
@@ -60,6 +60,23 @@ def test_after_paddle_was_used():
             "assert np.allclose(functional.linear(x, x).numpy(), (x @ x).numpy());" + SHOW)
     assert run(code) == f"{process.physical_cores()} None"
     assert run(code, OMP_NUM_THREADS="1") == "1 1"
+
+
+def test_importing_vilg_loads_no_paddle_and_prepares_for_it():
+    code = "import vilg, sys; print('paddle' in sys.modules, 'numpy' in sys.modules, end=' '); import paddle;" + SHOW
+    assert run(code) == f"False False {process.physical_cores()} None"
+    assert run(code + "; print(paddle.get_flags(['FLAGS_use_stride_kernel']))").endswith("False}")
+
+
+def test_paddle_is_itself_after_vilg_prepared_for_it():
+    code = ("import vilg, paddle, inspect, importlib; assert 'import' in inspect.getsource(paddle);"
+            "assert importlib.reload(vilg) is vilg; print(paddle.__spec__.name, len(paddle.__path__))")
+    assert run(code) == "paddle 1"
+
+
+def test_a_name_of_version_one_says_where_it_went():
+    assert run("import vilg\ntry: vilg.pipeline\nexcept AttributeError as e: print(e)") == (
+        "vilg.pipeline is vilg.app.pipeline since version 1.1")
 
 
 def test_importing_vilg_is_light():
@@ -133,7 +150,7 @@ def test_large_tensors_lie_in_large_pages():
 def test_after_giving_memory_back_new_tensors_lie_in_the_part_marked_for_large_pages():
     code = """
 import ctypes, pathlib, vilg
-from vilg.runtime import allocator
+from vilg.machine import allocator
 malloc = ctypes.CDLL(None).malloc
 malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 def marked():

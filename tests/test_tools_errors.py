@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from vilg import runtime
-from vilg.evaluation import judge
+from vilg.evaluation.emoji import read_emoji
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -199,7 +199,7 @@ def test_evaluate_and_encode_images_name_what_is_missing(refused, released_model
     assert "nobody: no such model" in refused("evaluate", "scenes", "--model", "nobody")
     assert "nowhere" in refused("evaluate", "emoji", "--model", released_model, "--data", "nowhere")
     assert "absent.yaml" in refused("encode_images", "--config", "absent.yaml", "--output", "codes")
-    sentence = refused("encode_images", "--config", ROOT / "configs/vilg/tiny_settle.yaml", "--output", "codes")
+    sentence = refused("encode_images", "--config", ROOT / "configs/vilg/tiny/7_settle.yaml", "--output", "codes")
     assert sentence.startswith("data.sources.0: holds codes already; name the images")
 
 
@@ -266,5 +266,5 @@ def test_a_broken_emoji_is_left_out_and_named(tmp_path, caplog):
         Image.new("RGB", [64, 64], "red").save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(name)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    names, pictures = judge._emoji(str(tmp_path), 64)
+    names, pictures = read_emoji(str(tmp_path), 64)
     assert names == ["a"] and len(pictures) == 1 and "left out: " in caplog.text and "b.png" in caplog.text

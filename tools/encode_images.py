@@ -21,10 +21,10 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    from vilg.run import build
+    from vilg.run import build, encode
 
     run = build.load_run(arguments.config, arguments.set)
-    report = build.encode_images(run, arguments.output, arguments.batch_size)
+    report = encode.encode_images(run, arguments.output, arguments.batch_size)
     print(report)
     return 0
 

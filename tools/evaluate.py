@@ -15,50 +15,65 @@ tokenizer  psnr, ssim on held-out scenes and on emoji, and the share of codes in
 import argparse
 
 from vilg import cli
+from vilg.generation.sampling import SamplingConfig
 
 
 def parse() -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
+    common.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
+    common.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    common.add_argument("--device", help="cpu, gpu:0 …")
+    common.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")
+    drawing = argparse.ArgumentParser(add_help=False)
+    cli.add_settings(drawing, SamplingConfig)
+    emoji_data = argparse.ArgumentParser(add_help=False)
+    emoji_data.add_argument("--data", default="data/emoji",
+                            help="folder written by tools/prepare_emoji.py (%(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["scenes", "emoji", "tokenizer"])
-    parser.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
-    parser.add_argument("--count", type=int, help="scenes a split (500), or emoji at most (all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
-    parser.add_argument("--best-of", type=int, default=8,
+    tasks = parser.add_subparsers(dest="task", required=True)
+    scenes = tasks.add_parser("scenes", parents=[common, drawing], help="truthful drawings, captions and answers")
+    scenes.add_argument("--count", type=int, default=500, help="scenes a split (%(default)s)")
+    scenes.add_argument("--best-of", type=int, default=8,
                         help="pictures a caption for the re-ranked figure (%(default)s)")
-    parser.add_argument("--temperature", type=float, help="of the drawing; 0: the likeliest code (the model's own)")
-    parser.add_argument("--guidance", type=float, help="of the drawing (the model's own)")
-    parser.add_argument("--guidance-min-p", type=float, help="of the drawing (the model's own)")
-    parser.add_argument("--data", default="data/emoji", help="folder written by tools/prepare_emoji.py (%(default)s)")
-    parser.add_argument("--trained-on", metavar="CONFIG", help="run config whose scenes the model learned from, such "
-                        "as configs/vilg/tiny_pictures.yaml; they take a minute to make")
-    parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
-    parser.add_argument("--device", help="cpu, gpu:0 …")
-    parser.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")
+    scenes.add_argument("--trained-on", metavar="CONFIG", help="run config whose scenes the model learned from, such "
+                        "as configs/vilg/tiny/pictures.yaml; they take a minute to make")
+    emoji = tasks.add_parser("emoji", parents=[common, drawing, emoji_data], help="recognisable emoji, exact names")
+    emoji.add_argument("--count", type=int, help="emoji at most (all)")
+    tokenizer = tasks.add_parser("tokenizer", parents=[common, emoji_data], help="what the image tokenizer keeps")
+    tokenizer.add_argument("--count", type=int, default=500, help="scenes (%(default)s)")
     arguments = parser.parse_args()
-    if arguments.seed < 0 or arguments.best_of < 1 or (arguments.count is not None and arguments.count < 1):
+    if arguments.seed < 0 or getattr(arguments, "best_of", 1) < 1 or (
+            arguments.count is not None and arguments.count < 1):
         parser.error("--count and --best-of are at least 1 and --seed not negative")
     return arguments
 
 
 def main() -> int:
     arguments = parse()
+    if arguments.json:
+        cli.check_file(arguments.json, "--json")
     from vilg.app import pipeline
-    from vilg.evaluation import judge
+    from vilg.evaluation.emoji import emoji_figures
     from vilg.evaluation.report import write_json
+    from vilg.evaluation.scenes import scenes_figures
+    from vilg.evaluation.tokenizer import tokenizer_figures
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
-    model.use_sampling(temperature=arguments.temperature, guidance=arguments.guidance,
-                       guidance_min_p=arguments.guidance_min_p)
-    evaluation = {"scenes": judge.scenes_figures, "emoji": judge.emoji_figures, "tokenizer": judge.tokenizer_figures}
+    said = vars(arguments)
+    if arguments.task != "tokenizer":
+        model.use_sampling(**cli.settings_given(arguments, SamplingConfig))
+    found = {"scenes": lambda: scenes_figures(model, said["count"], said["seed"], said["best_of"], said["trained_on"]),
+             "emoji": lambda: emoji_figures(model, said["data"], said["seed"], said["count"]),
+             "tokenizer": lambda: tokenizer_figures(model, said["data"], said["seed"], said["count"])}
     figures = {}
-    for name, value in evaluation[arguments.task](model, arguments):
+    for name, value in found[arguments.task]():
         figures[name] = value
         print(f"{name:24s} {value:.4f}", flush=True)
     if arguments.json:
         write_json(arguments.json, figures, task=arguments.task, model=model.name, seed=arguments.seed,
-                   count=arguments.count or "default", best_of=arguments.best_of,
-                   trained_on=arguments.trained_on or "not said",
-                   cpu_math=arguments.cpu_math or "default")
+                   count=arguments.count or "default", best_of=said.get("best_of", "none"),
+                   trained_on=said.get("trained_on") or "not said", cpu_math=arguments.cpu_math or "default")
     return 0
 
 

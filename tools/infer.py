@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vilg import cli
 from vilg.errors import VilgError
+from vilg.generation.sampling import SamplingConfig
 
 
 def parse() -> argparse.Namespace:
@@ -28,12 +29,7 @@ def parse() -> argparse.Namespace:
     drawing = argparse.ArgumentParser(add_help=False)
     drawing.add_argument("--num-images", type=int, default=1, help="pictures a prompt (%(default)s)")
     drawing.add_argument("--best-of", type=int, help="draw this many and keep the best by P(text|image)")
-    drawing.add_argument("--top-k", type=int, help="sample among the k likeliest codes; 0 among all")
-    drawing.add_argument("--top-p", type=float, help="sample among the codes that hold this much probability")
-    drawing.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder")
-    drawing.add_argument("--guidance", type=float, help="how hard to follow the text; 1 is plain sampling")
-    drawing.add_argument("--guidance-min-p", type=float,
-                         help="guidance chooses among codes at least this likely beside the likeliest, 0 among all")
+    cli.add_settings(drawing, SamplingConfig)
     drawing.add_argument("--path", choices=["two_stage", "end_to_end"], default="two_stage",
                          help="decode codes, or the hidden vectors by the reconstructor (%(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,9 +62,8 @@ def main() -> int:
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     output = Path(arguments.output)
     if arguments.task in ("text2image", "complete"):
-        settings = {name: getattr(arguments, name) for name in
-                    ("num_images", "seed", "best_of", "top_k", "top_p", "temperature", "guidance", "guidance_min_p",
-                     "path")}
+        settings = {name: getattr(arguments, name) for name in ("num_images", "seed", "best_of", "path")}
+        settings |= cli.settings_given(arguments, SamplingConfig)
         if arguments.task == "complete":
             settings |= {"known_image": arguments.image, "known_rows": arguments.known_rows,
                          "known_mask": arguments.known_mask}

@@ -8,9 +8,6 @@ from pathlib import Path
 from PIL import Image
 
 from vilg import cli
-from vilg.planning.plan import Devices, make_plan, smallest_fleet
-from vilg.planning.report import picture, table
-from vilg.run import build
 
 EPILOG = """examples:
   python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --devices 64
@@ -59,6 +56,10 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the tool."""
     args = arguments()
+    from vilg.planning.plan import Devices, make_plan, smallest_fleet
+    from vilg.planning.report import picture, table
+    from vilg.run import build
+
     run = build.load_run(args.config, args.set)
     shape = build.planned_shape(run)
     devices = Devices(args.devices or 1, args.device_memory, args.peak, args.efficiency, args.bandwidth,

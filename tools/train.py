@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vilg import cli, config
-from vilg.engine.checkpoints.checkpoint import checkpoints_in
-from vilg.engine.safety.supervisor import Supervisor
-from vilg.run import build
+from typing import TYPE_CHECKING
+
+from vilg import cli
+
+if TYPE_CHECKING:  # Paddle loads after --help and usage errors
+    from vilg.run.build import RunConfig
 
 EPILOG = """examples:
   python tools/train.py --config configs/vilg/tiny.yaml
@@ -39,7 +41,7 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def _again(run: build.RunConfig) -> Callable[[], list[str]]:
+def _again(run: "RunConfig") -> Callable[[], list[str]]:
     """What a restart adds: to go on from what this job has written, and until it has, from where the user said."""
     before = set(_checkpoints(run))
 
@@ -50,14 +52,20 @@ def _again(run: build.RunConfig) -> Callable[[], list[str]]:
     return add
 
 
-def _checkpoints(run: build.RunConfig) -> list[tuple[str, float]]:
+def _checkpoints(run: "RunConfig") -> list[tuple[str, float]]:
     """Name and time of every checkpoint in the run's output."""
+    from vilg.engine.checkpoints.checkpoint import checkpoints_in
+
     return [(path.name, path.stat().st_mtime) for path in checkpoints_in(run.output_directory / "checkpoints")]
 
 
 def main() -> int:
     """Run the tool."""
     args = arguments()
+    from vilg import config
+    from vilg.engine.safety.supervisor import Supervisor
+    from vilg.run import build
+
     overrides = args.set + ([f"train.resume={args.resume}"] if args.resume else [])
     run = build.load_run(args.config, overrides)
     if args.print_config:

@@ -1,11 +1,14 @@
 """What every command-line tool shares: one clear sentence for an error, and the exit status."""
+import argparse
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from vilg.config import settings_of
 from vilg.errors import VilgError
 
 # Ranks of one job mostly fail alike; the others let rank 0 speak, and its exit ends them before they repeat it.
@@ -30,6 +33,18 @@ def _may_hold_files(folder: Path) -> bool:
     places = (folder, *folder.parents)
     nearest = next((place for place in places if os.path.exists(place)), places[-1])
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def add_settings(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Offer every :class:`~vilg.config.Setting` of a config class as an option; left out means the model's own."""
+    for one in settings_of(cls):
+        parser.add_argument("--" + one.name.replace("_", "-"), type=one.type, help=f"{one.meaning} (the model's own)")
+
+
+def settings_given(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """What was said on the command line of the options that :func:`add_settings` made."""
+    return {one.name: getattr(arguments, one.name) for one in settings_of(cls)
+            if getattr(arguments, one.name) is not None}
 
 
 def run(main: Callable[[], int | None]) -> None:

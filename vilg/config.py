@@ -1,5 +1,7 @@
 """YAML to validated dataclasses, with dotted overrides and errors that name the key.
 
+Reading the files, and their ``base:``, is :mod:`vilg.yaml_files`.
+
 A class that can be configured declares a dataclass beside it with :func:`configclass`; this module knows none of them.
 Unknown keys, wrong types and contradictions (raised as ``ValueError`` in ``__post_init__``) are refused with the dotted
 path of the key and what would be right.
@@ -16,8 +18,11 @@ import pydantic.dataclasses
 import yaml
 
 from vilg.errors import ConfigError
+from vilg.yaml_files import DEEPEST, parse_value, read_chain, shown
 
 T = TypeVar("T")
+MOST_PROBLEMS = 8
+"""That one message names."""
 
 # What a field wants, by the kind of pydantic's complaint; the rest of its complaints read well as they are.
 _WANTED = {
@@ -27,10 +32,6 @@ _WANTED = {
     "list_type": "a list", "tuple_type": "a list", "dict_type": "a mapping of keys to values",
     "dataclass_type": "a mapping of keys to values", "model_attributes_type": "a mapping of keys to values",
 }
-
-
-# PyYAML raises the last two for a date that does not exist and for tags that do not fit their value.
-_NOT_YAML = (yaml.YAMLError, ValueError, AttributeError)
 
 
 @dataclass_transform(kw_only_default=True)
@@ -45,25 +46,35 @@ def configclass(cls: type[T]) -> type[T]:
     )(cls)
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an interface needs to offer a field: its name and type, a line for users in English and in Chinese, and the
+    range and step of a slider."""
+
+    name: str
+    type: type
+    meaning: str
+    chinese: str
+    slider: tuple[float, float, float]
+
+
+def setting(default: Any, meaning: str, chinese: str, slider: tuple[float, float, float]) -> Any:
+    """A field of a config class that users set in tools and on the page as well: a :class:`Setting`."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "chinese": chinese, "slider": slider})
+
+
+def settings_of(cls: type) -> list[Setting]:
+    """The fields of ``cls`` made by :func:`setting`, in their order."""
+    hints = typing.get_type_hints(cls)
+    return [Setting(field.name, hints[field.name], **field.metadata) for field in dataclasses.fields(cls)
+            if "meaning" in field.metadata]
+
+
 def _refuse_truth(cls: type, value: Any) -> Any:
     """YAML reads yes and on as true, which Python counts as 1."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read one YAML mapping. Raises ConfigError when the file is missing, is not YAML or is not a mapping."""
-    path = Path(path)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; `ls configs/*` shows the configs that ship") from None
-    except (*_NOT_YAML, OSError) as error:
-        raise ConfigError(f"{path}: not a YAML file that can be read ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys to values, found {type(content).__name__}")
-    return content
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -77,11 +88,13 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         path, separator, text = override.partition("=")
         names = path.strip().split(".")
         if not separator or not all(names):
-            raise ConfigError(f"--set {override}: write it as key.subkey=value")
+            raise ConfigError(f"--set {shown(override)[1:-1]}: write it as key.subkey=value")
+        if len(names) > DEEPEST:
+            raise ConfigError(f"--set {shown(path)}: no key lies that deep")
         try:
-            value = yaml.safe_load(text)
-        except _NOT_YAML:
-            raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
+            value = parse_value(text)
+        except ConfigError as error:
+            raise ConfigError(f"--set {path}: {error}") from None
         node: Any = result
         for depth, name in enumerate(names[:-1]):
             key = _key(node, name, names[:depth], path)
@@ -98,13 +111,16 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str = "config") -> T
     try:
         return adapter.validate_python(values)
     except pydantic.ValidationError as error:
-        problems = [_sentence(cls, values, problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from None
+        problems = error.errors()
+        named = dict.fromkeys(_sentence(cls, values, problem) for problem in problems[:MOST_PROBLEMS])
+        more = len(problems) - MOST_PROBLEMS
+        raise ConfigError(f"{source}: " + "; ".join(named)
+                          + (f"; and {more} problems more" if more > 0 else "")) from None
 
 
 def load(path: str | Path, cls: type[T], overrides: list[str] = ()) -> T:
-    """Read ``path``, put in the ``overrides`` (``a.b=c``) and build ``cls``. Raises ConfigError."""
-    return from_dict(cls, apply_overrides(read_yaml(path), list(overrides)), source=str(path))
+    """Read ``path`` and its ``base:``, put in the ``overrides`` (``a.b=c``) and build ``cls``. Raises ConfigError."""
+    return from_dict(cls, apply_overrides(read_chain(path), list(overrides)), source=str(path))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -115,17 +131,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def to_yaml(config: Any) -> str:
     """A config dataclass as YAML text, keys in the order of declaration."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice: PyYAML would quietly keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        twice = next((key for position, key in enumerate(keys) if key in keys[:position]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _key(node: Any, name: str, parents: list[str], path: str) -> str | int:
@@ -151,7 +156,7 @@ def _sentence(cls: type, values: dict[str, Any], problem: dict[str, Any]) -> str
             continue
         path.append(str(part))
         node = node[part] if isinstance(node, (dict, list)) and _has(node, part) else None
-    dotted = ".".join(path) or "top level"
+    dotted = shown(".".join(path))[1:-1] or "top level"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields_at(cls, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -162,13 +167,13 @@ def _sentence(cls: type, values: dict[str, Any], problem: dict[str, Any]) -> str
     if problem["type"].startswith("union_tag"):
         key, kinds = problem["ctx"]["discriminator"].strip("'"), _kinds_at(cls, location)
         given = problem["ctx"].get("tag")
-        return f"{dotted}.{key}: must be one of {', '.join(kinds)}" + (f", got {given}" if given else "")
+        return f"{dotted}.{key}: must be one of {', '.join(kinds)}" + (f", got {shown(given)[1:-1]}" if given else "")
     given = problem.get("input")
-    shown = f", got {given!r}" if isinstance(given, (str, int, float, bool, type(None))) else ""
+    got = f", got {shown(given)}" if isinstance(given, (str, int, float, bool, type(None))) else ""
     if problem["type"] in _WANTED:
-        return f"{dotted}: must be {_WANTED[problem['type']]}{shown}"
+        return f"{dotted}: must be {_WANTED[problem['type']]}{got}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message[0].lower() + message[1:]}{shown}"
+    return f"{dotted}: {message[0].lower() + message[1:]}{got}"
 
 
 def _has(node: Any, part: Any) -> bool:

@@ -74,7 +74,7 @@ def test_examples_are_what_the_model_can_read(page, untrained):
     assert page.examples() == list(web.PROMPTS)
     assert set(untrained.examples()) < set(web.PROMPTS)
     assert all(scenes.parse_question(question) for question in web.QUESTIONS)
-    assert not any(page.model.words.unknown(question) for question in web.QUESTIONS)
+    assert not any(page.model.text_tokenizer.unknown(question) for question in web.QUESTIONS)
 
 
 def test_words_that_the_model_never_learned_are_named(page):

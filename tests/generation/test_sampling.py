@@ -3,7 +3,7 @@ import pytest
 
 from vilg import config as configs
 from vilg.errors import ConfigError
-from vilg.generation.sampling import SamplingConfig, candidates, draw, guide, uniforms
+from vilg.generation.sampling import SamplingConfig, candidates, guide, sample_token, uniforms
 
 LOGITS = np.log(np.array([[0.4, 0.1, 0.3, 0.15, 0.05]]))
 
@@ -50,23 +50,23 @@ def test_tokens_are_drawn_as_often_as_likely():
     config = SamplingConfig(temperature=0.5, top_k=3)
     wanted = np.array([0.4, 0, 0.3, 0.15, 0]) ** 2
     rows = 20000
-    tokens = draw(np.repeat(LOGITS, rows, axis=0), config, np.random.default_rng(0).random(rows))
+    tokens = sample_token(np.repeat(LOGITS, rows, axis=0), config, np.random.default_rng(0).random(rows))
     np.testing.assert_allclose(np.bincount(tokens, minlength=5) / rows, wanted / wanted.sum(), atol=0.015)
 
 
 def test_the_ends_of_the_unit_interval_draw_tokens_that_are_allowed():
     logits = np.array([[-np.inf, 0.0, 0.0, -np.inf]] * 2)
-    assert draw(logits, SamplingConfig(), np.array([0.0, np.nextafter(1.0, 0)])).tolist() == [1, 2]
+    assert sample_token(logits, SamplingConfig(), np.array([0.0, np.nextafter(1.0, 0)])).tolist() == [1, 2]
 
 
 def test_temperature_zero_takes_the_likeliest():
     logits = np.array([[0.1, 3.0, 2.0], [1.0, 0.0, 0.5]])
-    assert draw(logits, SamplingConfig(temperature=0.0), np.array([0.99, 0.99])).tolist() == [1, 0]
+    assert sample_token(logits, SamplingConfig(temperature=0.0), np.array([0.99, 0.99])).tolist() == [1, 0]
 
 
 def test_the_callers_logits_are_left_alone():
     logits = LOGITS.copy()
-    draw(logits, SamplingConfig(top_k=2, top_p=0.5), np.array([0.3]))
+    sample_token(logits, SamplingConfig(top_k=2, top_p=0.5), np.array([0.3]))
     np.testing.assert_array_equal(logits, LOGITS)
 
 
@@ -103,5 +103,5 @@ def test_guidance_chooses_among_plausible_tokens_only():
     assert plain.argmax() == 2 and np.allclose(plain, free + 4 * (told - free))
     guarded = guide(told, free, SamplingConfig(guidance=4.0, guidance_min_p=0.2))
     assert guarded.argmax() == 0 and np.isneginf(guarded[0, 2:]).all() and np.array_equal(guarded[0, :2], plain[0, :2])
-    drawn = draw(np.repeat(guarded, 64, axis=0), SamplingConfig(), np.linspace(0, 0.999, 64))
+    drawn = sample_token(np.repeat(guarded, 64, axis=0), SamplingConfig(), np.linspace(0, 0.999, 64))
     assert set(drawn.tolist()) == {0, 1}

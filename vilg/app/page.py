@@ -21,10 +21,13 @@ from PIL import Image
 
 from vilg.app import pipeline
 from vilg.app.demo import PROMPTS
+from vilg.config import Setting, settings_of
 from vilg.data.worlds import scenes
 from vilg.errors import DataError, VilgError
+from vilg.generation.sampling import SamplingConfig
 from vilg.tokenizers.text.wordpiece import check_text
 
+SETTINGS = settings_of(SamplingConfig)
 MOST_PICTURES = 16
 LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
 QUEUE = 32  # jobs that wait their turn before the page says that it is busy
@@ -50,13 +53,12 @@ class Page:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.model = self._run(lambda: pipeline.load(name_or_directory, device=device, cpu_math=cpu_math))
 
-    def draw(self, text: str | None, count: int | None = 4, seed: int | None = 0, temperature: float | None = None,
-             guidance: float | None = None, top_p: float | None = None, guidance_min_p: float | None = None,
-             ranked: bool = False) -> tuple[list[tuple[Image.Image, str]], str]:
+    def draw(self, text: str | None, count: int | None = 4, seed: int | None = 0, ranked: bool = False,
+             **sampling: float | None) -> tuple[list[tuple[Image.Image, str]], str]:
         """``count`` pictures (1 to 16) of a sentence, each with a line below it, and a remark about the sentence.
 
         The same sentence, settings and seed draw the same pictures. ``ranked``: those that tell most of the sentence
-        first, by P(text | image). Settings left out are the model's own.
+        first, by P(text | image). ``sampling`` as in the pipeline.
         """
         self._check_text(text)
         if count is None or not 1 <= count <= MOST_PICTURES:
@@ -64,8 +66,7 @@ class Page:
         if seed is None:
             raise VilgError("请填一个种子，任何整数都行。Give a seed; any whole number will do.")
         drawn, = self._run(lambda: self.model.text_to_image(
-            text, num_images=int(count), seed=int(seed), best_of=int(count) if ranked else None,
-            temperature=temperature, guidance=guidance, top_p=top_p, guidance_min_p=guidance_min_p))
+            text, num_images=int(count), seed=int(seed), best_of=int(count) if ranked else None, **sampling))
         return [(_with_text(picture), _line(picture.info)) for picture in drawn], self._remark(text)
 
     def describe(self, picture: pipeline.Picture | None) -> str:
@@ -85,7 +86,7 @@ class Page:
 
     def examples(self) -> list[str]:
         """The demo's sentences that this model's vocabulary can read."""
-        return [text for text in PROMPTS if not self.model.words.unknown(text) and not self._surplus(text)]
+        return [text for text in PROMPTS if not self.model.text_tokenizer.unknown(text) and not self._surplus(text)]
 
     def _run(self, job: Callable[[], Any]) -> Any:
         return self._worker.submit(job).result()
@@ -110,10 +111,10 @@ class Page:
                             f"Too long: the model reads {room} tokens, leave out {surplus}.")
 
     def _surplus(self, text: str) -> int:
-        return int(self.model.words.encode_batch([text], self.model.model.config.text_length).cut[0])
+        return int(self.model.text_tokenizer.encode_batch([text], self.model.model.config.text_length).cut[0])
 
     def _remark(self, text: str) -> str:
-        unknown = self.model.words.unknown(text)
+        unknown = self.model.text_tokenizer.unknown(text)
         return f"模型没学过这些字 · The model never learned: {' '.join(unknown)}" if unknown else ""
 
 
@@ -192,18 +193,19 @@ def _draw_tab(gradio: ModuleType, page: Page) -> None:
     gallery = gradio.Gallery(label="图片 Pictures", columns=4, object_fit="contain", format="png", interactive=False,
                              buttons=["download", "fullscreen"], elem_classes="enlarged")
     with gradio.Accordion("更多设置 More settings", open=False):
-        temperature = gradio.Slider(0, max(1.5, own.temperature), own.temperature, step=0.05,
-                                    label="温度 Temperature", info="小：稳妥；大：多变 Low: safe, high: wild")
-        guidance = gradio.Slider(0, max(5.0, own.guidance), own.guidance, step=0.1, label="引导 Guidance",
-                                 info="越大越照着文字画 How hard to follow the text; 1: none")
-        top_p = gradio.Slider(0.05, 1, own.top_p, step=0.05, label="top_p",
-                              info="只在概率最大的一部分里选 Choose among the likeliest codes that hold this much")
-        least = gradio.Slider(0, 1, own.guidance_min_p, step=0.05, label="guidance_min_p",
-                              info="引导只在足够可能的里面选 Guidance chooses among codes at least this likely")
+        sliders = [_slider(gradio, one, getattr(own, one.name)) for one in SETTINGS]
         ranked = gradio.Checkbox(False, label="最像的排在前面 Best match first")
     other.click(new_seed, None, seed, api_visibility="private")
-    _on(gradio, [button.click, text.submit], page.draw,
-        [text, count, seed, temperature, guidance, top_p, least, ranked], [gallery, remark])
+    def draw(text: str, count: int, seed: int, ranked: bool, *values: float) -> Any:
+        return page.draw(text, count, seed, ranked, **{one.name: value for one, value in zip(SETTINGS, values)})
+
+    _on(gradio, [button.click, text.submit], draw,
+        [text, count, seed, ranked, *sliders], [gallery, remark])
+
+
+def _slider(gradio: ModuleType, one: Setting, own: float) -> Any:
+    least, most, step = one.slider
+    return gradio.Slider(least, max(most, own), own, step=step, label=one.name, info=f"{one.chinese} · {one.meaning}")
 
 
 def _examples(gradio: ModuleType, texts: Sequence[str], box: Any) -> None:

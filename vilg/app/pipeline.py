@@ -26,8 +26,9 @@ from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.errors import CheckpointError, DataError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
-from vilg.generation.sampling import SamplingConfig, seed_each, whole
+from vilg.generation.sampling import SamplingConfig, as_int, seed_each
 from vilg.release.folder import ReleasedModel, load_bidirectional
+from vilg.yaml_files import read_yaml
 
 Picture = str | Path | Image.Image | np.ndarray
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
@@ -60,7 +61,7 @@ def find_model(name_or_directory: str | Path) -> Path:
         if (candidate / "model.yaml").is_file():
             return candidate
     names = sorted({path.parent.name for zoo in zoos for path in zoo.glob("*/model.yaml")
-                    if configs.read_yaml(path).get("kind") == "bidirectional"})
+                    if read_yaml(path).get("kind") == "bidirectional"})
     raise CheckpointError(f"{name_or_directory}: no such model; give a folder that holds a model.yaml"
                           + (f", or one of {', '.join(names)}" if names else ""))
 
@@ -70,17 +71,16 @@ class Pipeline:
 
     def __init__(self, released: ReleasedModel):
         self.name = released.name
-        self.model, self.image_tokenizer, self.words = released.model, released.image_tokenizer, released.words
+        self.model, self.image_tokenizer = released.model, released.image_tokenizer
+        self.text_tokenizer = released.words
         self.reconstructor = released.reconstructor
         self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
 
     def text_to_image(self, texts: str | Sequence[str], num_images: int = 1, seed: int | Sequence[int] = 0,
-                      best_of: int | None = None, top_k: int | None = None, top_p: float | None = None,
-                      temperature: float | None = None, guidance: float | None = None,
-                      guidance_min_p: float | None = None, path: str = "two_stage",
+                      best_of: int | None = None, path: str = "two_stage",
                       known_image: Picture | Sequence[Picture] | None = None, known_rows: int | None = None,
-                      known_mask: Picture | np.ndarray | None = None,
-                      progress: bool = False) -> list[list[Image.Image]]:
+                      known_mask: Picture | np.ndarray | None = None, progress: bool = False,
+                      **sampling: Any) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
 
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
@@ -89,22 +89,22 @@ class Pipeline:
         ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
-        with a reconstructor). Settings left out are the model's own. Each picture's ``info`` holds prompt, seed,
+        with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
+        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed,
         settings and model. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
-        num_images = whole(num_images, "num_images")
-        best_of = None if best_of is None else whole(best_of, "best_of")
+        num_images = as_int(num_images, "num_images")
+        best_of = None if best_of is None else as_int(best_of, "best_of")
         if num_images < 1 or (best_of is not None and best_of < num_images):
             raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
                             f"{best_of}")
         self._check_path(path)
-        sampling = self._sampling(top_k=top_k, top_p=top_p, temperature=temperature, guidance=guidance,
-                                  guidance_min_p=guidance_min_p)
+        settings = self.sampling.over(sampling)
         known_codes, mask = self._known(known_image, known_rows, known_mask, len(texts))
         draws = best_of or num_images
         seeds = seed_each(seed, len(texts))
-        batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
+        batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
         rows = max(1, DECODE_ROWS // draws)
         parts = -(-len(texts) // rows) * -(-draws // DECODE_ROWS)
         bar = tqdm(total=parts * self.model.config.rows * self.model.config.columns, desc="drawing", unit="token",
@@ -115,24 +115,29 @@ class Pipeline:
                 part = slice(start, start + rows)
                 ids, length = paddle.to_tensor(batch.ids[part]), paddle.to_tensor(batch.length[part])
                 known = None if known_codes is None else known_codes[part]
-                pictures, codes = self._draw(ids, length, draws, seeds[part], sampling, known, mask, path, bar)
+                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, bar)
                 for row, text in enumerate(texts[part]):
                     chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
-                    settings = {"prompt": text, "model": self.name, "seed": seeds[start + row],
-                                "path": path, **configs.to_dict(sampling)}
-                    results.append([_annotate(pictures[row][pick], settings | {"sample": int(pick)} | score)
+                    story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
+                             "path": path, **configs.to_dict(settings)}
+                    results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "words":
+            raise AttributeError("Pipeline.words is Pipeline.text_tokenizer since version 1.1")
+        raise AttributeError(f"a pipeline has no {name!r}")
+
     def use_sampling(self, **settings: Any) -> None:
         """Make these the model's own sampling settings from here on; those left out or None stay as they are."""
-        self.sampling = self._sampling(**settings)
+        self.sampling = self.sampling.over(settings)
 
     def image_to_text(self, images: Picture | Sequence[Picture], max_tokens: int | None = None) -> list[str]:
         """A sentence about every picture, of ``max_tokens`` tokens (at least 1) where that is fewer than fit."""
-        max_tokens = None if max_tokens is None else whole(max_tokens, "max_tokens")
+        max_tokens = None if max_tokens is None else as_int(max_tokens, "max_tokens")
         codes = self.encode(images)
-        prompts = paddle.full([codes.shape[0], 1], self.words.cls_id, dtype="int64")
+        prompts = paddle.full([codes.shape[0], 1], self.text_tokenizer.cls_id, dtype="int64")
         return self._write(codes, prompts, paddle.zeros([codes.shape[0]], dtype="int64"), max_tokens)
 
     def answer(self, images: Picture | Sequence[Picture], questions: str | Sequence[str]) -> list[str]:
@@ -148,8 +153,8 @@ class Pipeline:
         codes = self.encode(images)
         if len(images) != count:
             codes = codes.tile([count, 1])
-        asked = self.words.encode_questions(questions * (count // len(questions)), None, self.model.config.text_length,
-                                            strict=True)
+        asked = self.text_tokenizer.encode_questions(questions * (count // len(questions)), None,
+                                                     self.model.config.text_length, strict=True)
         return self._write(codes, paddle.to_tensor(asked.ids), paddle.to_tensor(asked.prefix), None)
 
     def rank(self, texts: str | Sequence[str], images: Picture | Sequence[Picture]) -> np.ndarray:
@@ -157,7 +162,7 @@ class Pipeline:
         texts, codes = _listed(texts), self.encode(images)
         if not texts or not codes.shape[0]:
             return np.zeros([len(texts), codes.shape[0]], dtype=np.float32)
-        batch = self.words.encode_prompts(texts, self.model.config.text_length, strict=True)
+        batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
         ids, length = paddle.to_tensor(batch.ids), paddle.to_tensor(batch.length)
         return np.stack([self._score(ids[i:i + 1], length[i:i + 1], codes) for i in range(len(texts))])
 
@@ -225,14 +230,10 @@ class Pipeline:
             texts = []
             for start in range(0, codes.shape[0], DECODE_ROWS):
                 part = slice(start, start + DECODE_ROWS)
-                ids = generate_text(self.model, codes[part], prompts[part], prefix[part], end_id=self.words.sep_id,
-                                    max_tokens=max_tokens)
-                texts += [self.words.decode(row) for row in ids.numpy().tolist()]
+                ids = generate_text(self.model, codes[part], prompts[part], prefix[part],
+                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens)
+                texts += [self.text_tokenizer.decode(row) for row in ids.numpy().tolist()]
         return texts
-
-    def _sampling(self, **given: Any) -> SamplingConfig:
-        values = configs.to_dict(self.sampling) | {name: value for name, value in given.items() if value is not None}
-        return configs.from_dict(SamplingConfig, values, "sampling")
 
     def _known(self, image, rows, mask, texts):
         """Known codes [texts, n] and which of them to keep [n]; None and None without a picture."""
@@ -245,7 +246,7 @@ class Pipeline:
         if (rows is None) == (mask is None):
             raise VilgError("say which part of the picture to keep: either known_rows or known_mask")
         if rows is not None:
-            if not 0 <= whole(rows, "known_rows") <= height:
+            if not 0 <= as_int(rows, "known_rows") <= height:
                 raise VilgError(f"known_rows is {rows}, but the picture has {height} rows of tokens")
             keep = np.repeat(np.arange(height) < rows, width)
         else:
@@ -255,7 +256,7 @@ class Pipeline:
             raise VilgError(f"{len(images)} known pictures for {texts} texts; give one for all or one each")
         codes = self.encode(images)
         if len(images) != texts:
-            codes = codes.tile([texts, 1])
+            codes = codes.tile([texts, 1])  # [texts, n]
         return codes, paddle.to_tensor(keep)
 
 

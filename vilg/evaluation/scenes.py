@@ -8,9 +8,14 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
+from vilg.app.pipeline import Pipeline
 from vilg.data.worlds import scenes
+from vilg.errors import ConfigError
+from vilg.run import build
 
+SCENES = 500  # a split, unless the caller says how many
 Pictures = list[np.ndarray]
 
 
@@ -60,6 +65,33 @@ def evaluate_scenes(model: Model, count: int, seed: int, size: int, best_of: int
             yield "scenes_new", float(new.mean())
             for name, outcome in (("i2t_new", told), ("vqa_new", right)):
                 yield name, float(np.mean(np.array(outcome)[new])) if new.any() else float("nan")
+
+
+def scenes_figures(pipeline: Pipeline, count: int = SCENES, seed: int = 0, best_of: int = 8,
+                   trained_on: str | None = None) -> Iterator[tuple[str, float]]:
+    """The figures of :func:`evaluate_scenes` for a loaded model; ``trained_on`` is a run config whose scenes it learned
+    from."""
+    def draw(texts: list[str], num_images: int, seed: int) -> list[list[np.ndarray]]:
+        # Seeds of their own: with one for all, every text would draw with the same luck, and the share would be that of
+        # a few draws, not of hundreds.
+        seeds = [seed * 1_000_003 + index for index in range(len(texts))]
+        drawn = pipeline.text_to_image(texts, num_images=num_images, seed=seeds, progress=True)
+        return [[np.asarray(picture) for picture in row] for row in drawn]
+
+    model = Model(draw=draw, rank=lambda text, pictures: pipeline.rank(text, pictures)[0].tolist(),
+                  describe=pipeline.image_to_text, answer=pipeline.answer)
+    trained = trained_scenes(trained_on) if trained_on else None
+    yield from evaluate_scenes(model, count, seed, pipeline.image_tokenizer.image_size, best_of, trained=trained)
+
+
+def trained_scenes(path: str) -> set[scenes.Scene]:
+    """The scenes of the scenes sources of a run config, without wide ones, which no test shows. Raises ConfigError."""
+    sources = {(one.split, one.first, one.count, one.kinds) for one in build.load_run(path).data.sources
+               if one.kind == "scenes" and not one.wide}
+    if not sources:
+        raise ConfigError(f"{path}: data.sources has no scenes to compare with")
+    seeds = [(first + index, split, kinds) for split, first, count, kinds in sorted(sources) for index in range(count)]
+    return {scenes.sample_scene(*seed) for seed in tqdm(seeds, desc="scenes of training", unit="scene")}
 
 
 def _one(items: list, rng: np.random.Generator):

@@ -216,7 +216,7 @@ def _claim(output: Path, content: dict[str, Any]) -> None:
 
 
 def _prompts(pipeline: Pipeline, texts: list[str]):
-    batch = pipeline.words.encode_prompts(texts, pipeline.model.config.text_length, strict=True)
+    batch = pipeline.text_tokenizer.encode_prompts(texts, pipeline.model.config.text_length, strict=True)
     for start in range(0, len(texts), DECODE_ROWS):
         part = slice(start, start + DECODE_ROWS)
         yield paddle.to_tensor(batch.ids[part]), paddle.to_tensor(batch.length[part])

@@ -8,7 +8,7 @@ from paddle import Tensor
 
 from vilg.errors import ShapeError
 from vilg.generation.decoding.decoder import evaluating, image_decoder, prefill_image, prefill_text, text_decoder
-from vilg.generation.sampling import SamplingConfig, draw, guide, seed_each, uniforms
+from vilg.generation.sampling import SamplingConfig, guide, sample_token, seed_each, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.nn.attention.cached import Source
 
@@ -50,7 +50,7 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
                 hidden.append(decoder.hidden()[:len(codes)])
             codes[:, step] = known[:, step]
             if not mask[:, step].all():
-                drawn = draw(_guided(decoder.logits(), sampling), sampling, random[:, step])
+                drawn = sample_token(_guided(decoder.logits(), sampling), sampling, random[:, step])
                 codes[:, step] = np.where(mask[:, step], known[:, step], drawn)
             x = decoder.embed(np.tile(codes[:, step], guided), np.full([decoder.attention.rows], step))
             if progress is not None:
@@ -88,7 +88,8 @@ def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor
         for step in range(steps):
             decoder.step(step, decoder.embed(token, np.minimum(start + step, slots - 1)))
             ended |= start + step + 1 >= slots
-            token = written[:, step] = np.where(ended, filler, draw(decoder.logits(), sampling, random[:, step]))
+            token = sample_token(decoder.logits(), sampling, random[:, step])
+            token = written[:, step] = np.where(ended, filler, token)
             ended |= (token == end_id) if end_id is not None else False
             if progress is not None:
                 progress(1)

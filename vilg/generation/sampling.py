@@ -6,20 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from vilg.config import configclass
+from vilg import config as configs
+from vilg.config import configclass, setting
 from vilg.errors import ShapeError, VilgError
 
 
 @configclass
 class SamplingConfig:
     """How tokens are drawn. The filters apply one after another: temperature, then top_k,
-    then top_p of what is left."""
+    then top_p of what is left. Pipeline, tools, page and hub take their options from these fields."""
 
-    temperature: float = 1.0  # 0 takes the most likely token; else from 1e-6 to 1e6
-    top_k: int = 0  # how many of the likeliest tokens may be drawn, 0 for all
-    top_p: float = 1.0  # the smallest set of likeliest tokens that holds this much probability, 1 for all
-    guidance: float = 1.0  # text→image: logits = free + guidance · (told - free); 1 is the plain model
-    guidance_min_p: float = 0.0  # guidance chooses among tokens whose told probability is this share of the likeliest's
+    temperature: float = setting(1.0, "below 1 safer, above 1 wilder; 0 takes the likeliest code",
+                                 "温度：小则稳妥，大则多变", (0, 1.5, 0.05))
+    """0, or from 1e-6 to 1e6."""
+    top_k: int = setting(0, "sample among the k likeliest codes; 0 among all",
+                         "只在概率最大的 k 个里选，0 表示不限", (0, 256, 1))
+    top_p: float = setting(1.0, "sample among the likeliest codes that hold this much probability; 1 among all",
+                           "只在概率最大的一部分里选，1 表示不限", (0.05, 1, 0.05))
+    guidance: float = setting(1.0, "how hard to follow the text; 1 is plain sampling",
+                              "引导：越大越照着文字画，1 表示不用", (0, 5, 0.1))
+    """text→image: logits = free + guidance · (told - free)."""
+    guidance_min_p: float = setting(
+        0.0, "guidance chooses among codes at least this likely beside the likeliest; 0 among all",
+        "引导只在足够可能的里面选，0 表示不限", (0, 1, 0.05))
 
     def __post_init__(self) -> None:
         # Beyond these bounds nothing changes any more, until numbers overflow and all pictures become the same one.
@@ -35,7 +44,14 @@ class SamplingConfig:
             raise ValueError(f"guidance_min_p must be from 0 to 1, not {self.guidance_min_p}")
 
 
-def whole(value: Any, name: str) -> int:
+    def over(self, given: dict[str, Any]) -> "SamplingConfig":
+        """These settings with those of ``given`` that are not None over them. Raises ConfigError for a setting that
+        there is not, or out of its range."""
+        said = {name: value for name, value in given.items() if value is not None}
+        return configs.from_dict(SamplingConfig, configs.to_dict(self) | said, "sampling")
+
+
+def as_int(value: Any, name: str) -> int:
     """A whole number of any kind, such as numpy's, as Python's own. Raises VilgError naming it."""
     try:
         return operator.index(value)
@@ -47,9 +63,9 @@ def seed_each(seeds: Any, texts: int) -> list[int]:
     """The seed of every text from one for all or one each, whole numbers of any kind. Raises VilgError for another
     thing, and ShapeError for another number of seeds than texts."""
     if isinstance(seeds, Iterable) and not isinstance(seeds, (str, bytes)) and getattr(seeds, "ndim", 1):
-        given = [whole(seed, "a seed") for seed in seeds]
+        given = [as_int(seed, "a seed") for seed in seeds]
     else:  # an array without dimensions counts as one number
-        given = [whole(seeds, "a seed")] * texts
+        given = [as_int(seeds, "a seed")] * texts
     if len(given) != texts:
         raise ShapeError(f"{len(given)} seeds for {texts} texts; give one for all or one each")
     return given
@@ -113,7 +129,7 @@ def _likeliest(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens, np.take_along_axis(logits, tokens, axis=-1)
 
 
-def draw(logits: np.ndarray, config: SamplingConfig, uniform: np.ndarray) -> np.ndarray:
+def sample_token(logits: np.ndarray, config: SamplingConfig, uniform: np.ndarray) -> np.ndarray:
     """One token a row: logits [R, V] and uniform numbers [R] → int64 [R], by inverting the cumulative distribution."""
     if config.temperature == 0:
         return logits.argmax(axis=-1).astype(np.int64)

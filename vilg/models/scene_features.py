@@ -16,6 +16,7 @@ from vilg.data.transforms import to_model
 from vilg.errors import CheckpointError, DataError
 from vilg.nn.layers import Conv2D, GroupNorm, Linear
 from vilg.weights.files import load_weights, read_weights, save_weights
+from vilg.yaml_files import read_yaml
 
 STAGES = 4  # each halves the side
 NORM_GROUPS = 8
@@ -86,7 +87,7 @@ def load_scene_features(directory: str | Path) -> SceneFeatures:
     if not path.is_file():
         raise CheckpointError(f"{directory}: holds no feature network; train it with `python tools/train.py --config "
                               "configs/end_to_end/scene_features.yaml`")
-    content = configs.read_yaml(path)
+    content = read_yaml(path)
     if content.get("kind") != "scene_features":
         raise CheckpointError(f"{path}: does not describe a feature network (kind: {content.get('kind')})")
     network = SceneFeatures(configs.from_dict(SceneFeaturesConfig, content.get("network", {}), source=str(path)))

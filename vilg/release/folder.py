@@ -18,6 +18,7 @@ from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.folder import load_image_tokenizer, save_image_tokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint, load_weights, read_weights, save_weights
+from vilg.yaml_files import read_yaml
 
 
 @dataclass
@@ -98,7 +99,7 @@ def load_reconstructor(directory: str | Path, model: BidirectionalTransformer,
     vectors of another one would be drawn as noise.
     """
     path = Path(directory) / "model.yaml"
-    description = configs.read_yaml(path)
+    description = read_yaml(path)
     if description.get("kind") != "reconstructor":
         raise CheckpointError(f"{path}: does not describe a reconstructor (kind: {description.get('kind')})")
     layout = model.layout
@@ -124,7 +125,7 @@ def _describe(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{directory}: not a released model folder (it has no model.yaml); "
                               "`tools/train.py` writes one at the end of a run")
-    description = configs.read_yaml(path)
+    description = read_yaml(path)
     if description.get("kind") != "bidirectional":
         raise CheckpointError(f"{path}: holds a {description.get('kind')!r} model, a bidirectional one is wanted here")
     return description

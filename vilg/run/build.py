@@ -1,20 +1,17 @@
-"""Run config → data, task, trainer: tables of names and nothing else."""
+"""Run config → data, task, trainer."""
+import re
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import paddle
 import pydantic
 
 from vilg import config as configs
 from vilg import runtime
 from vilg.config import configclass
-from vilg.data.config import DataConfig, build_source, build_stream
+from vilg.data.config import DataConfig, build_stream
 from vilg.data.loader import Loader
-from vilg.data.sample import Reading
-from vilg.data.sources.codes import write_codes
-from vilg.data.transforms import to_model
 from vilg.engine.checkpoints.resume import admit, together
 from vilg.engine.optim import OptimConfig
 from vilg.engine.parallel.distributed import DistributedConfig, Parallel, ranks_of_launch
@@ -28,8 +25,10 @@ from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
-from vilg.tokenizers.image.folder import load_image_tokenizer
-from vilg.weights.files import fingerprint
+from vilg.yaml_files import shown
+
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,100}")
+_LONGEST_OUTPUT = 1000
 
 
 @configclass
@@ -52,15 +51,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        try:
-            self.output.format(name=self.name)
-        except (KeyError, IndexError, ValueError):
-            raise ValueError(f"output may hold {{name}} and no other braces, got {self.output!r}") from None
+        if not _NAME.fullmatch(self.name) or self.name in (".", ".."):
+            raise ValueError(f"name is a plain file name of at most 100 characters, got {shown(self.name)}")
+        if set("{}") & set(self.output.replace("{name}", "")) or len(self.output) > _LONGEST_OUTPUT:
+            raise ValueError(f"output may hold {{name}} and no other braces, got {shown(self.output)}")
 
     @property
     def output_directory(self) -> Path:
         """Where the run writes."""
-        return Path(self.output.format(name=self.name))
+        return Path(self.output.replace("{name}", self.name))
 
 
 def load_run(path: str | Path, overrides: list[str] = ()) -> RunConfig:
@@ -106,34 +105,3 @@ def planned_shape(run: RunConfig) -> BidirectionalConfig:
     if run.task.kind != "bidirectional":
         raise ConfigError(f"task.kind: plans are made for bidirectional runs, got {run.task.kind}")
     return run.task.model
-
-
-def encode_images(run: RunConfig, output: str | Path, batch_size: int) -> str:
-    """Write the codes of every data source of a run, a folder each under ``output``; returns the sources to train on.
-
-    Raises ConfigError for a run whose task has no image tokenizer to encode with, and for a source of codes.
-    """
-    if not hasattr(run.task, "image_tokenizer"):
-        raise ConfigError("task.kind: encoding needs a task with an image tokenizer, such as bidirectional, "
-                          f"got {run.task.kind}")
-    for number, source in enumerate(run.data.sources):
-        if source.kind == "codes":
-            raise ConfigError(f"data.sources.{number}: holds codes already; name the images that they were made from")
-    runtime.configure(run.runtime)
-    tokenizer = load_image_tokenizer(run.task.image_tokenizer)
-    tokenizer.eval()
-    mark = fingerprint(tokenizer.state_dict())
-
-    def encode(images: np.ndarray) -> np.ndarray:
-        with paddle.no_grad():
-            return tokenizer.encode(paddle.to_tensor(to_model(images))).numpy()
-
-    lines = []
-    for number, source in enumerate(run.data.sources):
-        folder = Path(output) / f"{number}_{source.kind}"
-        reading = Reading(tokenizer.image_size, max_pixels=run.data.max_pixels)
-        report = write_codes(folder, build_source(source, mark, reading), encode, tokenizer.image_size, mark,
-                             batch_size, run.data.loader.max_broken)
-        lines.append(f"- {{kind: codes, path: {folder}, repeat: {getattr(source, 'repeat', 1)}}}  # {report.written} "
-                     f"images, {report.broken} broken")
-    return "data.sources to train on these codes:\n" + "\n".join(lines)

@@ -1,13 +1,8 @@
-"""The machine under the models: threads, allocator and which fast paths are on; set once, when vilg is imported.
+"""Which fast paths are on, and on how many threads: what a config, or a caller, may set for the process.
 
 ``python -m vilg.runtime`` prints what was set and why. :func:`configure` applies the ``runtime:`` part of a config.
 """
-import contextlib
 import logging
-import os
-import sys
-import warnings
-from collections.abc import Iterator
 from typing import Literal
 
 from vilg.config import configclass
@@ -38,29 +33,10 @@ class RuntimeConfig:
             raise ValueError("threads must be 0 (choose) or a positive number")
 
 
-def start() -> None:
-    """Set up threads, allocator and flags, and import Paddle; :mod:`vilg` calls this when it is imported.
-
-    Works after Paddle was imported too: then only other threads' default number of OpenMP threads stays as it was.
-    """
-    early = "paddle" not in sys.modules
-    wanted = process.user_environment("OMP_NUM_THREADS", early)
-    threads = process.default_threads(wanted)
-    process.choose_blas()
-    allocator.keep_freed_memory(True)
-    process.start_openmp(threads)
-    with _quiet_import(), _kept_environment("OMP_NUM_THREADS", wanted):
-        import paddle
-    process.set_threads(threads)
-    if not paddle.is_compiled_with_cuda():
-        paddle.set_flags({"FLAGS_use_stride_kernel": False})
-    logger.debug("%d threads (%s)", threads, process.threads_reason(wanted))
-
-
 def configure(config: RuntimeConfig) -> None:
     """Apply the ``runtime:`` part of a config to this process; warns when ``cpu_math: bf16`` gains nothing here."""
     from vilg.kernels.jit import switch as loops
-    from vilg.kernels.onednn import switch  # they import Paddle, which start() must precede
+    from vilg.kernels.onednn import switch  # they import Paddle, which not every tool needs
 
     process.set_threads(config.threads or process.default_threads(process.user_environment("OMP_NUM_THREADS", True)))
     allocator.keep_freed_memory(config.allocator)
@@ -92,20 +68,3 @@ def set_device(device: str) -> None:
         offered = ["cpu", *(f"gpu:{index}" for index in range(here["gpu"]))]
         raise VilgError(f"the device {device!r} is not there; this machine and this Paddle offer {', '.join(offered)}")
     paddle.set_device(device)
-
-
-@contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
-    # Paddle looks for ccache while it is imported and warns when there is none; nothing here compiles extensions.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
-        yield
-
-
-@contextlib.contextmanager
-def _kept_environment(name: str, value: str | None) -> Iterator[None]:
-    # Importing Paddle writes OMP_NUM_THREADS=1, which child processes would inherit as if the user had said so; it also
-    # warns about any other value, although OpenMP has been started with the right number by now.
-    os.environ[name] = "1"
-    yield
-    process.restore_environment(name, value)

@@ -9,14 +9,13 @@ from paddlehub.module.module import moduleinfo, runnable, serving
 from PIL import Image
 
 from vilg.app import image_files as gallery, pipeline
+from vilg.config import settings_of
+from vilg.generation.sampling import SamplingConfig
 
 # Styles are a matter of the prompt alone; the first leaves it as it is.
 STYLES = ("探索无限", "油画", "水彩", "粉笔画", "卡通", "儿童画", "蜡笔画")
 # How codes are drawn, as the pipeline names it; its top_k is left out beside topk, the number of pictures.
-DRAWING = {"temperature": "below 1 safer, above 1 wilder",
-           "top_p": "sample among the codes that hold this much probability",
-           "guidance": "how hard to follow the text; 1 is plain sampling",
-           "guidance_min_p": "guidance chooses among codes at least this likely beside the likeliest, 0 among all"}
+DRAWING = [one for one in settings_of(SamplingConfig) if one.name != "top_k"]
 
 
 @moduleinfo(name="ernie_vilg", version="2.0.0", type="image/text_to_image", author="vilg", author_email="",
@@ -32,13 +31,12 @@ class ErnieVilG:
 
     def generate_image(self, text_prompts: str | list[str], style: str = STYLES[0], topk: int = 6,
                        visualization: bool = True, output_dir: str = "ernievilg_output",
-                       seed: int = 0, temperature: float | None = None, top_p: float | None = None,
-                       guidance: float | None = None, guidance_min_p: float | None = None) -> list[Image.Image]:
+                       seed: int = 0, **sampling: Any) -> list[Image.Image]:
         """``topk`` pictures for every prompt, one prompt after the other;
         written to ``output_dir`` if ``visualization``.
 
-        The same prompts, settings and ``seed`` draw the same pictures. ``temperature``, ``top_p``, ``guidance`` and
-        ``guidance_min_p`` are the pipeline's; those left out are the model's own. Raises ValueError for another style,
+        The same prompts, settings and ``seed`` draw the same pictures. ``sampling``: ``temperature`` and the
+        other settings of the pipeline; those left out are the model's own. Raises ValueError for another style,
         VilgError for a prompt that is empty or longer than the model reads and for a setting out of its range.
         """
         paddle.disable_static()
@@ -46,8 +44,7 @@ class ErnieVilG:
             raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
         prompts = [text_prompts] if isinstance(text_prompts, str) else list(text_prompts)
         told = prompts if style == STYLES[0] else [f"{prompt}，{style}风格" for prompt in prompts]
-        drawn = self.pipeline.text_to_image(told, num_images=topk, seed=seed, temperature=temperature, top_p=top_p,
-                                            guidance=guidance, guidance_min_p=guidance_min_p)
+        drawn = self.pipeline.text_to_image(told, num_images=topk, seed=seed, **sampling)
         if visualization:
             gallery.write_pictures(told, drawn, output_dir)
         return [picture for row in drawn for picture in row]
@@ -61,8 +58,8 @@ class ErnieVilG:
         parser.add_argument("--topk", type=int, default=6, help="pictures a prompt (%(default)s)")
         parser.add_argument("--output_dir", default="ernievilg_output", help="where they are written (%(default)s)")
         parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture (%(default)s)")
-        for name, meaning in DRAWING.items():
-            parser.add_argument(f"--{name}", type=float, help=f"{meaning} (the model's own)")
+        for one in DRAWING:
+            parser.add_argument(f"--{one.name}", type=one.type, help=f"{one.meaning} (the model's own)")
         arguments = parser.parse_args(argvs)
         return self.generate_image(**vars(arguments))
 

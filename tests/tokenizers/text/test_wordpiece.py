@@ -203,3 +203,26 @@ def test_ids_equal_those_of_paddlenlp_and_folders_go_both_ways(tmp_path):
     read_back = paddlenlp.ErnieTokenizer.from_pretrained(str(tmp_path / "ours"))
     assert [read_back(line)["input_ids"] for line in lines[:200]] == expected[:200]
     assert (read_back.pad_token_id, read_back.mask_token_id) == (ours.pad_id, ours.mask_id)
+
+
+def test_a_vocabulary_may_name_its_ids(tokenizer, tmp_path):
+    numbered = [f"{token}\t{index}" for index, token in enumerate(tokenizer.tokens)]
+    path = tmp_path / "vocab.txt"
+    for ending in ("\n", "\r\n"):
+        path.write_bytes("".join(f"{line}{ending}" for line in numbered[::-1]).encode())
+        found = WordPieceTokenizer(path)
+        assert found.tokens == tokenizer.tokens and found.fingerprint() == tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda lines: lines.__setitem__(3, "词"), "line 4 is no token, tab and id"),
+    (lambda lines: lines.__setitem__(3, "词\t0"), "line 4 gives an id again"),
+    (lambda lines: lines.__setitem__(3, "词\t-3"), "line 4 is no token, tab and id"),
+    (lambda lines: lines.append("词\t5000"), "have ids up to 5000, so some ids have no token")])
+def test_a_vocabulary_with_wrong_ids_is_refused_by_line(tokenizer, tmp_path, change, words):
+    lines = [f"{token}\t{index}" for index, token in enumerate(tokenizer.tokens)]
+    change(lines)
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(VilgError, match=f"vocab.txt: .*{words}"):
+        WordPieceTokenizer(path)

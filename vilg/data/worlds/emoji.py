@@ -34,17 +34,12 @@ class Emoji:
     @property
     def stem(self) -> str:
         """Its code points in hexadecimal, a file name without suffix."""
-        return "_".join(f"{ord(letter):x}" for letter in self.text)
+        return code_points(self.text)
 
     @property
     def captions(self) -> list[str]:
         """The exact name, and the name among its key words."""
-        others = [word for word in self.keywords if word != self.name]
-        text = self.name
-        for word in others:
-            longer = text + ("，" if text == self.name else "、") + word
-            if len(longer) <= LONGEST_CAPTION:
-                text = longer
+        text = with_keywords(self.name, [word for word in self.keywords if word != self.name])
         return [self.name] if text == self.name else [self.name, text]
 
 
@@ -58,7 +53,7 @@ class Collection:
 
 def collect(font: str = FONT, annotations: str = ANNOTATIONS) -> Collection:
     """Draw and name every emoji. Raises DataError that names the package to install when one of the two is missing."""
-    named = _names(Path(annotations))
+    named = read_annotations(Path(annotations))
     typeface = _typeface(font)
     result = Collection([])
     pictures: dict[bytes, Emoji] = {}
@@ -119,11 +114,35 @@ def _typeface(path: str) -> ImageFont.FreeTypeFont:
         raise DataError(f"{path}: not a bitmap emoji font with {STRIKE}-pixel glyphs ({error})") from None
 
 
-def _names(root: Path) -> dict[str, tuple[str, list[str]]]:
-    """Text of every annotated character or sequence → its name and key words, blanks taken out of the names."""
+def code_points(text: str) -> str:
+    """The code points of an emoji in hexadecimal, such as ``1f34e`` or ``1f9d1_200d_1f680``."""
+    return "_".join(f"{ord(letter):x}" for letter in text)
+
+
+def chinese_name(words: str) -> str:
+    """A name of CLDR as Chinese writes it, without blanks: 旗：中国."""
+    return words.strip().replace(": ", "：").replace(" ", "")
+
+
+def with_keywords(name: str, keywords: list[str]) -> str:
+    """The name and as many of its key words as a caption of 24 characters holds: 红苹果，水果、红."""
+    text = name
+    for word in keywords:
+        longer = text + ("，" if text == name else "、") + word
+        if len(longer) <= LONGEST_CAPTION:
+            text = longer
+    return text
+
+
+def read_annotations(root: Path, parts: tuple[str, ...] = ("annotations", "annotationsDerived")) \
+        -> dict[str, tuple[str, list[str]]]:
+    """Text of every annotated character or sequence → its Chinese name and key words, from CLDR's XML in ``root``.
+
+    Raises DataError that names the package to install when a file is missing or damaged.
+    """
     names: dict[str, str] = {}
     keywords: dict[str, list[str]] = {}
-    for part in ("annotations", "annotationsDerived"):
+    for part in parts:
         path = root / part / "zh.xml"
         if not path.is_file():
             raise DataError(f"{path}: the Chinese names are missing; "
@@ -135,7 +154,7 @@ def _names(root: Path) -> dict[str, tuple[str, list[str]]]:
         for entry in entries:
             text, words = entry.get("cp", ""), (entry.text or "").strip()
             if entry.get("type") == "tts":
-                names[text] = words.replace(": ", "：").replace(" ", "")
+                names[text] = chinese_name(words)
             else:
                 keywords[text] = [word.strip() for word in words.split("|") if word.strip()]
     return {text: (name, keywords.get(text, [])) for text, name in names.items() if text and name}

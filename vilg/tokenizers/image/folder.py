@@ -11,6 +11,7 @@ from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.dvae import DVAE, DVAEConfig
 from vilg.tokenizers.image.vqvae import VQGAN, VQVAE, VQConfig
 from vilg.weights.files import fingerprint, load_weights, read_weights, save_weights
+from vilg.yaml_files import read_yaml
 
 
 def build_image_tokenizer(config: Any) -> ImageTokenizer:
@@ -37,7 +38,7 @@ def save_image_tokenizer(tokenizer: ImageTokenizer, directory: str | Path, avera
 def load_image_tokenizer(directory: str | Path) -> ImageTokenizer:
     """Read a folder written by :func:`save_image_tokenizer`, ready for use (eval mode). Raises CheckpointError."""
     path = Path(directory) / "model.yaml"
-    content = config_system.read_yaml(path)
+    content = read_yaml(path)
     values = content.get("tokenizer")
     if content.get("kind") != "image_tokenizer" or not isinstance(values, dict):
         raise CheckpointError(f"{path}: does not describe an image tokenizer (kind: {content.get('kind')})")

@@ -7,6 +7,7 @@ tokens written in a text ("[SEP]") are plain text here, because a prompt must no
 import hashlib
 import json
 import logging
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 CONTINUATION = "##"
+_NUMBERED = re.compile(r"([^\t]+)\t(\d{1,9})\r?", re.ASCII)  # a line that names its token's id
 LONGEST_WORD = 100  # letters; BERT reads a longer unbroken word as unknown
 NO_INK = {ord(letter): None for letter in "\u115f\u1160\u2800\u3164\uffa0"}  # letters and symbols that are drawn blank
 ANSWER_ROOM = 1  # tokens kept free behind a question that is still to be answered, as behind one with a short answer
@@ -43,7 +45,7 @@ class TextBatch:
 
 
 class WordPieceTokenizer:
-    """Text ↔ ids by a ``vocab.txt`` (one token a line, the id is the line's number).
+    """Text ↔ ids by a ``vocab.txt`` (one token a line, the id is the line's number, or stands behind a tab).
 
     ``special`` renames special tokens: ``{"cls": "<s>"}``. Raises VilgError for a vocabulary that is missing, is not
     text, or lacks a special token.
@@ -267,7 +269,22 @@ def _read_vocab(path: Path) -> list[str]:
         raise VilgError(f"{path}: not a vocabulary of UTF-8 lines ({error})") from None
     while lines and not lines[-1]:  # an editor adds blank lines at the end; one further up is a token
         lines.pop()
-    return lines
+    return _by_number(path, lines) if lines and _NUMBERED.fullmatch(lines[0]) else lines
+
+
+def _by_number(path: Path, lines: list[str]) -> list[str]:
+    """The tokens of lines ``token<TAB>id`` (as ERNIE-ViL 2.0's) in the order of their ids, which leave none out."""
+    tokens: dict[int, str] = {}
+    for number, line in enumerate(lines, 1):
+        match = _NUMBERED.fullmatch(line)
+        if not match or int(match[2]) in tokens:
+            fault = "gives an id again" if match else "is no token, tab and id like the first"
+            raise VilgError(f"{path}: line {number} {fault}; mend it, or fetch the file again")
+        tokens[int(match[2])] = match[1]
+    if max(tokens) != len(tokens) - 1:
+        raise VilgError(f"{path}: its {len(tokens)} lines have ids up to {max(tokens)}, so some ids have no token; "
+                        "fetch the file again")
+    return [tokens[index] for index in range(len(tokens))]
 
 
 def _read_settings(path: Path) -> dict:
