@@ -30,8 +30,8 @@ from vilg.tokenizers.text.wordpiece import is_blank
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES, SECONDS, MEGABYTES = 400, 2.0, 1000
-FORMS = {"PNG": {}, "JPEG": {}, "WEBP": {"lossless": True}, "AVIF": {}, "JPEG2000": {}, "GIF": {}, "TIFF": {}, "BMP": {},
-         "PPM": {}}
+FORMS = {"PNG": {}, "JPEG": {}, "WEBP": {"lossless": True}, "AVIF": {}, "JPEG2000": {}, "GIF": {}, "TIFF": {},
+         "BMP": {}, "PPM": {}}
 SAMPLES = 6
 
 
@@ -160,15 +160,17 @@ def image_case(number, rng, folder, counts):
     counts["wrong" if bad else "used"] += 1
 
 
-ODD = ['"', '""', "\t", "\r", "\x00", "\u200b", "\ud83d", "\\ud83d", "null", "1e999", "-1", "[" * 3000, "{" * 3000, "]", "}",
-       '"picture"', '"captions": [', '"questions": [[', "../" * 50, "/dev/zero", "/proc/self/mem", "0.png", "NaN", "\ufeff",
+ODD = ['"', '""', "\t", "\r", "\x00", "\u200b", "\ud83d", "\\ud83d", "null", "1e999", "-1", "[" * 3000,
+       "{" * 3000, "]", "}", '"picture"', '"captions": [', '"questions": [[', "../" * 50, "/dev/zero",
+       "/proc/self/mem", "0.png", "NaN", "\ufeff",
        "\u2028", '": "', "9" * 5000, "x" * 100_000, "#", "'", "=1+1", "\U000e0001", "\u3164"]
 
 
 def table_case(number, rng, folder, counts):
     kind = ["plain.tsv", "quoted.tsv", "t.jsonl"][number % 3]
     rows = {"plain.tsv": lambda n: f"{n}.png\t{said(n)}", "quoted.tsv": lambda n: f'"{n}.png"\t"他说""{said(n)}"""',
-            "t.jsonl": lambda n: json.dumps({"picture": f"{n}.png", "captions": [said(n)], "questions": [["几？", "一"]]},
+            "t.jsonl": lambda n: json.dumps({"picture": f"{n}.png", "captions": [said(n)],
+                                             "questions": [["几？", "一"]]},
                                             ensure_ascii=False)}[kind]
     lines = [rows(n) for n in range(SAMPLES)]
     touched = list(lines)

@@ -7,6 +7,7 @@ import pytest
 from vilg import config
 from vilg.data.config import build_stream
 from vilg.run import build
+from vilg.yaml_files import read_yaml
 
 TASKS = {
     "bidirectional": {"question_share": 1.0},
@@ -23,7 +24,7 @@ TASKS = {
 def run(request, released_model, tmp_path):
     values = {"kind": request.param, **TASKS[request.param]}
     if request.param in ("bidirectional", "end_to_end"):
-        model = config.read_yaml(released_model / "model.yaml")["model"]
+        model = read_yaml(released_model / "model.yaml")["model"]
         values |= {"model": model, "image_tokenizer": str(released_model / "image_tokenizer"),
                    "vocabulary": str(released_model)}
     return config.from_dict(build.RunConfig, {

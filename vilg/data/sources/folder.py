@@ -31,7 +31,7 @@ class FolderConfig:
 
 
 class FolderSource:
-    """A folder of images and caption files; see :class:`FolderConfig`. A run that reads no texts needs no caption files.
+    """A folder of images and caption files; see :class:`FolderConfig`. A run that reads no texts needs none of these.
 
     Files that are neither are counted by suffix in the log. Raises DataError when there is no image, and when none of
     the first has captions that a run needs.
@@ -52,7 +52,7 @@ class FolderSource:
             logger.warning("%s: left out what is neither image nor captions: %s", self.root, counted(left_out))
         if reading.texts:
             refuse_wholly_wrong(str(self.root), range(len(self)), self._texts, lambda: (
-                f"an image's captions stand beside it in a file of its stem with {', '.join(CAPTION_SUFFIXES)}; besides "
+                f"captions stand beside an image in a file of its stem with {', '.join(CAPTION_SUFFIXES)}; besides "
                 f"images the folder holds {counted(self._others) or 'nothing'}"))
 
     def __len__(self) -> int:

@@ -36,8 +36,8 @@ class TableConfig:
 
 
 class TableSource:
-    """Rows of a TSV or JSONL table; see :class:`TableConfig`. Raises DataError when the table cannot be read at all, and
-    when none of its first rows can be used."""
+    """Rows of a TSV or JSONL table; see :class:`TableConfig`. Raises DataError when the table cannot be read at all,
+    and when none of its first rows can be used."""
 
     def __init__(self, config: TableConfig, reading: Reading = Reading()):
         self.reading = reading

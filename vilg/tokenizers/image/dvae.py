@@ -18,7 +18,7 @@ from vilg.nn.conv import fold_patches, unfold_patches
 from vilg.nn.layers import Conv2D
 from vilg.tokenizers.image.base import ImageTokenizer, Reconstruction, Reconstructor
 from vilg.tokenizers.image.pixels import from_laplace, to_laplace
-from vilg.tokenizers.image.quantize import UsageWindow, cosine_schedule, gumbel_softmax
+from vilg.tokenizers.image.quantize import cosine_schedule, gumbel_softmax, usage_figures
 
 # How far apart the logits of a position lie at the start from pictures (their standard deviation): far enough that the
 # Gumbel noise, of deviation 1.3, leaves the choice among the nearest codes.
@@ -195,7 +195,6 @@ class DVAE(ImageTokenizer):
         self.gather: Callable[[Tensor], Tensor] | None = None  # set where several ranks train: all ranks' rows
         self._started = config.start == "random"
         self._seen: list[Tensor] = []
-        self._usage = UsageWindow(self.codebook_size)
         for parameter in self.encoder.parameters():
             parameter.optimize_attr["learning_rate"] = config.encoder_rate
 
@@ -290,4 +289,4 @@ class DVAE(ImageTokenizer):
         if not self._seen:
             return {}
         codes, self._seen = paddle.concat([part.reshape([-1]) for part in self._seen]), []
-        return self._usage.add(paddle.bincount(codes, minlength=self.codebook_size).numpy())
+        return usage_figures(paddle.bincount(codes, minlength=self.codebook_size).numpy())

@@ -3,7 +3,6 @@
 Eq. 1 of the paper: ‖sg[E(x)] − z_emb‖² moves the codebook (or a moving average of the vectors does), and
 β·‖sg[z_emb] − E(x)‖² commits the encoder to its codes.
 """
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +16,7 @@ from vilg.config import configclass
 from vilg.nn import functional
 from vilg.nn.layers import Conv2D, Embedding
 
-USAGE_STEPS = 100  # that codebook_usage and perplexity are counted over
+USAGE_DECAY = 0.99  # a step, of the choices that codebook_usage and perplexity are counted from
 
 
 @configclass
@@ -69,23 +68,6 @@ class Quantized:
     loss: Tensor
 
 
-class UsageWindow:
-    """How often each of ``size`` codes was chosen in the last :data:`USAGE_STEPS` steps (since the run began or was
-    resumed, where it did so later)."""
-
-    def __init__(self, size: int):
-        self._steps: deque[np.ndarray] = deque()
-        self._total = np.zeros([size], "int64")
-
-    def add(self, counts: np.ndarray) -> dict[str, float]:
-        """Take in a step's choices (counts [K]); the figures of the window, see :func:`usage_figures`."""
-        self._steps.append(counts.astype("int64"))
-        self._total += self._steps[-1]
-        if len(self._steps) > USAGE_STEPS:
-            self._total -= self._steps.popleft()
-        return usage_figures(self._total)
-
-
 class VectorQuantizer(nn.Layer):
     """Nearest-code quantizer; ``codebook`` [K, d] is a parameter (straight_through) or a buffer (ema).
 
@@ -105,9 +87,10 @@ class VectorQuantizer(nn.Layer):
             self.register_buffer("codebook", paddle.uniform([size, code_dim], min=-bound, max=bound))
         self.register_buffer("counts", paddle.zeros([size]), persistable=False)
         self.register_buffer("sums", paddle.zeros([size, code_dim]), persistable=False)
+        # Counts of the vectors' own choices alone, for the log: a revived code has counts before anything chooses it.
+        self.register_buffer("chosen", paddle.zeros([size]), persistable=False)
         self.gather: Callable[[Tensor], Tensor] | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
-        self.usage = UsageWindow(size)
 
     def codes_of(self, z: Tensor) -> Tensor:
         """Vectors [N, d] → the nearest codes [N]."""
@@ -147,8 +130,8 @@ class VectorQuantizer(nn.Layer):
 
     @paddle.no_grad()
     def update(self, step: int) -> dict[str, float]:
-        """Move averages, revive dead codes; returns codebook usage and perplexity of the vectors' own choices, as
-        :class:`UsageWindow` counts them: a code that was revived counts when a vector chooses it.
+        """Move averages, revive dead codes; returns codebook usage and perplexity of what vectors chose, each step
+        weighing 0.99 of the one after it: about the last hundred steps. A revived code counts once it is chosen.
 
         Deterministic in (state, what was seen, step). Vectors that are not finite, as a step that was skipped for them
         leaves behind, are passed over.
@@ -165,9 +148,9 @@ class VectorQuantizer(nn.Layer):
             if not codes.shape[0]:
                 return {}
         size, decay = self.config.codebook_size, self.config.decay
-        chosen = paddle.bincount(codes, minlength=size)
-        batch_counts = chosen.astype("float32")
+        batch_counts = paddle.bincount(codes, minlength=size).astype("float32")
         batch_sums = paddle.scatter_nd(codes.unsqueeze(-1), vectors, [size, self.code_dim])
+        self.chosen.set_value(USAGE_DECAY * self.chosen + batch_counts)
         self.counts.set_value(decay * self.counts + (1 - decay) * batch_counts)
         self.sums.set_value(decay * self.sums + (1 - decay) * batch_sums)
         if self.config.kind == "ema":
@@ -176,7 +159,7 @@ class VectorQuantizer(nn.Layer):
             self.codebook.set_value(paddle.where(held, mean, self.codebook))
         if self.config.revive_every and step % self.config.revive_every == 0:
             self._revive(vectors, codes, np.random.default_rng(step))
-        return self.usage.add(chosen.numpy())
+        return usage_figures(self.chosen.numpy())
 
     def _revive(self, vectors: Tensor, codes: Tensor, rng: np.random.Generator) -> None:
         counts = self.counts.numpy()
@@ -210,7 +193,6 @@ class GumbelQuantizer(nn.Layer):
         self.codebook = Embedding(config.codebook_size, code_dim, std=1.0)
         self.gather: Callable[[Tensor], Tensor] | None = None
         self._seen: list[Tensor] = []
-        self.usage = UsageWindow(config.codebook_size)
 
     def temperature_at(self, step: int) -> float:
         """The temperature falls from ``temperature`` to ``temperature_end`` along a cosine of ``temperature_steps``."""
@@ -242,13 +224,13 @@ class GumbelQuantizer(nn.Layer):
 
     @paddle.no_grad()
     def update(self, step: int) -> dict[str, float]:
-        """Usage and perplexity of the codes drawn, see :class:`UsageWindow`; nothing moves here."""
+        """Usage and perplexity of the codes drawn since the last call; nothing moves here."""
         if not self._seen:
             return {}
         codes = paddle.concat(self._seen)
         self._seen = []
         codes = codes if self.gather is None else self.gather(codes)
-        return self.usage.add(paddle.bincount(codes, minlength=self.config.codebook_size).numpy())
+        return usage_figures(paddle.bincount(codes, minlength=self.config.codebook_size).numpy())
 
 
 def build_quantizer(config: QuantizerConfig, in_channels: int, code_dim: int) -> VectorQuantizer | GumbelQuantizer:
