@@ -21,7 +21,7 @@ EXTRAS = {
     "cpu": ["paddlepaddle==3.3.1"],  # GPU users install the paddlepaddle-gpu of their CUDA version instead
     "nlp": NLP,
     "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
-    "eval": ["pycocoevalcap==1.2"],
+    "eval": ["pycocoevalcap==1.2", "krippendorff>=0.6"],
     "data": ["webdataset==1.0.2"],
     "styles": ["resvg_py==0.5.0"],  # draws the SVGs of tools/prepare_styles.py
     "jit": ["numba>=0.68,<0.69"],  # compiled loops: 208 MB; docs/cpu.md says what they gain

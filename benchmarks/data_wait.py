@@ -18,9 +18,9 @@ from vilg.data.loader import Loader, LoaderConfig, Mixture, Stream
 from vilg.data.packing import Packing, write_shards
 from vilg.data.sample import Sample
 from vilg.data.sources.codes import CodesConfig, CodesSource, write_codes
-from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.data.sources.shards import ShardsConfig, ShardStream
 from vilg.data.transforms import to_model
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 
 BATCH = 32
 

@@ -70,7 +70,7 @@ def training_step(threads: int, seed: int, kind: str, batch: int) -> Callable[[]
     from vilg.run.build import load_run
     from vilg.tasks.bidirectional import BidirectionalStep
     from vilg.tasks.end_to_end import EndToEndBatch, EndToEndStep
-    from vilg.tokenizers.image.folder import build_image_tokenizer
+    from vilg.tokenizers.image.kinds import build_image_tokenizer
 
     run = load_run(CONFIGS / "end_to_end" / "table7.yaml", [])
     shape, batch = run.task.model, batch or run.train.batch_size

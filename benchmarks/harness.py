@@ -245,7 +245,7 @@ def random_batch(config: Any, size: int, rng: Any) -> Any:
 def prepare_torch(threads: int, seed: int) -> Any:
     """torch with the allocator tuned as ours is and ``threads`` threads; returns the module."""
     # By its path, since importing vilg would import Paddle.
-    spec = importlib.util.spec_from_file_location("allocator", ROOT / "vilg" / "runtime" / "allocator.py")
+    spec = importlib.util.spec_from_file_location("allocator", ROOT / "vilg" / "machine" / "allocator.py")
     allocator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(allocator)
     allocator.keep_freed_memory(True)

@@ -12,7 +12,7 @@ import paddle
 import pytest
 from PIL import Image, features
 
-from vilg import runtime
+from vilg import release, runtime
 from vilg.app import image_files as gallery, pipeline
 from vilg.data.images import read_image
 from vilg.data.transforms import to_model
@@ -22,7 +22,6 @@ from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import precision, switch
 from vilg.machine import process
 from vilg.nn import functional
-from vilg.tokenizers.image.folder import load_image_tokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,7 +240,7 @@ def test_the_shipped_tokenizer_reads_plain_pictures_alike_with_stock_operators()
     drawn = [scenes.sample_scene(seed, "test") for seed in range(300)]
     plain = [scene for scene in drawn if scene.background.start == scene.background.end][:100]
     assert len({scene.background.start for scene in plain}) == 4  # every tint
-    tokenizer = load_image_tokenizer(ROOT / "model_zoo/ernie_vilg_tiny/image_tokenizer")
+    tokenizer = release.read(ROOT / "model_zoo/ernie_vilg_tiny/image_tokenizer", "image_tokenizer")
     pixels = paddle.to_tensor(np.stack([to_model(scenes.render(scene, 64)) for scene in plain]))
     with paddle.no_grad():
         fast = tokenizer.encode(pixels).numpy()

@@ -3,13 +3,13 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg import config
+from vilg import config, release
 from vilg.data.sample import Sample
 from vilg.data.worlds.scenes import render, sample_scene
 from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.errors import CheckpointError, DataError
 from vilg.metrics.frechet import Gaussian, frechet_distance, gaussian
-from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig, load_scene_features
+from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.run import build
 from vilg.tasks.scene_features import CLASSES, SceneFeaturesTask, SceneFeaturesTaskConfig
 
@@ -109,7 +109,7 @@ def test_a_few_steps_learn_a_few_scenes_and_the_folder_gives_the_same_features(t
     task.export(str(tmp_path / "network"), {"network.embedding.bias": np.zeros([16], "float32")})
     task.network.embedding.bias.set_value(paddle.zeros([16]))
     pictures = [sample.image for sample in samples]
-    loaded = load_scene_features(tmp_path / "network")
+    loaded = release.read(tmp_path / "network", "scene_features")
     np.testing.assert_allclose(loaded.of(pictures, 3), task.network.of(pictures), atol=2e-2)
     assert loaded.of(pictures).shape == (8, loaded.width) and loaded.of([]).shape == (0, loaded.width)
 
@@ -126,7 +126,7 @@ def test_dark_scenes_are_further_from_scenes_than_other_scenes_are():
 
 def test_refusals(tmp_path):
     with pytest.raises(CheckpointError, match="scene_features.yaml"):
-        load_scene_features(tmp_path)
+        release.read(tmp_path, "scene_features")
     with pytest.raises(DataError, match="32, 32"):
         SceneFeatures(SceneFeaturesConfig(**SMALL)).of([np.zeros((64, 64, 3), "uint8")])
     with pytest.raises(DataError, match="no drawn scene"):
@@ -138,4 +138,5 @@ def test_a_run_trains_and_exports_it(tmp_path):
               "data": {"sources": [{"kind": "scenes", "count": 20, "size": 32, "captions": 1, "questions": 0}]},
               "train": {"steps": 2, "batch_size": 4, "preview_every": 1, "checkpoint_every": 0}}
     build.build_trainer(config.from_dict(build.RunConfig, values)).fit()
-    assert load_scene_features(tmp_path / "run" / "model").of([np.zeros((32, 32, 3), "uint8")]).shape == (1, 32)
+    network = release.read(tmp_path / "run" / "model", "scene_features")
+    assert network.of([np.zeros((32, 32, 3), "uint8")]).shape == (1, 32)

@@ -4,11 +4,11 @@ import numpy as np
 import paddle
 import pytest
 
+from vilg import release
 from vilg.data.sample import Sample
 from vilg.errors import CheckpointError, ConfigError, DataError
 from vilg.generation.sampling import SamplingConfig
 from vilg.models.bidirectional import BidirectionalConfig
-from vilg.release.folder import load_bidirectional
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 
 
@@ -142,14 +142,14 @@ def test_export_loads_with_the_averaged_weights(make, tmp_path):
     task = make()
     average = {"norm.bias": np.full([16], 0.25, dtype="float32")}
     task.export(str(tmp_path / "model"), average)
-    released = load_bidirectional(tmp_path / "model")
+    released = release.read(tmp_path / "model", "bidirectional")
     assert np.allclose(released.model.norm.bias.numpy(), 0.25)
     assert np.allclose(released.model.text_head.weight.numpy(), task.model.text_head.weight.numpy(), atol=1e-4)
 
 
 def test_fine_tuning_starts_from_a_released_folder(make, released_model, tmp_path):
     task = make(init_from=str(released_model))
-    released = load_bidirectional(released_model).model
+    released = release.read(released_model, "bidirectional").model
     assert np.allclose(task.model.text_head.weight.numpy(), released.text_head.weight.numpy())
     with pytest.raises(CheckpointError, match="does not fit"):
         make(model=dict(width=32), init_from=str(released_model))

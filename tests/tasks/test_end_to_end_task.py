@@ -10,13 +10,12 @@ import paddle
 import pytest
 import yaml
 
-from vilg import config
+from vilg import config, release
 from vilg.app import pipeline
 from vilg.data.sample import Sample
 from vilg.engine.optim import OptimConfig, build_optimizer
 from vilg.errors import CheckpointError, ConfigError, DataError, VilgError
 from vilg.generation.sampling import SamplingConfig
-from vilg.release.folder import load_bidirectional
 from vilg.run import build
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
@@ -188,7 +187,7 @@ def arrays(rows):
 
 
 def test_an_exported_folder_carries_the_averaged_reconstructor(exported):
-    released = load_bidirectional(exported)
+    released = release.read(exported, "bidirectional")
     assert np.allclose(released.reconstructor.map.norm.bias.numpy(), 0.125)
     assert np.allclose(released.model.norm.bias.numpy(), 0.25)
 
@@ -207,7 +206,7 @@ def test_a_drawn_picture_is_that_of_its_tokens_fed_back(model, guidance, known_r
     known = {} if known_rows is None else {
         "known_image": np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype("uint8"), "known_rows": known_rows}
     drawn = arrays(model.text_to_image(PROMPTS, num_images=2, seed=3, guidance=guidance, path="end_to_end", **known))
-    batch = model.words.encode_prompts(PROMPTS, 16, strict=True)
+    batch = model.text_tokenizer.encode_prompts(PROMPTS, 16, strict=True)
     ids, length = (paddle.to_tensor(np.repeat(part, 2, axis=0)) for part in (batch.ids, batch.length))
     with paddle.no_grad():
         hidden = model.model.text_to_image_hidden(ids, length, kept[0].codes)
@@ -257,9 +256,8 @@ def test_the_tool_draws_by_the_path_it_is_told(exported, tmp_path):
     ("code_dim", 4, "code width 4, but 8"), ("image_tokenizer", "abc", "image tokenizer abc, but"),
     ("transformer", "abc", "transformer abc, but"), ("kind", "bidirectional", "does not describe a reconstructor"),
 ])
-def test_a_reconstructor_of_something_else_is_refused_with_both_sides(exported, tmp_path, key, value, says):
-    folder = tmp_path / "swapped"
-    shutil.copytree(exported, folder)
+def test_a_reconstructor_of_something_else_is_refused_with_both_sides(exported, tmp_path, make_older, key, value, says):
+    folder = make_older(shutil.copytree(exported, tmp_path / "swapped"))
     path = folder / "reconstructor" / "model.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
     with pytest.raises(CheckpointError, match=says):
@@ -303,7 +301,7 @@ def test_a_run_resumes_exactly_and_accumulates(released_model, tmp_path, accumul
                   "train": {"steps": steps, "batch_size": 4, "accumulate_steps": accumulate, "log_every": 1,
                             "preview_every": 0, "checkpoint_every": 2, "ema_decay": 0.9, "resume": resume}}
         build.build_trainer(config.from_dict(build.RunConfig, values)).fit()
-        return load_bidirectional(tmp_path / name / "model")
+        return release.read(tmp_path / name / "model", "bidirectional")
 
     whole = run("whole", 4)
     run("parts", 2)

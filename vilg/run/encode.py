@@ -4,14 +4,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from vilg import runtime
+from vilg import release, runtime
 from vilg.data.config import build_source
 from vilg.data.sample import Reading
 from vilg.data.sources.codes import write_codes
 from vilg.data.transforms import to_model
 from vilg.errors import ConfigError
 from vilg.run.build import RunConfig
-from vilg.tokenizers.image.folder import load_image_tokenizer
 from vilg.weights.files import fingerprint
 
 
@@ -27,7 +26,7 @@ def encode_images(run: RunConfig, output: str | Path, batch_size: int) -> str:
         if source.kind == "codes":
             raise ConfigError(f"data.sources.{number}: holds codes already; name the images that they were made from")
     runtime.configure(run.runtime)
-    tokenizer = load_image_tokenizer(run.task.image_tokenizer)
+    tokenizer = release.read(run.task.image_tokenizer, "image_tokenizer")
     tokenizer.eval()
     mark = fingerprint(tokenizer.state_dict())
 

@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.noise import code_noise, word_noise
 from vilg.data.sample import Sample
@@ -17,9 +18,8 @@ from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-from vilg.release.folder import load_bidirectional_weights, save_bidirectional
+from vilg.release.kinds.bidirectional import ReleasedModel, start_from
 from vilg.tokenizers.image.base import ImageTokenizer
-from vilg.tokenizers.image.folder import load_image_tokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint
 
@@ -137,13 +137,13 @@ class BidirectionalTask:
     def __init__(self, config: BidirectionalTaskConfig, sampling: SamplingConfig):
         self.config, self.sampling = config, sampling
         self.words = WordPieceTokenizer.from_folder(config.vocabulary)
-        self.image_tokenizer = load_image_tokenizer(config.image_tokenizer)
+        self.image_tokenizer = release.read(config.image_tokenizer, "image_tokenizer")
         self.image_tokenizer.eval()
         self.least_side = self.image_tokenizer.image_size
         _check_fit(config.model, self.image_tokenizer, self.words)
         self.model = BidirectionalTransformer(config.model)
         if config.init_from:
-            load_bidirectional_weights(self.model, config.init_from, self.image_tokenizer, self.words)
+            start_from(self.model, config.init_from, self.image_tokenizer, self.words)
         self.step = BidirectionalStep(self.model, config)
         self.phases = [Phase("model", self.step, dict(self.model.named_parameters()))]
         self.captions_cut = 0
@@ -233,10 +233,11 @@ class BidirectionalTask:
         return [from_model(image) for image in self.image_tokenizer.decode(codes).numpy()]
 
     def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        weights = self.model.state_dict()
-        if average is not None:
-            weights = {name: average.get(name, value) for name, value in weights.items()}
-        save_bidirectional(directory, self.config.model, weights, self.image_tokenizer, self.words, self.sampling)
+        release.write(directory, "bidirectional", self.released(), average)
+
+    def released(self) -> ReleasedModel:
+        """What is exported."""
+        return ReleasedModel(self.model, self.image_tokenizer, self.words, self.sampling)
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())

@@ -10,6 +10,7 @@ import paddle
 import pydantic
 from paddle import Tensor
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.transforms import from_model, to_model
@@ -20,7 +21,7 @@ from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
-from vilg.release.folder import load_reconstructor, save_reconstructor
+from vilg.release.kinds.bidirectional import ReleasedModel
 from vilg.tasks.bidirectional import BidirectionalBatch, BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.image_tokenizer import AdversaryStep
 
@@ -137,7 +138,8 @@ class EndToEndTask(BidirectionalTask):
     def _start(self) -> EndToEndReconstructor:
         folder = Path(self.config.init_from or "") / "reconstructor"
         if self.config.init_from and folder.is_dir():
-            found = load_reconstructor(folder, self.model, self.image_tokenizer)
+            found = release.read(folder, "reconstructor", model=self.model,
+                                 image_tokenizer=self.image_tokenizer)
             for name in ("anchor", "map_layers", "map_ratio"):
                 asked, given = getattr(self.config.reconstructor, name), getattr(found.config, name)
                 key = f"task.reconstructor.{name}"
@@ -175,13 +177,9 @@ class EndToEndTask(BidirectionalTask):
             yield LogPicture(f"reconstructed_{row}", np.concatenate(
                 [from_model(real), two_stage, from_model(end_to_end)], axis=1), self.words.decode(captions[row]))
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        average = average or {}
-        weights = {name: average.get(PREFIX + name, value) for name, value in self.reconstructor.state_dict().items()}
-        generator = {name: average.get(name, value) for name, value in self.model.state_dict().items()}
-        save_reconstructor(Path(directory) / "reconstructor", self.reconstructor, weights, generator,
-                           self.image_tokenizer)
-        super().export(directory, average)
+    def released(self) -> ReleasedModel:
+        """What is exported: a bidirectional run's, and the reconstructor."""
+        return replace(super().released(), reconstructor=self.reconstructor)
 
     def state(self) -> dict[str, Tensor]:
         state = super().state() | {PREFIX + name: value for name, value in self.reconstructor.state_dict().items()}

@@ -9,6 +9,7 @@ import paddle
 import pydantic
 from paddle import Tensor, nn
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, from_model, to_model
@@ -17,7 +18,7 @@ from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, hinge_d
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.dvae import DVAEConfig
-from vilg.tokenizers.image.folder import build_image_tokenizer, save_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.vqvae import VQConfig
 
 
@@ -148,7 +149,7 @@ class ImageTokenizerTask:
             yield LogPicture(f"reconstruction_{row}", np.concatenate([image, again], axis=1))
 
     def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        save_image_tokenizer(self.tokenizer, directory, average)
+        release.write(directory, "image_tokenizer", self.tokenizer, average)
 
     def state(self) -> dict[str, Tensor]:
         state = self.tokenizer.training_state()

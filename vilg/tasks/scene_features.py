@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from paddle import Tensor, nn
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, to_model
@@ -13,7 +14,7 @@ from vilg.data.worlds.scenes import Scene
 from vilg.data.worlds.scenes.lexicon import COLOURS, MORE_COLOURS, MORE_SHAPES, SHAPES, SIZES
 from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
 from vilg.errors import DataError
-from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig, save_scene_features
+from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.nn import functional
 from vilg.nn.layers import Linear
 
@@ -116,8 +117,8 @@ class SceneFeaturesTask:
 
     def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
         prefix = "network."
-        save_scene_features(self.network, directory, {name.removeprefix(prefix): value for name, value in
-                                                      (average or {}).items() if name.startswith(prefix)})
+        own = {name.removeprefix(prefix): value for name, value in (average or {}).items() if name.startswith(prefix)}
+        release.write(directory, "scene_features", self.network, own)
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.step.state_dict())

@@ -13,9 +13,9 @@ from vilg.data.loader import Loader, LoaderConfig, Mixture
 from vilg.data.packing import Packing, write_shards
 from vilg.data.sample import BrokenSample, Reading
 from vilg.data.sources.folder import FolderConfig, FolderSource
-from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.worlds.scenes import parse_caption
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.errors import DataError
 
 

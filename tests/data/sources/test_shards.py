@@ -14,14 +14,14 @@ from vilg.data.packing import Packing, write_folder, write_shards
 from vilg.data.sample import BrokenSample, Sample
 from vilg.data.sources.codes import CodesConfig, CodesSource, write_codes
 from vilg.data.sources.folder import FolderConfig, FolderSource
-from vilg.data.worlds.scenes import sample_scene
-from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
-from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.sources.members import scan
 from vilg.data.sources.shards import (
     INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, shuffled_through_buffer,
 )
+from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.transforms import centre_crop
+from vilg.data.worlds.scenes import sample_scene
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.errors import ConfigError, DataError
 
 COUNT = 54  # in shards of 8 at most: five of eight and two of seven

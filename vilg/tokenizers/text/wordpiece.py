@@ -79,8 +79,11 @@ class WordPieceTokenizer:
             raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")
         settings = _read_settings(folder / "tokenizer_config.json")
         named = {kind: settings.get(f"{kind}_token") for kind in SPECIAL_TOKENS}
-        special = {kind: token["content"] if isinstance(token, dict) else token
+        special = {kind: token.get("content") if isinstance(token, dict) else token
                    for kind, token in named.items() if token}
+        odd = next((kind for kind, token in special.items() if not isinstance(token, str)), None)
+        if odd:
+            raise VilgError(f"{folder / 'tokenizer_config.json'}: {odd}_token must be the token's text")
         return cls(folder / "vocab.txt", lowercase=bool(settings.get("do_lower_case", True)), special=special)
 
     @property
@@ -292,7 +295,7 @@ def _read_settings(path: Path) -> dict:
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VilgError(f"{path}: not a JSON file ({error}); mend it or leave it out") from None
     if not isinstance(settings, dict):
         raise VilgError(f"{path}: a mapping of settings is expected, found {type(settings).__name__}")
