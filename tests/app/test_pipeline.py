@@ -214,7 +214,7 @@ def test_whatever_decoders_raise_for_damaged_pictures_is_the_same_sentence(tmp_p
         start = content.index(mark) + (80 if kind == "DDS" else 4)
         content[start:start + 4] = bytes(4)
         damaged.write_bytes(content)
-        with pytest.raises(DataError, match="damaged: not a whole picture"):
+        with pytest.raises(DataError, match="damaged: not a whole image"):
             pipeline.open_picture(damaged)
 
 
