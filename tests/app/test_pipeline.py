@@ -214,7 +214,7 @@ def test_whatever_decoders_raise_for_damaged_pictures_is_the_same_sentence(tmp_p
         start = content.index(mark) + (80 if kind == "DDS" else 4)
         content[start:start + 4] = bytes(4)
         damaged.write_bytes(content)
-        with pytest.raises(DataError, match="damaged: not a whole picture"):
+        with pytest.raises(DataError, match="damaged: not a whole image"):
             pipeline.open_picture(damaged)
 
 
@@ -283,9 +283,8 @@ def test_an_unknown_model_names_the_way_out():
 def test_another_image_tokenizer_or_vocabulary_is_refused(released_model, tmp_path):
     folder = tmp_path / "swapped"
     shutil.copytree(released_model, folder)
-    text = (folder / "model.yaml").read_text(encoding="utf-8").splitlines()
-    (folder / "model.yaml").write_text("\n".join(
-        "vocabulary: 0123456789abcdef" if line.startswith("vocabulary:") else line for line in text), encoding="utf-8")
+    words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    (folder / "vocab.txt").write_text("\n".join([*words[:-2], words[-1], words[-2]]) + "\n", encoding="utf-8")
     with pytest.raises(CheckpointError, match="vocabulary"):
         pipeline.load(folder)
 

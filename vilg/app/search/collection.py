@@ -44,7 +44,7 @@ def open_collection(path: str | Path, least_side: int | None = None) -> Collecti
     path, reading = Path(os.path.abspath(path)), Reading(least_side, texts=False)
     if not path.exists():
         raise DataError(f"{path}: there is no such folder, table or shard to search in")
-    if path.suffix in (".tsv", ".jsonl"):
+    if path.is_file() and path.suffix != ".tar":
         source = TableSource(TableConfig(path=str(path)), reading)
         return Collection(path, source.root, source, _table_items(source))
     if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
@@ -60,7 +60,7 @@ def _table_items(source: TableSource) -> list[Item]:
     items: dict[str, Item] = {}
     for number in range(len(source)):
         try:
-            name = source.record(number)[1].name
+            name = source.record(number)[0].name
         except BrokenSample:  # a row that names no image adds none
             continue
         if name not in items:

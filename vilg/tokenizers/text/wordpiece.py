@@ -234,15 +234,12 @@ def bert_normalizer(lowercase: bool = True) -> normalizers.Normalizer:
                                       lowercase=lowercase)
 
 
-_CLEAN = bert_normalizer()
-
-
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing: only spaces, control characters, accents without a letter, characters of no width
     or of no ink. Such a caption or question is none."""
     if text[:1].isalnum() and ord(text[0]) not in NO_INK:  # nearly always
         return False
-    return not _CLEAN.normalize_str(mend(text)).translate(NO_INK).strip()
+    return not bert_normalizer().normalize_str(mend(text)).translate(NO_INK).strip()
 
 
 def word_splitter() -> pre_tokenizers.PreTokenizer:
