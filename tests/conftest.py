@@ -65,6 +65,9 @@ def make_older():
     return make
 
 
+LENGTH = 40
+
+
 class ThinEncoder:
     """An untrained dual encoder behind what search and evaluation ask of one."""
 
@@ -82,16 +85,16 @@ class ThinEncoder:
         shape = {"layers": 1, "width": 32, "heads": 2}
         self.model = DualEncoder(DualEncoderConfig(
             image=ImageTowerConfig(image_size=16, patch_size=4, **shape),
-            text=TextTowerConfig(vocab_size=self.text_tokenizer.vocab_size, positions=24, **shape)))
+            text=TextTowerConfig(vocab_size=self.text_tokenizer.vocab_size, positions=LENGTH, **shape)))
         _tell_inputs_apart(self.model)
         self.model.eval()
         self.name, self.fingerprint = f"untrained_{seed}", fingerprint(self.model.state_dict())
         self._preprocess = PreprocessConfig()
 
-    def embed_text(self, texts):
+    def embed_text(self, texts, strict=True):
         import paddle
 
-        ids = self.text_tokenizer.encode_prompts(texts, 24, strict=True).ids
+        ids = self.text_tokenizer.encode_prompts(texts, LENGTH, strict=strict).ids
         with paddle.no_grad():
             return self.model.encode_text(paddle.to_tensor(ids)).numpy()
 
@@ -104,6 +107,11 @@ class ThinEncoder:
         pixels = np.stack([preprocess(open_picture(image), 16, self._preprocess) for image in images])
         with paddle.no_grad():
             return self.model.encode_image(paddle.to_tensor(pixels)).numpy()
+
+    def embed_classes(self, labels, templates=("{}", "一个{}")):
+        vectors = [self.embed_text([template.replace("{}", label) for template in templates]).mean(0)
+                   for label in labels]
+        return np.stack([vector / np.linalg.norm(vector) for vector in vectors])
 
     def calibrated(self, cosines):
         return 1 / (1 + np.exp(-8 * np.asarray(cosines)))

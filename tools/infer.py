@@ -25,7 +25,8 @@ def parse() -> argparse.Namespace:
     common.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
     drawing = argparse.ArgumentParser(add_help=False)
     drawing.add_argument("--num-images", type=int, default=1, help="pictures a prompt (%(default)s)")
-    drawing.add_argument("--best-of", type=int, help="draw this many and keep the best by P(text|image)")
+    drawing.add_argument("--best-of", type=int, help="draw this many and keep the best, by P(text|image) or by --judge")
+    drawing.add_argument("--judge", metavar="MODEL", help="dual encoder that chooses among --best-of, by name or folder")
     cli.add_settings(drawing, SamplingConfig)
     drawing.add_argument("--path", choices=["two_stage", "end_to_end"], default="two_stage",
                          help="decode codes, or the hidden vectors by the reconstructor (%(default)s)")
@@ -59,7 +60,7 @@ def main() -> int:
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     output = Path(arguments.output)
     if arguments.task in ("text2image", "complete"):
-        settings = {name: getattr(arguments, name) for name in ("num_images", "seed", "best_of", "path")}
+        settings = {name: getattr(arguments, name) for name in ("num_images", "seed", "best_of", "judge", "path")}
         settings |= cli.settings_given(arguments, SamplingConfig)
         if arguments.task == "complete":
             settings |= {"known_image": arguments.image, "known_rows": arguments.known_rows,

@@ -97,7 +97,7 @@ def test_texts_that_cannot_be_searched_for_are_refused(encoder, built):
     index = search.open_index(built, encoder)
     with pytest.raises(DataError, match="has no character that the vocabulary of untrained_3 knows"):
         search.search_texts(index, encoder, ["龘靐"])
-    with pytest.raises(VilgError, match="has 60 tokens and this model reads 22"):
+    with pytest.raises(VilgError, match="has 60 tokens and this model reads 38"):
         search.search_texts(index, encoder, ["红色" * 30])
     with pytest.raises(VilgError, match="empty"):
         search.search_texts(index, encoder, ["  "])

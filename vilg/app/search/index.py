@@ -32,8 +32,8 @@ class Encoder(Protocol):
     name: str
     fingerprint: str
 
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts → [N, D]."""
+    def embed_text(self, texts: Sequence[str], strict: bool = True) -> np.ndarray:
+        """Texts → [N, D]. Those that are too long are refused, or cut where that is not ``strict``."""
 
     def embed_image(self, images: Sequence[Any]) -> np.ndarray:
         """Images, as files, PIL images or uint8 [H, W, 3] → [N, D]."""
