@@ -54,7 +54,7 @@ def build(arguments: argparse.Namespace) -> int:
     from vilg.app import pipeline, search
 
     collection = search.open_collection(arguments.images)
-    encoder = pipeline.load_any(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
+    encoder = pipeline.load_encoder(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     built = search.build_index(encoder, collection, arguments.output, arguments.max_broken, arguments.workers)
     print(f"{arguments.output}: {built.images} images, {built.embedded} of them embedded now; {built.broken} could not be read")
     return 0
@@ -67,7 +67,7 @@ def find(arguments: argparse.Namespace) -> int:
             cli.check_file(file, f"--{option}")
     from vilg.app import pipeline, search
 
-    encoder = pipeline.load_any(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
+    encoder = pipeline.load_encoder(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     index = search.open_index(arguments.index, encoder, arguments.backend, arguments.unchecked)
     find_hits, given = ((search.search_texts, arguments.texts) if arguments.texts
                         else (search.search_images, arguments.image))

@@ -18,7 +18,7 @@ COUNT = 6
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path, encoder):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "load_any", lambda name, **_: encoder)
+    monkeypatch.setattr(pipeline, "load_any", lambda *_: encoder)
     Path("photos").mkdir()
     for number in range(COUNT):
         Image.fromarray(scenes.render(scenes.sample_scene(number, "train"), 32)).save(f"photos/{number}.png")
