@@ -77,7 +77,8 @@ def test_a_written_token_depends_on_the_picture_the_question_and_tokens_before_i
 
 
 def test_targets_are_what_follows_the_question():
-    chosen = text_targets(6, paddle.to_tensor([6, 4, 6, 3]), paddle.to_tensor([0, 2, 5, 3])).numpy()
+    text = paddle.full([4, 6], 9, "int64")
+    chosen = text_targets(text, paddle.to_tensor([6, 4, 6, 3]), paddle.to_tensor([0, 2, 5, 3])).numpy()
     wanted = ["#####", ".##..", "....#", "....."]  # token 0 is never predicted; columns are tokens 1 … 5
     assert ["".join("#" if one else "." for one in row) for row in chosen] == wanted
 

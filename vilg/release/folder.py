@@ -14,6 +14,7 @@ from vilg import config as configs
 from vilg.errors import CheckpointError
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndReconstructor, ReconstructorConfig
+from vilg.release.widening import widen
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.folder import load_image_tokenizer, save_image_tokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
@@ -71,10 +72,16 @@ def load_bidirectional(directory: str | Path) -> ReleasedModel:
 
 def load_bidirectional_weights(model: BidirectionalTransformer, directory: str | Path, image_tokenizer: ImageTokenizer,
                                words: WordPieceTokenizer) -> None:
-    """Start ``model`` from a released folder (fine-tuning); refused when the tokenizers are not the ones in use."""
+    """Start ``model`` from a released folder (fine-tuning). ``words`` may hold more tokens than the folder's vocabulary
+    (:func:`~vilg.release.widening.widen`). Raises CheckpointError when it lacks some, and for another image tokenizer.
+    """
     directory = Path(directory)
-    _check_parts(directory, _describe(directory), image_tokenizer, words)
-    load_weights(model, read_weights(directory / "model.safetensors"), str(directory / "model.safetensors"))
+    theirs = WordPieceTokenizer.from_folder(directory)
+    _check_parts(directory, _describe(directory), image_tokenizer, theirs)
+    weights = read_weights(directory / "model.safetensors")
+    if theirs.fingerprint() != words.fingerprint():
+        weights = widen(weights, theirs, words, str(directory))
+    load_weights(model, weights, str(directory / "model.safetensors"))
 
 
 def save_reconstructor(directory: str | Path, reconstructor: EndToEndReconstructor, weights: dict[str, Any],
@@ -91,9 +98,10 @@ def save_reconstructor(directory: str | Path, reconstructor: EndToEndReconstruct
     (directory / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
 
 
-def load_reconstructor(directory: str | Path, model: BidirectionalTransformer,
-                       image_tokenizer: ImageTokenizer) -> EndToEndReconstructor:
-    """Read a ``reconstructor/`` folder for ``model`` and ``image_tokenizer``.
+def load_reconstructor(directory: str | Path, model: BidirectionalTransformer, image_tokenizer: ImageTokenizer,
+                       transformer: dict[str, Any] | None = None) -> EndToEndReconstructor:
+    """Read a ``reconstructor/`` folder for ``model`` and ``image_tokenizer``. ``transformer``: the weights that it was
+    exported with, where they are no longer the model's own.
 
     Raises CheckpointError when it is not whole, or was made for another width, grid, tokenizer or transformer: hidden
     vectors of another one would be drawn as noise.
@@ -108,7 +116,7 @@ def load_reconstructor(directory: str | Path, model: BidirectionalTransformer,
             ("grid", description.get("grid"), [layout.rows, layout.columns]),
             ("code width", description.get("code_dim"), image_tokenizer.code_dim),
             ("image tokenizer", description.get("image_tokenizer"), fingerprint(image_tokenizer.state_dict())),
-            ("transformer", description.get("transformer"), fingerprint(model.state_dict()))):
+            ("transformer", description.get("transformer"), fingerprint(transformer or model.state_dict()))):
         if theirs != ours:
             raise CheckpointError(f"{directory}: was trained for the {part} {theirs}, but {ours} is in use; take the "
                                   "reconstructor that was exported with this model, or remove that folder")

@@ -1,5 +1,5 @@
 """Training the one transformer in both directions: pictures from text, text about pictures, answers to questions."""
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransfor
 from vilg.release.folder import load_bidirectional_weights, save_bidirectional
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.folder import load_image_tokenizer
+from vilg.tasks.unknown_words import report_unknown
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint
 
@@ -33,7 +34,7 @@ class BidirectionalTaskConfig:
     be predicted stays right; at most 0.5. A model that cannot trust what it drew so far leans more on the caption.
     ``written_captions``: image→text learns any of a sample's captions, or only its first (an exact name before key
     words); text→image draws from any of them either way. ``init_from``: a released model folder to start from
-    (fine-tuning); its tokenizers must be this run's.
+    (fine-tuning); its image tokenizer must be this run's, and its vocabulary too, or a part of it.
     """
 
     kind: Literal["bidirectional"] = "bidirectional"
@@ -63,9 +64,9 @@ class BidirectionalTaskConfig:
 class BidirectionalStep(nn.Layer):
     """The phase's module: a batch → L = w₁·L_t2i + w₂·L_i2t (paper 1, the mean NLL of each stream's targets)."""
 
-    def __init__(self, model: BidirectionalTransformer, config: BidirectionalTaskConfig):
+    def __init__(self, model: BidirectionalTransformer, config: BidirectionalTaskConfig, unk_id: int | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.unk_id = model, unk_id
         self.directions = config.directions
         self.weights = (config.text_to_image_weight, config.image_to_text_weight)
 
@@ -80,7 +81,8 @@ class BidirectionalStep(nn.Layer):
             figures["loss_t2i"] = loss.detach()
             losses.append(loss * self.weights[0])
         if described is not None:
-            loss = image_to_text_loss(self.model, described, batch["text"], batch["text_length"], batch["text_prefix"])
+            loss = image_to_text_loss(self.model, described, batch["text"], batch["text_length"], batch["text_prefix"],
+                                      self.unk_id)
             figures["loss_i2t"] = loss.detach()
             losses.append(loss * self.weights[1])
         return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
@@ -118,9 +120,15 @@ class BidirectionalTask:
         self.model = BidirectionalTransformer(config.model)
         if config.init_from:
             load_bidirectional_weights(self.model, config.init_from, self.image_tokenizer, self.words)
-        self.step = BidirectionalStep(self.model, config)
+        self.step = BidirectionalStep(self.model, config, self.words.unk_id)
         self.phases = [Phase("model", self.step, dict(self.model.named_parameters()))]
         self.captions_cut = 0
+        self.words_read = self.words_unknown = 0
+
+    def survey(self, samples: Iterable[Sample]) -> None:
+        """Read the texts of the first samples before training, and warn of words that the vocabulary lacks: they train
+        nothing."""
+        report_unknown(self.words, self.config.vocabulary, samples)
 
     def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
         """One caption a sample for text→image, and for image→text that caption or one of its questions."""
@@ -145,6 +153,9 @@ class BidirectionalTask:
             asked = self.words.encode_questions([questions[r] for r in rows], [answers[r] for r in rows], length)
             text[rows], text_length[rows], prefix[rows] = asked.ids, asked.length, asked.prefix
         self.captions_cut += int((targets.cut > 0).sum())
+        read = np.concatenate([sources.ids, text])  # [2B, M]
+        self.words_read += int((~np.isin(read, [self.words.pad_id, self.words.cls_id, self.words.sep_id])).sum())
+        self.words_unknown += int((read == self.words.unk_id).sum())
         batch = {"caption": sources.ids, "caption_length": sources.length,
                  "text": text, "text_length": text_length, "text_prefix": prefix}
         return batch | self._noise(batch, seeds) | self._pictures(samples)
@@ -176,7 +187,7 @@ class BidirectionalTask:
         return {name: value for name, value in batch.items() if name != "image"} | {"codes": codes}
 
     def after_step(self, step: int) -> dict[str, float]:
-        return {"captions_cut": float(self.captions_cut)}
+        return {"captions_cut": float(self.captions_cut), "unknown_share": self.words_unknown / max(self.words_read, 1)}
 
     def tokens(self, batch: dict[str, Any]) -> int:
         streams = 2 if self.config.directions == "both" else 1
@@ -196,7 +207,7 @@ class BidirectionalTask:
             if self.config.directions != "text_to_image":
                 prompts = paddle.full([count, 1], self.words.cls_id, dtype="int64")
                 texts = generate_text(self.model, codes, prompts, paddle.zeros([count], dtype="int64"),
-                                      end_id=self.words.sep_id)
+                                      end_id=self.words.sep_id, never=self.words.unk_id)
                 for row, (picture, ids) in enumerate(zip(self._decode(codes), texts.numpy().tolist())):
                     yield LogPicture(f"described_{row}", picture, self.words.decode(ids))
         self.model.train()

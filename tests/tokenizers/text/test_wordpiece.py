@@ -66,7 +66,7 @@ def test_a_batch_is_padded_and_reports_what_it_cuts(tokenizer):
 
 def test_half_a_character_is_read_as_a_question_mark(tokenizer):
     assert tokenizer.encode("红\ud83d", 9) == tokenizer.encode("红?", 9)
-    assert tokenizer.unknown("龘\ud83d") == ["龘", "?"]
+    assert tokenizer.unknown("龘\ud83d") == ["龘"]
 
 
 def test_names_of_special_tokens_in_a_text_are_text(tokenizer):
