@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from vilg.data.sample import BrokenSample
-from vilg.tokenizers.text.characters import mend
+from vilg.tokenizers.text.wordpiece import mend
 
 
 def readable(path: str | os.PathLike) -> str:
