@@ -83,6 +83,20 @@ def test_targets_are_what_follows_the_question():
     assert ["".join("#" if one else "." for one in row) for row in chosen] == wanted
 
 
+def test_an_unknown_word_is_no_target(model, batch):
+    text = batch["target"]
+    length, prefix = batch["target_length"], batch["prefix"]
+    text[0, 2] = text[2, 4] = 7
+    text[1, 0] = 7  # before the targets
+    every, without = (text_targets(text, length, prefix, unk_id).numpy() for unk_id in (None, 7))
+    assert np.argwhere(every != without).tolist() == [[0, 1], [2, 3]]
+    told = paddle.to_tensor(hidden(model, batch)[1])
+    nll, kept = (text_nll(model, told, text, length, prefix, unk_id).numpy() for unk_id in (None, 7))
+    np.testing.assert_allclose(kept, np.where(without, nll, 0), rtol=1e-5)
+    loss = float(image_to_text_loss(model, told, text, length, prefix, 7))
+    assert loss == pytest.approx(float(kept.sum() / without.sum()), rel=1e-5)
+
+
 def test_losses_are_mean_negative_log_likelihoods(model, batch):
     drawn, told = (paddle.to_tensor(part) for part in hidden(model, batch))
     logits, codes = model.image_logits(drawn).numpy(), batch["codes"].numpy()

@@ -109,6 +109,15 @@ def test_unknown_characters_of_a_prompt_are_named(tokenizer, caplog):
     assert "lacks 龙 of the prompt" in caplog.text
 
 
+def test_unknown_words_of_questions_are_named_and_every_batch_tells_its_own(tokenizer, caplog):
+    asked = tokenizer.encode_questions(["红色的龙？", "几个星星？"], None, 16)
+    assert "lacks 龙 of the question '红色的龙？'" in caplog.text and asked.unknown == [["龙"], []]
+    caplog.clear()
+    assert tokenizer.encode_questions(["红色的龙？"], ["龙和龙"], 16).unknown == [["龙", "和"]]
+    assert tokenizer.encode_batch(["龙和龙", "红", "红色的色龙色的色龙"], 6).unknown == [["龙", "和"], [], ["龙"]]
+    assert not caplog.text  # of a data set the run itself tells
+
+
 @pytest.mark.parametrize("empty", ["", "  \n", "\u200b\x00"])
 def test_empty_prompts_and_questions_are_refused(tokenizer, empty):
     with pytest.raises(VilgError, match="is empty"):
