@@ -349,3 +349,23 @@ def test_the_tool_writes_pictures_that_say_how_they_were_made(released_model, tm
     assert again.returncode == 0 and len(list((tmp_path / "out").glob("0*.png"))) == 8
     first, second = Image.open(tmp_path / "out" / "00003.png"), Image.open(tmp_path / "out" / "00007.png")
     assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_words_that_the_vocabulary_lacks_are_named_in_warning_and_picture(model, tmp_path, caplog):
+    drawn = model.text_to_image(["红色的龙和凤。", "红色的圆形。"], num_images=2)
+    assert "lacks 龙 和 凤 of the prompt '红色的龙和凤。'" in caplog.text
+    assert [[picture.info.get("unknown_words") for picture in row] for row in drawn] == [["龙 和 凤"] * 2, [None] * 2]
+    gallery.write_pictures(["a", "b"], drawn, tmp_path)
+    with Image.open(tmp_path / "00000.png") as written:
+        assert written.info["unknown_words"] == "龙 和 凤"
+    caplog.clear()
+    model.answer([drawn[0][0]], ["龙在左边？"])
+    assert "lacks 龙 of the question '龙在左边？'" in caplog.text
+
+
+def test_the_tool_names_words_that_the_vocabulary_lacks(released_model, tmp_path):
+    command = [sys.executable, "tools/infer.py", "text2image", "红色的龙", "--model", str(released_model), "--output",
+               str(tmp_path), "--json", str(tmp_path / "lines.jsonl")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "lacks 龙 of the prompt" in done.stderr
+    assert json.loads((tmp_path / "lines.jsonl").read_text(encoding="utf-8"))["unknown_words"] == "龙"

@@ -171,5 +171,5 @@ def test_a_token_that_is_never_written(model, temperature):
 def test_an_unknown_word_does_not_count_in_a_score(model):
     text, length = paddle.to_tensor([[1, 7, 9, 2, 0]]), paddle.to_tensor([4])
     codes = codes_of(1)
-    parts = [float(score_text(model, codes, text, length, unk_id=unk_id)) for unk_id in (None, 7, 9, 2)]
+    parts = [score_text(model, codes, text, length, unk_id=unk_id).item() for unk_id in (None, 7, 9, 2)]
     assert sum(parts[1:]) == pytest.approx(2 * parts[0], rel=1e-4) and len(set(parts)) == 4
