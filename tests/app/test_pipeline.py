@@ -18,6 +18,7 @@ from vilg.data.images import read_picture
 from vilg.data.transforms import to_model
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, DataError, VilgError
+from vilg.generation.rerank import score_text
 from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import precision, switch
 from vilg.machine import process
@@ -369,3 +370,24 @@ def test_the_tool_names_words_that_the_vocabulary_lacks(released_model, tmp_path
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "lacks 龙 of the prompt" in done.stderr
     assert json.loads((tmp_path / "lines.jsonl").read_text(encoding="utf-8"))["unknown_words"] == "龙"
+
+
+def test_unknown_words_follow_their_prompts_through_several_batches(model, monkeypatch):
+    monkeypatch.setattr(pipeline, "DECODE_ROWS", 1)
+    drawn = model.text_to_image(["红色", "红色的龙", "蓝色"])
+    assert [row[0].info.get("unknown_words") for row in drawn] == [None, "龙", None]
+
+
+def test_the_unknown_word_is_never_written_and_never_scored(released_model, model):
+    eager = pipeline.load(released_model)
+    words, images = eager.text_tokenizer, model.text_to_image(PROMPTS[0], num_images=3)[0]
+    bias = eager.model.text_head.bias
+    bias.set_value(bias + 1e3 * paddle.nn.functional.one_hot(paddle.to_tensor(words.unk_id), len(words.tokens)))
+    told = eager.image_to_text(images) + eager.answer(images, "有几个？")
+    assert all(told) and not any("[UNK]" in text for text in told)
+    asked = words.encode_batch(["红色的龙"], 16)
+    codes = model.encode(images)
+    ids, length = (paddle.to_tensor(value).tile([3, 1][:value.ndim]) for value in (asked.ids, asked.length))
+    with paddle.no_grad():
+        known = score_text(model.model, codes, ids, length, unk_id=words.unk_id).numpy()
+    np.testing.assert_allclose(model.rank("红色的龙", images)[0], known, rtol=1e-5)

@@ -17,6 +17,7 @@ from vilg.errors import CheckpointError
 from vilg.run import build
 from vilg.tasks.unknown_words import report_unknown
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
+from vilg.weights.files import read_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 TRADITIONAL = ["一隻貓在左邊", "兩個紅色的圓形", "一个红色的圆形。"]
@@ -42,14 +43,15 @@ def wider(folder, released_model, tmp_path_factory):
 
 @pytest.fixture
 def run(folder, released_model, tmp_path):
-    def make(vocabulary=released_model, steps=2, **task):
+    def make(vocabulary=released_model, steps=2, preview_every=0, **task):
         size = WordPieceTokenizer.from_folder(vocabulary).vocab_size
         shape = dict(layers=2, width=16, heads=2, vocab_size=size, codebook_size=32, text_length=16, rows=4, columns=4)
         values = {"name": "small", "output": str(tmp_path / "run"),
                   "task": {"kind": "bidirectional", "model": shape, "vocabulary": str(vocabulary),
                            "image_tokenizer": str(released_model / "image_tokenizer"), "caption_dropout": 0.0, **task},
                   "data": {"sources": [{"kind": "folder", "path": str(folder)}]}, "optim": {"lr": 1e-2},
-                  "train": {"steps": steps, "batch_size": 6, "preview_every": 0, "checkpoint_every": 0, "log_every": 1}}
+                  "train": {"steps": steps, "batch_size": 6, "preview_every": preview_every, "checkpoint_every": 0,
+                            "log_every": 1}}
         build.build_trainer(config.from_dict(build.RunConfig, values)).fit()
         lines = (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line)["unknown_share"] for line in lines]
@@ -84,6 +86,17 @@ def test_a_model_that_saw_unknown_words_does_not_write_them(run, folder, tmp_pat
     assert all(told) and not any("[UNK]" in text for text in told)
 
 
+def test_previews_do_not_write_them(run, released_model, tmp_path):
+    inclined = shutil.copytree(released_model, tmp_path / "inclined")
+    weights = read_weights(inclined / "model.safetensors")
+    weights["text_head.bias"][1] += 100
+    save_weights(inclined / "model.safetensors", weights)
+    run(steps=1, preview_every=1, init_from=str(inclined))
+    captions = json.loads(next((tmp_path / "run/previews").glob("*/captions.json")).read_text(encoding="utf-8"))
+    described = [text for name, text in captions.items() if name.startswith("described")]
+    assert len(described) == 4 and not any("[UNK]" in text for text in described)
+
+
 def test_shared_words_say_the_same_to_the_wider_model(run, wider, released_model):
     narrow = build.BidirectionalTask
     tasks = []
@@ -93,6 +106,7 @@ def test_shared_words_say_the_same_to_the_wider_model(run, wider, released_model
         tasks.append(narrow(config.from_dict(build.BidirectionalTaskConfig, {
             "model": shape, "vocabulary": str(vocabulary), "image_tokenizer": str(released_model / "image_tokenizer"),
             "init_from": str(released_model)}), build.SamplingConfig()))
+    assert all(task.step.unk_id == task.words.unk_id for task in tasks)
     batches = [task.words.encode_batch(["一个红色的圆形"], 16).ids for task in tasks]
     np.testing.assert_array_equal(*batches)
     first, second = (task.model.state_dict() for task in tasks)

@@ -2,7 +2,7 @@
 import pytest
 
 from vilg.errors import VilgError
-from vilg.tokenizers.text.vocab_file import LARGEST_FILE, read_vocab
+from vilg.tokenizers.text.vocab_file import LARGEST_FILE, read_vocab, write_vocab
 from vilg.tokenizers.text.wordpiece import SPECIAL_TOKENS, WordPieceTokenizer
 
 TOKENS = [*SPECIAL_TOKENS.values(), "红", "\u2028", "色"]
@@ -44,3 +44,10 @@ def test_what_is_too_long_for_a_vocabulary_is_refused_at_once(tmp_path, content,
 def test_a_line_of_a_thousand_bytes_is_a_token(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join([*TOKENS, "a" * 1000, "b"]), encoding="utf-8")
     assert read_vocab(tmp_path / "vocab.txt")[-2:] == ["a" * 1000, "b"]
+
+
+def test_settings_stand_beside_a_vocabulary_of_that_name_alone(tmp_path):
+    write_vocab(tmp_path, TOKENS, False, SPECIAL_TOKENS, "other.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+    write_vocab(tmp_path, TOKENS, False, SPECIAL_TOKENS)
+    assert not WordPieceTokenizer.from_folder(tmp_path).lowercase and read_vocab(tmp_path / "other.txt") == TOKENS

@@ -118,7 +118,7 @@ def test_unknown_words_of_questions_are_named_and_every_batch_tells_its_own(toke
     assert not caplog.text  # of a data set the run itself tells
 
 
-@pytest.mark.parametrize("empty", ["", "  \n", "\u200b\x00"])
+@pytest.mark.parametrize("empty", ["", "  \n", "\u200b\x00", "\u3164"], ids=ascii)
 def test_empty_prompts_and_questions_are_refused(tokenizer, empty):
     with pytest.raises(VilgError, match="is empty"):
         tokenizer.encode_prompts(["红色", empty], 16)
