@@ -62,17 +62,19 @@ class ErnieVilG:
 
     def _styled(self, prompt: str, style: str) -> str:
         """The prompt with the style's words behind it, if the model has room for both."""
-        if style == STYLES[0] or not isinstance(prompt, str):
+        if style == STYLES[0] or not isinstance(prompt, str) or not prompt.strip():
             return prompt  # what is no text, the pipeline refuses by name
         told = f"{prompt}，{style.removesuffix('风格')}风格"
         words, room = self.pipeline.text_tokenizer, self.pipeline.model.config.text_length
         cut, surplus = words.encode_batch([prompt, told], room).cut.tolist()
-        if surplus and not cut:
+        if cut:
+            return prompt  # as what is too long without the style's words
+        if surplus:
             logger.warning("the prompt %r fits the %d tokens that this model reads, and with the words of style %s it is "
                            "%d too long: drawn without the style; shorten the prompt to have it", prompt, room - 2,
                            style, surplus)
             return prompt
-        return told if prompt.strip() else prompt
+        return told
 
     @runnable
     def run_cmd(self, argvs: list[str]) -> list[Image.Image]:
