@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vilg import config
+from vilg import config, release
 from vilg.app import pipeline
 from vilg.data.sample import Sample
 from vilg.errors import CheckpointError
 from vilg.run import build
 from vilg.tasks.unknown_words import report_unknown
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
-from vilg.weights.files import read_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 TRADITIONAL = ["一隻貓在左邊", "兩個紅色的圓形", "一个红色的圆形。"]
@@ -87,10 +86,10 @@ def test_a_model_that_saw_unknown_words_does_not_write_them(run, folder, tmp_pat
 
 
 def test_previews_do_not_write_them(run, released_model, tmp_path):
-    inclined = shutil.copytree(released_model, tmp_path / "inclined")
-    weights = read_weights(inclined / "model.safetensors")
-    weights["text_head.bias"][1] += 100
-    save_weights(inclined / "model.safetensors", weights)
+    model, inclined = release.read(released_model), tmp_path / "inclined"
+    bias = model.model.text_head.bias.numpy()
+    bias[model.text_tokenizer.unk_id] += 100
+    release.write(inclined, "bidirectional", model, {"text_head.bias": bias})
     run(steps=1, preview_every=1, init_from=str(inclined))
     captions = json.loads(next((tmp_path / "run/previews").glob("*/captions.json")).read_text(encoding="utf-8"))
     described = [text for name, text in captions.items() if name.startswith("described")]
@@ -128,7 +127,8 @@ def test_a_report_names_the_commonest_and_stays_short(released_model, caplog):
     words = WordPieceTokenizer.from_folder(released_model)
     captions = [chr(0x9000 + number % 40) * (1 + number % 40) for number in range(40)]
     report_unknown(words, "voc", [Sample("a", None, captions, [("谁？", "她")])])
-    assert f"first 1 samples are not in the vocabulary voc: {chr(0x9000 + 39)} (40×), {chr(0x9000 + 38)} (39×)" in caplog.text
+    commonest = f"{chr(0x9000 + 39)} (40×), {chr(0x9000 + 38)} (39×)"
+    assert f"first 1 samples are not in the vocabulary voc: {commonest}" in caplog.text
     assert caplog.text.count("×") == 12 and " …. Each is read as [UNK]" in caplog.text
     caplog.clear()
     report_unknown(words, "voc", [Sample("a", None, ["红色。"])])

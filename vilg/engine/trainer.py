@@ -25,7 +25,7 @@ from vilg.engine.parallel.distributed import DistributedConfig, Parallel, ranks_
 from vilg.engine.parallel.phase_optimizer import Worker
 from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal
 from vilg.engine.safety.watchdog import EXCHANGES, WAITS, Watchdog
-from vilg.engine.task import Batches, Task
+from vilg.engine.task import Batch, Batches, Task
 from vilg.errors import CheckpointError, ConfigError
 from vilg.nn import functional
 
@@ -172,11 +172,11 @@ class Trainer:
                        for piece in (self.average.pieces() if self.average is not None else [])}
         self.task.export(str(directory), weights or None)
 
-    def _step(self, arrays: list[dict[str, np.ndarray]], metrics: MetricsLog | None, stop: bool,
+    def _step(self, arrays: list[Batch], metrics: MetricsLog | None, stop: bool,
               watchdog: Watchdog) -> bool:
         """One optimizer step on the micro-batches ``arrays``. Returns whether any rank was asked to stop."""
         self._seed_step()
-        micro = [self.task.prepare({key: paddle.to_tensor(value) for key, value in batch.items()}) for batch in arrays]
+        micro = [self.task.prepare(batch.map(paddle.to_tensor)) for batch in arrays]
         rate, figures, bad = learning_rate(self.optim, self.step, self.train.steps), {}, ""
         for worker in self.workers:
             if self.step < worker.phase.start_step:
@@ -203,7 +203,7 @@ class Trainer:
         self._batch = micro[0]
         return stop
 
-    def _descend(self, worker: Worker, micro: list[dict[str, Tensor]], watchdog: Watchdog
+    def _descend(self, worker: Worker, micro: list[Batch], watchdog: Watchdog
                  ) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward over the micro-batches; returns the mean loss and figures, detached."""
         share, total, figures = 1.0 / len(micro), paddle.zeros([]), {}
@@ -236,10 +236,10 @@ class Trainer:
         worker.step(rate)
         worker.clear()
 
-    def _end_step(self, bad: str, figures: dict[str, float], arrays: list[dict[str, np.ndarray]]) -> None:
+    def _end_step(self, bad: str, figures: dict[str, float], arrays: list[Batch]) -> None:
         self.step += 1
         if bad:
-            self.guard.skip(self.step, bad, arrays)
+            self.guard.skip(self.step, bad, [batch.parts() for batch in arrays])
             return
         self.loss = figures["loss"]
         self._losses.append(self.loss)

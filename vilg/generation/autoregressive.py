@@ -7,7 +7,8 @@ import paddle
 from paddle import Tensor
 
 from vilg.errors import ShapeError
-from vilg.generation.decoding.decoder import evaluating, image_decoder, prefill_image, prefill_text, text_decoder
+from vilg.generation.decoding.decoder import evaluating, image_decoder, text_decoder
+from vilg.generation.decoding.source import prefill_image, prefill_text
 from vilg.generation.sampling import SamplingConfig, guide, sample_token, seed_each, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.nn.attention.cached import Source
@@ -69,8 +70,8 @@ def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor
     ``codes`` [B, n]; ``prompt`` [B, m] starts with [CLS] and its first ``prefix`` [B] tokens are source (a question
     through its [SEP], which may differ in length from row to row; 0 for a caption, whose prompt is [CLS] alone). A row
     that has written ``end_id``, or filled the model's text length, goes on with ``end_id`` (0 when there is none) until
-    all have. The token ``never`` ([UNK], of which no text can be made) is not written. Greedy unless ``sampling`` says otherwise. Raises ShapeError when a prompt or ``max_tokens`` leaves no
-    room for a token.
+    all have. The token ``never`` ([UNK], of which no text can be made) is not written. Greedy unless ``sampling`` says
+    otherwise. Raises ShapeError when a prompt or ``max_tokens`` leaves no room for a token.
     """
     if max_tokens is not None and max_tokens < 1:
         raise ShapeError(f"max_tokens is {max_tokens}, but a text has at least 1; leave it out for as many as fit")

@@ -7,9 +7,9 @@ from typing import Any
 from vilg.engine.parallel.distributed import DistributedConfig
 from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
-from vilg.nn.attention.patterns import Role, layer_patterns
+from vilg.nn.attention.patterns import SOURCE, TARGET
 from vilg.planning.memory import (
-    Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, parameter_count,
+    Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, largest_parameter, parameter_count,
 )
 
 GB = 1e9
@@ -130,9 +130,9 @@ def flops_per_token(shape: Shape, recompute_every: int = 0) -> float:
 
     Averaged over both directions; recomputed blocks run forward once more. Embedding look-ups cost nothing.
     """
-    layout, roles = shape.layout, (Role.TARGET, Role.SOURCE)
+    layout, roles = shape.layout, (TARGET, SOURCE)
     forward = backward = 0.0
-    for number, pattern in enumerate(layer_patterns(shape.layers, shape.sparse)):
+    for number, pattern in enumerate(shape.patterns):
         keys = 0.0
         for role in roles:
             image, text = attention_keys(shape, pattern, role)
@@ -165,10 +165,9 @@ def _standing(parameters: int, weight: int, config: DistributedConfig, shard: in
 
 def _buffers(shape: Shape, weight: int, config: DistributedConfig) -> dict[str, float]:
     """Whole weights and gradients that sharding has on a device for a moment."""
-    widest = max(shape.mlp_ratio * shape.width, shape.codebook_size, shape.vocab_size) * shape.width
     if config.level == "p_g_os":
         # The layer at hand and the one that is fetched ahead, and the gradient of the first.
-        return {"gathered layers": 3.0 * widest * weight}
+        return {"gathered layers": 3.0 * largest_parameter(shape) * weight}
     return {"gradient buckets": float(config.buffer_size * weight)} if config.level in ("os", "os_g") else {}
 
 

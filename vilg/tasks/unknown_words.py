@@ -20,8 +20,8 @@ def report_unknown(words: WordPieceTokenizer, vocabulary: str, samples: Iterable
     commonest = sorted(tally.unknown.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{word} ({count}×)" for word, count in commonest[:NAMED])
     log.warning(
-        "%.2g %% of the words in the first %d samples are not in the vocabulary %s: %s%s. Each is read as %s and trains "
-        "nothing. To teach them: python tools/build_vocab.py DATA --extend %s --output NEW/vocab.txt, then set "
+        "%.2g %% of the words in the first %d samples are not in the vocabulary %s: %s%s. Each is read as %s and "
+        "trains nothing. To teach them: python tools/build_vocab.py DATA --extend %s --output NEW/vocab.txt, then set "
         "task.vocabulary=NEW and task.model.vocab_size to its size (task.init_from may keep the model of the old one)",
         100 * tally.unknown_share, len(samples), vocabulary, named, " …" if len(commonest) > NAMED else "",
         words.special["unk"], vocabulary)

@@ -70,8 +70,8 @@ class ErnieVilG:
         if cut:
             return prompt  # as what is too long without the style's words
         if surplus:
-            logger.warning("the prompt %r fits the %d tokens that this model reads, and with the words of style %s it is "
-                           "%d too long: drawn without the style; shorten the prompt to have it", prompt, room - 2,
+            logger.warning("the prompt %r fits the %d tokens that this model reads, and with the words of style %s it "
+                           "is %d too long: drawn without the style; shorten the prompt to have it", prompt, room - 2,
                            style, surplus)
             return prompt
         return told

@@ -6,7 +6,7 @@ import paddle
 from paddle import Tensor
 
 from vilg.engine.checkpoints.tensor_shards import Piece, whole
-from vilg.engine.task import Phase, StepOutput
+from vilg.engine.task import Batch, Phase, StepOutput
 
 
 class Worker:
@@ -26,7 +26,7 @@ class Worker:
         self._reduce, self._rank, self._ranks = reduce_gradients, rank, ranks
         self.names = {name: names.get(id(tensor), f"{phase.name}.{name}") for name, tensor in phase.parameters.items()}
 
-    def forward(self, batch: dict[str, Tensor], step: int, first: bool, last: bool) -> StepOutput:
+    def forward(self, batch: Batch, step: int, first: bool, last: bool) -> StepOutput:
         """The phase's loss on one micro-batch, which may be the step's ``first`` and its ``last``."""
         return self.module(batch, step)
 

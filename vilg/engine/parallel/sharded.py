@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 
 from vilg.engine.checkpoints.tensor_shards import Piece, whole
 from vilg.engine.parallel.phase_optimizer import Slot, Worker, sum_of_squares
-from vilg.engine.task import Phase, StepOutput
+from vilg.engine.task import Batch, Phase, StepOutput
 
 
 class StateShardedWorker(Worker):
@@ -30,7 +30,7 @@ class StateShardedWorker(Worker):
         self.module, self._inner, self._defer, self._reduce_to = module, optimizer._optim, defer, reduce
         self._replica = replica
 
-    def forward(self, batch: dict[str, Tensor], step: int, first: bool, last: bool) -> StepOutput:
+    def forward(self, batch: Batch, step: int, first: bool, last: bool) -> StepOutput:
         # The wrapper's own forward empties the buffers of gradients that other ranks own: not between deferred ones.
         module = self.module._layer if self._defer and not first else self.module
         out = module(batch, step)

@@ -96,15 +96,16 @@ class WordPieceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "WordPieceTokenizer":
-        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt``,
-        and ``tokenizer_config.json`` if there."""
+        """Read a tokenizer folder of ours, ERNIE or BERT: ``vocab.txt``, and ``tokenizer_config.json`` if there."""
         folder = Path(folder)
         if not folder.is_dir():
             raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")
         settings = read_settings(folder / "tokenizer_config.json")
         named = {kind: settings.get(f"{kind}_token") for kind in SPECIAL_TOKENS}
-        special = {kind: token["content"] if isinstance(token, dict) else token
+        special = {kind: token.get("content") if isinstance(token, dict) else token
                    for kind, token in named.items() if token}
+        for odd in (kind for kind, token in special.items() if not isinstance(token, str)):
+            raise VilgError(f"{folder / 'tokenizer_config.json'}: {odd}_token must be the token's text")
         return cls(folder / "vocab.txt", lowercase=bool(settings.get("do_lower_case", True)), special=special)
 
     @classmethod
