@@ -32,7 +32,7 @@ def training_step(which: str, batch: int, width: int, seed: int) -> Callable[[],
     module = BidirectionalStep(BidirectionalTransformer(config),
                                BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     phase = Phase("model", module, dict(module.named_parameters()))
-    worker = Parallel(DistributedConfig(recompute=which)).worker(phase, OptimConfig(), {})
+    phase_optimizer = Parallel(DistributedConfig(recompute=which)).phase_optimizer(phase, OptimConfig(), {})
     rng, text, image = np.random.default_rng(seed), config.text_length, config.rows * config.columns
     arrays = {"caption": rng.integers(0, config.vocab_size, [batch, text]), "caption_length": np.full([batch], text),
               "text": rng.integers(0, config.vocab_size, [batch, text]), "text_length": np.full([batch], text),
@@ -41,10 +41,10 @@ def training_step(which: str, batch: int, width: int, seed: int) -> Callable[[],
     tensors = {name: paddle.to_tensor(value) for name, value in arrays.items()}
 
     def step() -> None:
-        worker.forward(tensors, 0, True, True).loss.backward()
-        worker.square_norm()
-        worker.step(1e-4)
-        worker.clear()
+        phase_optimizer.forward(tensors, 0, True, True).loss.backward()
+        phase_optimizer.square_norm()
+        phase_optimizer.step(1e-4)
+        phase_optimizer.clear()
 
     return step
 

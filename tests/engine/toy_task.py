@@ -89,8 +89,8 @@ class ToyTask:
     def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
         yield LogPicture("grey", np.full([8, 8, 3], 128, "uint8"), "a grey square")
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        self.exported = average
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        self.exported = ema
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())

@@ -15,9 +15,9 @@ from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
 from vilg.engine.optim import OptimConfig, build_optimizer
-from vilg.engine.parallel.phase_optimizer import Worker
-from vilg.engine.parallel.sharded import ParameterShardedWorker, StateShardedWorker
-from vilg.engine.safety.barrier import Meeting, make_place
+from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
+from vilg.engine.parallel.sharded import ParameterShardedOptimizer, StateShardedOptimizer
+from vilg.engine.safety.barrier import Barrier, make_barrier_file
 from vilg.engine.task import Phase
 from vilg.errors import ConfigError
 
@@ -109,13 +109,13 @@ class Parallel:
                 # Left to itself Paddle takes its static-graph context on a CPU, which has no process groups.
                 os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
             dist.init_parallel_env()
-        self._meeting: Meeting | None = None
+        self._barrier: Barrier | None = None
         if self.ranks > 1 and not self.on_gpu:
-            self._meeting = self._arrange_meeting()
+            self._barrier = self._make_barrier()
         self._degree = config.sharding_degree or self.ranks
         self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
 
-    def worker(self, phase: Phase, optim: OptimConfig, names: dict[int, str]) -> Worker:
+    def phase_optimizer(self, phase: Phase, optim: OptimConfig, names: dict[int, str]) -> PhaseOptimizer:
         """The phase made ready for this run's level; names map a tensor's id to its name in checkpoints."""
         level, module = self.config.level, phase.module
         module.train()
@@ -129,16 +129,16 @@ class Parallel:
         if half:
             module, optimizer = paddle.amp.decorate(module, optimizer, level="O2", dtype=self.config.amp_dtype)
         if level == "none":
-            return Worker(phase, optimizer, names)
+            return PhaseOptimizer(phase, optimizer, names)
         if level == "dp":
             self._share_from_first(module)
             parameters = list(phase.parameters.values())
-            return Worker(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None), self.rank,
-                          self.ranks)
-        return self._sharded_worker(phase, module, optimizer, names)
+            return PhaseOptimizer(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None),
+                                  self.rank, self.ranks)
+        return self._sharded_optimizer(phase, module, optimizer, names)
 
-    def _sharded_worker(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
-                        names: dict[int, str]) -> Worker:
+    def _sharded_optimizer(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
+                        names: dict[int, str]) -> PhaseOptimizer:
         config, replica = self.config, self.rank // self._degree
         self._refuse_unshardable(phase)
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
@@ -152,22 +152,22 @@ class Parallel:
             exclude_layer=whole)
         if config.level == "p_g_os":
             on_host = device_guard if config.offload else contextlib.nullcontext
-            return ParameterShardedWorker(phase, wrapped, optimizer, names, shapes, replica, on_host)
-        return StateShardedWorker(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
+            return ParameterShardedOptimizer(phase, wrapped, optimizer, names, shapes, replica, on_host)
+        return StateShardedOptimizer(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
 
-    def precision(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager:
         """The context in which forward passes run."""
         if self.on_gpu and self.config.amp != "none":
             return paddle.amp.auto_cast(level=self.config.amp, dtype=self.config.amp_dtype)
         return contextlib.nullcontext()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return when every rank has come here, however long that takes (:mod:`vilg.engine.safety.barrier`).
 
         Does nothing on GPUs, which do not use Gloo, nor where ranks are on several machines.
         """
-        if self._meeting is not None:
-            self._meeting.wait()
+        if self._barrier is not None:
+            self._barrier.wait()
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over ranks, in place."""
@@ -176,9 +176,9 @@ class Parallel:
         return values
 
     @paddle.no_grad()
-    def average(self, tensors: list[Tensor]) -> None:
+    def mean_over_ranks(self, tensors: list[Tensor]) -> None:
         """Mean over ranks of floating-point tensors (running statistics, of which each rank has its own), in place."""
-        self.meet()
+        self.barrier()
         for tensor in tensors:
             if self.ranks > 1 and tensor.is_floating_point():
                 dist.all_reduce(tensor)
@@ -192,7 +192,7 @@ class Parallel:
         """Rank 0's ``value`` (plain data) on every rank."""
         if self.ranks == 1:
             return value
-        self.meet()
+        self.barrier()
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
@@ -201,26 +201,26 @@ class Parallel:
         """Every rank's ``value`` (plain data), by rank, on every rank."""
         if self.ranks == 1:
             return [value]
-        self.meet()
+        self.barrier()
         values: list[Any] = []
         dist.all_gather_object(values, value)
         return values
 
-    def _arrange_meeting(self) -> Meeting | None:
+    def _make_barrier(self) -> Barrier | None:
         path = None
         if self.rank == 0:
             with contextlib.suppress(OSError):
-                path = make_place(self.ranks)
+                path = make_barrier_file(self.ranks)
         host, path = self.broadcast((socket.gethostname(), path))
-        meeting = None
+        barrier = None
         if path is not None and host == socket.gethostname():
             with contextlib.suppress(OSError):
-                meeting = Meeting(path, self.rank, self.ranks)
-        everywhere = all(self.gather(meeting is not None))
+                barrier = Barrier(path, self.rank, self.ranks)
+        everywhere = all(self.gather(barrier is not None))
         if self.rank == 0 and path is not None:
             with contextlib.suppress(OSError):  # a system that keeps files that are open
                 os.remove(path)
-        return meeting if everywhere else None
+        return barrier if everywhere else None
 
     def _groups(self) -> tuple[Any, Any]:
         """This rank's sharding group, and its group of replicas (None for one replica). Every rank makes all groups."""

@@ -5,11 +5,11 @@ from math import prod
 import paddle
 from paddle import Tensor
 
-from vilg.engine.checkpoints.tensor_shards import Piece, whole
+from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
 from vilg.engine.task import Phase, StepOutput
 
 
-class Worker:
+class PhaseOptimizer:
     """Owns a phase's gradients and optimizer on this rank.
 
     The trainer calls, in this order: :meth:`forward`, ``loss.backward()`` and :meth:`after_backward` for each
@@ -44,9 +44,9 @@ class Worker:
         self._reduce()
 
     def square_norm(self) -> Tensor:
-        """Σ g² over the gradients of the owned pieces, a float32 scalar; summed over ranks it is the global one."""
-        return sum_of_squares([tensor.grad for piece, tensor in zip(self.pieces(), self.phase.parameters.values())
-                               if piece.owned])
+        """Σ g² over the gradients of the owned shards, a float32 scalar; summed over ranks it is the global one."""
+        parameters = self.phase.parameters.values()
+        return sum_of_squares([tensor.grad for shard, tensor in zip(self.tensor_shards(), parameters) if shard.owned])
 
     @paddle.no_grad()
     def scale_gradients(self, factor: float) -> None:
@@ -64,21 +64,21 @@ class Worker:
         """Drop the gradients."""
         self.optimizer.clear_grad(set_to_zero=False)
 
-    def pieces(self) -> list[Piece]:
+    def tensor_shards(self) -> list[TensorShard]:
         """The parameters as this rank holds them, under their names in the task's state."""
         return [whole(self.names[name], tensor, number % self._ranks == self._rank)
                 for number, (name, tensor) in enumerate(self.phase.parameters.items())]
 
-    def optimizer_pieces(self) -> list[Piece]:
+    def optimizer_shards(self) -> list[TensorShard]:
         """Every accumulator of the optimizer; creates those that do not exist before the first step."""
         self._create_accumulators()
-        pieces = []
+        shards = []
         for name, slot in self._slots().items():
-            pieces += [self._accumulator(name, slot, kind, tensors[slot.key])
+            shards += [self._accumulator(name, slot, kind, tensors[slot.key])
                        for kind, tensors in self._inner._accumulators.items() if slot.key in tensors]
             if slot.key in self._inner._master_weights:
-                pieces.append(self._accumulator(name, slot, "master", self._inner._master_weights[slot.key]))
-        return pieces
+                shards.append(self._accumulator(name, slot, "master", self._inner._master_weights[slot.key]))
+        return shards
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.phase.parameters.values() if parameter.grad is not None]
@@ -90,15 +90,15 @@ class Worker:
 
     def _slots(self) -> dict[str, "Slot"]:
         """State name → where the optimizer keeps that parameter's accumulators."""
-        return {piece.name: Slot(tensor.name, tensor, piece)
-                for piece, tensor in zip(self.pieces(), self.phase.parameters.values())}
+        return {shard.name: Slot(tensor.name, tensor, shard)
+                for shard, tensor in zip(self.tensor_shards(), self.phase.parameters.values())}
 
-    def _accumulator(self, name: str, slot: "Slot", kind: str, tensor: Tensor) -> Piece:
+    def _accumulator(self, name: str, slot: "Slot", kind: str, tensor: Tensor) -> TensorShard:
         full = f"optimizer/{self.phase.name}/{name}/{kind}"
-        if prod(tensor.shape) == 1 and prod(slot.piece.shape) != 1:
+        if prod(tensor.shape) == 1 and prod(slot.shard.shape) != 1:
             # A counter that every slice of the parameter has a copy of; the first slice's is kept.
-            return Piece(full, lambda: tensor, (1,), 0, 1, slot.piece.owned and slot.piece.start == 0)
-        return slot.piece.renamed(full, lambda: tensor)
+            return TensorShard(full, lambda: tensor, (1,), 0, 1, slot.shard.owned and slot.shard.start == 0)
+        return slot.shard.renamed(full, lambda: tensor)
 
 
 def sum_of_squares(gradients: list[Tensor | None]) -> Tensor:
@@ -108,7 +108,7 @@ def sum_of_squares(gradients: list[Tensor | None]) -> Tensor:
 
 
 class Slot:
-    """Where an optimizer keeps what belongs to one parameter: under ``key``, for ``parameter``, covering ``piece``."""
+    """Where an optimizer keeps what belongs to one parameter: under ``key``, for ``parameter``, covering ``shard``."""
 
-    def __init__(self, key: str, parameter: Tensor, piece: Piece):
-        self.key, self.parameter, self.piece = key, parameter, piece
+    def __init__(self, key: str, parameter: Tensor, shard: TensorShard):
+        self.key, self.parameter, self.shard = key, parameter, shard

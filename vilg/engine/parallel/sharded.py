@@ -1,4 +1,4 @@
-"""Optimizers at work under Paddle's group sharding: who holds which piece, and when gradients travel.
+"""Optimizers at work under Paddle's group sharding: who holds which shard, and when gradients travel.
 
 Paddle's wrappers join scaling, exchange and the optimizer's step in one call. Here they are taken apart, because the
 trainer looks at the global gradient norm in between, to clip and to skip a step that is not finite.
@@ -10,12 +10,12 @@ from math import prod
 import paddle
 from paddle import Tensor, nn
 
-from vilg.engine.checkpoints.tensor_shards import Piece, whole
-from vilg.engine.parallel.phase_optimizer import Slot, Worker, sum_of_squares
+from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
+from vilg.engine.parallel.phase_optimizer import Slot, PhaseOptimizer, sum_of_squares
 from vilg.engine.task import Phase, StepOutput
 
 
-class StateShardedWorker(Worker):
+class StateShardedOptimizer(PhaseOptimizer):
     """Levels os and os_g: every rank holds all parameters, and the optimizer states of those it owns.
 
     ``defer`` (os) keeps whole gradients on each rank and exchanges them after the last micro-batch; without it (os_g)
@@ -77,7 +77,7 @@ class StateShardedWorker(Worker):
     def clear(self) -> None:
         self.optimizer.clear_grad()
 
-    def pieces(self) -> list[Piece]:
+    def tensor_shards(self) -> list[TensorShard]:
         return [whole(self.names[name], tensor, self._mine(tensor) and self._replica == 0)
                 for name, tensor in self.phase.parameters.items()]
 
@@ -88,14 +88,14 @@ class StateShardedWorker(Worker):
         return [tensor.grad for tensor in mine if tensor.grad is not None]
 
     def _slots(self) -> dict[str, Slot]:
-        return {piece.name: Slot(tensor.name, tensor, piece)
-                for piece, tensor in zip(self.pieces(), self.phase.parameters.values()) if self._mine(tensor)}
+        return {shard.name: Slot(tensor.name, tensor, shard)
+                for shard, tensor in zip(self.tensor_shards(), self.phase.parameters.values()) if self._mine(tensor)}
 
     def _mine(self, parameter: Tensor) -> bool:
         return self.optimizer.param2rank[parameter.name] == self.module._rank
 
 
-class ParameterShardedWorker(Worker):
+class ParameterShardedOptimizer(PhaseOptimizer):
     """Level p_g_os: parameters, gradients and states live in flat slices, one a rank; small parameters stay whole.
 
     ``shapes`` are the parameters' shapes before slicing; ``on_host`` is the context in which an offloaded optimizer
@@ -117,20 +117,21 @@ class ParameterShardedWorker(Worker):
 
     def square_norm(self) -> Tensor:
         return sum_of_squares([_holder(tensor).grad for name, tensor in self.phase.parameters.items()
-                               if self._piece(name, tensor).owned])
+                               if self._shard(name, tensor).owned])
 
     def clear(self) -> None:
         self.optimizer.clear_grad()
 
-    def pieces(self) -> list[Piece]:
-        return [self._piece(name, tensor) for name, tensor in self.phase.parameters.items()]
+    def tensor_shards(self) -> list[TensorShard]:
+        return [self._shard(name, tensor) for name, tensor in self.phase.parameters.items()]
 
-    def _piece(self, name: str, parameter: Tensor) -> Piece:
+    def _shard(self, name: str, parameter: Tensor) -> TensorShard:
         shape, rank = self._shapes[name], self.module._rank
         if not _sliced(parameter):
-            return Piece(self.names[name], lambda: parameter, shape, 0, prod(shape), self._replica == 0 and rank == 0)
+            return TensorShard(self.names[name], lambda: parameter, shape, 0, prod(shape),
+                               self._replica == 0 and rank == 0)
         start, stop = (min(edge, prod(shape)) for edge in self.module._param2buffer[parameter.name][rank])
-        return Piece(self.names[name], lambda: parameter.fw_storage, shape, start, stop, self._replica == 0)
+        return TensorShard(self.names[name], lambda: parameter.fw_storage, shape, start, stop, self._replica == 0)
 
     def _gradients(self) -> list[Tensor]:
         holders = [_holder(tensor) for tensor in self.phase.parameters.values()]
@@ -144,7 +145,7 @@ class ParameterShardedWorker(Worker):
         slots = {}
         for name, tensor in self.phase.parameters.items():
             holder = _holder(tensor)
-            slots[self.names[name]] = Slot(holder.name, holder, self._piece(name, tensor))
+            slots[self.names[name]] = Slot(holder.name, holder, self._shard(name, tensor))
         return slots
 
 
