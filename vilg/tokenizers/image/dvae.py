@@ -15,7 +15,7 @@ from paddle import Tensor, nn
 from vilg.config import configclass
 from vilg.nn import functional
 from vilg.nn.conv import fold_patches, unfold_patches
-from vilg.nn.layers import Conv2D
+from vilg.nn.layers import Conv2D, as_table
 from vilg.tokenizers.image.base import ImageTokenizer, Reconstruction, Reconstructor
 from vilg.tokenizers.image.pixels import from_laplace, to_laplace
 from vilg.tokenizers.image.quantize import cosine_schedule, gumbel_softmax, usage_figures
@@ -191,6 +191,7 @@ class DVAE(ImageTokenizer):
         # Over one-hot codes, 1/fan-in would make the vectors tiny and the first hundreds of steps blind to the picture.
         self.code_in = Conv2D(config.codebook_size, config.decoder_channels, 1, std=1.0)
         self.code_in.kept_whole = True  # codes are looked up in its weight; it is never called
+        as_table(self.code_in.weight)
         self.reconstructor = DVAEDecoder(config)
         self.gather: Callable[[Tensor], Tensor] | None = None  # set where several ranks train: all ranks' rows
         self._started = config.start == "random"

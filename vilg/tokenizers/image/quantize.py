@@ -14,7 +14,7 @@ from paddle import Tensor, nn
 
 from vilg.config import configclass
 from vilg.nn import functional
-from vilg.nn.layers import Conv2D, Embedding
+from vilg.nn.layers import Conv2D, Embedding, as_table
 
 
 @configclass
@@ -79,8 +79,8 @@ class VectorQuantizer(nn.Layer):
         self.config, self.code_dim = config, code_dim
         size, bound = config.codebook_size, 1.0 / config.codebook_size
         if config.kind == "straight_through":
-            self.codebook = self.create_parameter([size, code_dim],
-                                                  default_initializer=nn.initializer.Uniform(-bound, bound))
+            self.codebook = as_table(self.create_parameter(
+                [size, code_dim], default_initializer=nn.initializer.Uniform(-bound, bound)))
         else:
             self.register_buffer("codebook", paddle.uniform([size, code_dim], min=-bound, max=bound))
         self.register_buffer("counts", paddle.zeros([size]), persistable=False)
