@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 from toy_run import averages, fail, interrupt, lines, losses, trainer, weights
-from toy_task import ToyTask
+from toy_task import ToyLoader, ToyTask
 
 from vilg.engine.checkpoints import checkpoint as store
 from vilg.engine.optim import OptimConfig

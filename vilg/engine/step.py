@@ -51,8 +51,9 @@ class OptimizerStep:
         ``stop`` and ``broken`` are this rank's wish to stop and its count of broken samples, to be shared.
         """
         due = [each for each in self.phase_optimizers if step >= each.phase.start_step]
-        result, norms = StepResult({}, stop), []
+        result, begun, norms = StepResult({}, stop), [], []
         for phase_optimizer in due:
+            begun.append(phase_optimizer)
             report = self._gradients(phase_optimizer, step, micro, result.stop, broken, at)
             result.stop = report.stop
             if not report.finite:
@@ -62,10 +63,10 @@ class OptimizerStep:
             result.figures |= named_by_phase(self.phase_optimizers, phase_optimizer,
                                              report.figures | {"grad_norm": report.norm})
         if not result.not_finite:
-            for phase_optimizer, norm in zip(due, norms):
+            for phase_optimizer, norm in zip(begun, norms):
                 phase_optimizer.scale_gradients(clip_factor(norm, self.clip_norm) / self.loss_scale.value)
                 phase_optimizer.step(rate)
-        for phase_optimizer in due:
+        for phase_optimizer in begun:
             phase_optimizer.clear()
         self.loss_scale.update(finite=not result.not_finite)
         return result

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
-from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_utils import device_guard
 from paddle.distributed.fleet.utils import recompute
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
 from vilg.engine.optim import OptimConfig, build_optimizer
+from vilg.engine.parallel.half import to_half
 from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
 from vilg.engine.parallel.sharded import ParameterShardedOptimizer, StateShardedOptimizer
 from vilg.engine.safety.barrier import Barrier, make_barrier_file
@@ -33,8 +33,8 @@ class DistributedConfig:
     (parameters too). ``sharding_degree``: how many ranks share one model, 0 for all; the rest are data-parallel
     replicas of that group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which
     blocks of every stack forget their activations and compute them again in backward: none, full, or every k-th.
-    ``amp``: O1 casts operators, O2 also weights (float32 masters are kept); ``loss_scale`` is where float16's dynamic
-    scale starts.
+    ``amp``: O1 casts operators, O2 also weights, whose masters and buffers stay float32; ``float32_gradients`` lets
+    O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale starts.
     ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
     os_g, elements of gradients exchanged at once.
     """
@@ -45,19 +45,18 @@ class DistributedConfig:
     recompute: Literal["none", "full"] | int = "none"
     amp: Literal["none", "O1", "O2"] = "none"
     amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    float32_gradients: bool = True
     loss_scale: float = 65536.0
     segment_size: int = 2**20
     buffer_size: int = 2**23
 
     def __post_init__(self) -> None:
-        if self.offload and self.level not in ("os", "os_g", "p_g_os"):
-            raise ValueError(f"offload moves sharded states to the host; level {self.level} has none, use os, os_g or "
+        if self.offload and self.level in ("os", "os_g"):
+            raise ValueError(f"offload: at level {self.level} Paddle updates one flat buffer, without weight decay and "
+                             "with nothing to resume from; use level: p_g_os, or offload: false")
+        if self.offload and self.level != "p_g_os":
+            raise ValueError(f"offload moves sharded states to the host; level {self.level} has none, use level: "
                              "p_g_os, or offload: false")
-        if self.offload and self.level != "p_g_os" and (self.amp, self.amp_dtype) != ("O2", "float16"):
-            raise ValueError("offload with level os or os_g works on float16 weights only; set amp: O2 and amp_dtype: "
-                             "float16, or level: p_g_os")
-        if self.offload and self.level != "p_g_os" and self.sharding_degree:
-            raise ValueError("offload with level os or os_g shards over all ranks; set sharding_degree: 0")
         if self.sharding_degree and self.level in ("none", "dp"):
             raise ValueError(f"sharding_degree: level {self.level} shards nothing; leave it 0")
         if self.sharding_degree < 0 or self.sharding_degree == 1:
@@ -102,6 +101,9 @@ class Parallel:
         self.config, self.ranks, self.rank = config, ranks_of_launch(), rank_of_launch()
         config.check_ranks(self.ranks)
         self.on_gpu = paddle.get_device().startswith("gpu")
+        self.mixed_precision = self.on_gpu and config.amp != "none"
+        # Recomputation runs layers out of the order that asynchronous gathering has recorded.
+        self.gathers_ahead = self.on_gpu and config.recompute == "none"
         if config.amp != "none" and not self.on_gpu and self.rank == 0:
             log.warning("distributed.amp: Paddle has no mixed precision on the CPU; arithmetic stays float32")
         if self.ranks > 1 and not dist.is_initialized():
@@ -124,10 +126,10 @@ class Parallel:
             for layer in module.sublayers(include_self=True):
                 if hasattr(layer, "gather"):
                     layer.gather = self.concatenate
-        half = self.on_gpu and self.config.amp == "O2"
+        half = self.mixed_precision and self.config.amp == "O2"
         optimizer = build_optimizer(optim, phase.parameters, multi_precision=half)
         if half:
-            module, optimizer = paddle.amp.decorate(module, optimizer, level="O2", dtype=self.config.amp_dtype)
+            optimizer = to_half(module, optimizer, self.config.amp_dtype, self.config.float32_gradients)
         if level == "none":
             return PhaseOptimizer(phase, optimizer, names)
         if level == "dp":
@@ -138,26 +140,23 @@ class Parallel:
         return self._sharded_optimizer(phase, module, optimizer, names)
 
     def _sharded_optimizer(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
-                        names: dict[int, str]) -> PhaseOptimizer:
+                           names: dict[int, str]) -> PhaseOptimizer:
         config, replica = self.config, self.rank // self._degree
         self._refuse_unshardable(phase)
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
-        # Recomputation runs layers out of the order that asynchronous gathering has recorded.
-        synchronous = config.recompute != "none" or not self.on_gpu
         # Parameters are gathered when their own layer is called; the rare layer that is used in other ways says so.
         whole = [id(layer) for layer in module.sublayers() if getattr(layer, "kept_whole", False)]
         wrapped, optimizer, _ = group_sharded_parallel(
             module, optimizer, config.level, group=self._group, dp_group=self._replicas, offload=config.offload,
-            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=synchronous,
+            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=not self.gathers_ahead,
             exclude_layer=whole)
         if config.level == "p_g_os":
-            on_host = device_guard if config.offload else contextlib.nullcontext
-            return ParameterShardedOptimizer(phase, wrapped, optimizer, names, shapes, replica, on_host)
+            return ParameterShardedOptimizer(phase, wrapped, optimizer, names, shapes, replica, config.offload)
         return StateShardedOptimizer(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context in which forward passes run."""
-        if self.on_gpu and self.config.amp != "none":
+        if self.mixed_precision:
             return paddle.amp.auto_cast(level=self.config.amp, dtype=self.config.amp_dtype)
         return contextlib.nullcontext()
 

@@ -1,12 +1,18 @@
 """One phase's optimizer at work: gradients in, one step out. The plain case; the sharded ones derive from it."""
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 
 import paddle
 from paddle import Tensor
 
 from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
+from vilg.engine.parallel.half import HALF, fill_gradient, gradient_of
 from vilg.engine.task import Phase, StepOutput
+from vilg.errors import CheckpointError
+
+ACCUMULATORS = {"moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc"}
+"""What AdamW keeps for every parameter."""
 
 
 class PhaseOptimizer:
@@ -39,14 +45,14 @@ class PhaseOptimizer:
             return
         for parameter in self.phase.parameters.values():
             # A parameter that one rank's data did not reach must still take part in the exchange, or the others hang.
-            if parameter.grad is None:
-                parameter.grad = paddle.zeros_like(parameter)
+            fill_gradient(parameter)
         self._reduce()
 
     def square_norm(self) -> Tensor:
         """Σ g² over the gradients of the owned shards, a float32 scalar; summed over ranks it is the global one."""
         parameters = self.phase.parameters.values()
-        return sum_of_squares([tensor.grad for shard, tensor in zip(self.tensor_shards(), parameters) if shard.owned])
+        return sum_of_squares([gradient_of(tensor) for shard, tensor in zip(self.tensor_shards(), parameters)
+                               if shard.owned])
 
     @paddle.no_grad()
     def scale_gradients(self, factor: float) -> None:
@@ -70,27 +76,41 @@ class PhaseOptimizer:
                 for number, (name, tensor) in enumerate(self.phase.parameters.items())]
 
     def optimizer_shards(self) -> list[TensorShard]:
-        """Every accumulator of the optimizer; creates those that do not exist before the first step."""
-        self._create_accumulators()
-        shards = []
-        for name, slot in self._slots().items():
-            shards += [self._accumulator(name, slot, kind, tensors[slot.key])
-                       for kind, tensors in self._inner._accumulators.items() if slot.key in tensors]
-            if slot.key in self._inner._master_weights:
-                shards.append(self._accumulator(name, slot, "master", self._inner._master_weights[slot.key]))
-        return shards
+        """Every accumulator of the optimizer, and the float32 masters of half-precision parameters; creates those that
+        do not exist before the first step. Raises CheckpointError where the optimizer lacks one."""
+        slots = self._slots()
+        self._create_accumulators([slot.parameter for slot in slots.values()])
+        return [self._accumulator(name, slot, kind, tensor)
+                for name, slot in slots.items() for kind, tensor in self._state(name, slot).items()]
+
+    def _state(self, name: str, slot: "Slot") -> dict[str, Tensor]:
+        """What the optimizer keeps for one parameter, by kind."""
+        master = self._master(slot)
+        # What belongs to a half-precision parameter is kept under the name of its master.
+        keys = [slot.key] if master is None else [master.name, slot.key]
+        state = {kind: tensors[key] for kind, tensors in self._inner._accumulators.items()
+                 for key in keys if key in tensors}
+        missing = sorted(ACCUMULATORS - state.keys()) or ["master"] * (slot.half and master is None)
+        if missing:
+            raise CheckpointError(f"the optimizer of phase {self.phase.name} holds no {missing[0]} of {name}, so a "
+                                  "checkpoint could not be resumed from; train with distributed.amp: none")
+        return state if master is None else state | {"master": master}
+
+    def _master(self, slot: "Slot") -> Tensor | None:
+        return self._inner._master_weights.get(slot.key)
 
     def _gradients(self) -> list[Tensor]:
-        return [parameter.grad for parameter in self.phase.parameters.values() if parameter.grad is not None]
+        gradients = [gradient_of(parameter) for parameter in self.phase.parameters.values()]
+        return [gradient for gradient in gradients if gradient is not None]
 
-    def _create_accumulators(self) -> None:
+    def _create_accumulators(self, parameters: list[Tensor]) -> None:
         block = paddle.static.default_main_program().global_block()
         with paddle.no_grad():
-            self._inner._create_accumulators(block, [slot.parameter for slot in self._slots().values()])
+            self._inner._create_accumulators(block, parameters)
 
     def _slots(self) -> dict[str, "Slot"]:
         """State name → where the optimizer keeps that parameter's accumulators."""
-        return {shard.name: Slot(tensor.name, tensor, shard)
+        return {shard.name: Slot(tensor.name, tensor, shard, tensor.dtype in HALF)
                 for shard, tensor in zip(self.tensor_shards(), self.phase.parameters.values())}
 
     def _accumulator(self, name: str, slot: "Slot", kind: str, tensor: Tensor) -> TensorShard:
@@ -107,8 +127,12 @@ def sum_of_squares(gradients: list[Tensor | None]) -> Tensor:
     return paddle.add_n(parts) if parts else paddle.zeros([])
 
 
+@dataclass(frozen=True)
 class Slot:
-    """Where an optimizer keeps what belongs to one parameter: under ``key``, for ``parameter``, covering ``shard``."""
+    """Where an optimizer keeps what belongs to one parameter: under ``key``, for ``parameter`` (what it moves),
+    covering ``shard``; ``half`` says that the model computes with it in half precision."""
 
-    def __init__(self, key: str, parameter: Tensor, shard: TensorShard):
-        self.key, self.parameter, self.shard = key, parameter, shard
+    key: str
+    parameter: Tensor
+    shard: TensorShard
+    half: bool
