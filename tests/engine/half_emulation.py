@@ -97,13 +97,13 @@ class _Operators:
         return getattr(_C_ops, name)
 
 
-def install() -> None:
-    """Replace the operators for the rest of this process."""
+def install(put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Replace the operators, by ``put(object, name, value)``: for the rest of this process unless it knows better."""
     for name in OPERATORS:
-        if hasattr(_C_ops, name):
-            setattr(_C_ops, name, rounded(getattr(_C_ops, name)))
+        put(_C_ops, name, rounded(getattr(_C_ops, name)))
     for name in METHODS:
-        setattr(paddle.Tensor, name, rounded(getattr(paddle.Tensor, name)))
-    paddle.add = rounded(paddle.add)
-    paddle.optimizer.adamw._C_ops = _Operators()
-    paddle.amp.decorate, paddle.amp.auto_cast = decorate, auto_cast
+        put(paddle.Tensor, name, rounded(getattr(paddle.Tensor, name)))
+    put(paddle, "add", rounded(paddle.add))
+    put(paddle.optimizer.adamw, "_C_ops", _Operators())
+    put(paddle.amp, "decorate", decorate)
+    put(paddle.amp, "auto_cast", auto_cast)

@@ -15,7 +15,7 @@ from vilg.engine.checkpoints import checkpoint as store
 from vilg.engine.optim import OptimConfig
 from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal, TrainingStopped
 from vilg.engine.task import Phase
-from vilg.engine.trainer import TrainConfig, Trainer
+from vilg.engine.trainer import Trainer
 from vilg.errors import CheckpointError, ConfigError
 from vilg.kernels.jit import switch
 from vilg.weights.files import save_weights

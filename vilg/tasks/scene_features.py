@@ -12,6 +12,8 @@ from vilg.data.worlds.scenes import Scene, sample_scene
 from vilg.data.worlds.scenes.lexicon import COLOURS, SHAPES, SIZES
 from vilg.engine.task import LogPicture, Phase, StepOutput
 from vilg.errors import DataError
+from vilg.losses.reconstruction import pixel_loss
+from vilg.losses.total import weighted_sum
 from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig, save_scene_features
 from vilg.nn import functional
 from vilg.nn.layers import Linear
@@ -42,15 +44,14 @@ class SceneFeaturesStep(nn.Layer):
 
     def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
         features = self.network(batch["image"])
-        difference = self.background(features) - batch["background"]
-        loss, figures = (difference * difference).mean(), {}
+        losses, figures = [pixel_loss(self.background(features), batch["background"], 0.0, 1.0)], {}
         for name, known in CLASSES.items():
             logits = self.heads[name](features).reshape([-1, len(known) + 1])      # [B·9, classes]
             labels = batch[name].reshape([-1])
-            loss = loss + functional.cross_entropy(logits, labels).mean()
+            losses.append(functional.cross_entropy(logits, labels).mean())
             right = (logits.argmax(-1) == labels).astype("float32")
             figures[f"right_{name}"] = right.mean().detach()
-        return StepOutput(loss, figures)
+        return StepOutput(weighted_sum([(1.0, loss) for loss in losses]), figures)
 
 
 class SceneFeaturesTask:

@@ -21,7 +21,7 @@ def save_weights(path: str | Path, state: dict[str, paddle.Tensor | np.ndarray],
     path = Path(path)
     arrays = {}
     for name, value in state.items():
-        array = np.ascontiguousarray(value.numpy() if isinstance(value, paddle.Tensor) else value)
+        array = as_array(value)
         arrays[name] = array.astype(dtype) if dtype and array.dtype.kind == "f" else array
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +68,19 @@ def fingerprint(state: dict[str, paddle.Tensor | np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name]
-        array = np.ascontiguousarray(value.numpy() if isinstance(value, paddle.Tensor) else value)
+        array = as_array(value)
         if array.dtype.kind == "f":
             array = array.astype("float16")
         digest.update(f"{name}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]
+
+
+def as_array(value: paddle.Tensor | np.ndarray) -> np.ndarray:
+    """A host copy in C order. bfloat16, which numpy would give as the bare bits of integers, comes as float32."""
+    if isinstance(value, paddle.Tensor):
+        value = (value.astype("float32") if value.dtype == paddle.bfloat16 else value).numpy()
+    return np.ascontiguousarray(value)
 
 
 def _some(names: list[str]) -> str:

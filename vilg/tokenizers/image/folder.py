@@ -10,7 +10,7 @@ from vilg.errors import CheckpointError
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.dvae import DVAE, DVAEConfig
 from vilg.tokenizers.image.vqvae import VQGAN, VQVAE, VQConfig
-from vilg.weights.files import fingerprint, load_weights, read_weights, save_weights
+from vilg.weights.files import as_array, fingerprint, load_weights, read_weights, save_weights
 from vilg.yaml_files import read_yaml
 
 
@@ -26,7 +26,7 @@ def save_image_tokenizer(tokenizer: ImageTokenizer, directory: str | Path, avera
     ``average`` replaces weights by name; ``dtype`` is what floating-point values are stored as.
     """
     directory = Path(directory)
-    state = {name: value.numpy() for name, value in tokenizer.state_dict().items()}
+    state = {name: as_array(value) for name, value in tokenizer.state_dict().items()}
     state.update({name: value for name, value in (average or {}).items() if name in state})
     mark = fingerprint(state)
     save_weights(directory / "model.safetensors", state, metadata={"fingerprint": mark}, dtype=dtype)
