@@ -1,8 +1,8 @@
 """One process of a half-precision test: trains the cases of a JSON file under emulated O2 and writes what came of them.
 
 ``python half_cases.py cases.json`` with the environment of a rank. A case: name, train, distributed, output, and
-optionally ``ahead`` (gather parameters asynchronously), ``decay`` (weight decay) and ``aside`` (a layer that no data
-reaches).
+optionally ``ahead`` (gather parameters asynchronously), ``decay`` (weight decay), ``aside`` (a layer that no data
+reaches) and ``sour`` (steps at which the second of two phases is not finite).
 """
 import json
 import sys
@@ -14,7 +14,7 @@ from paddle import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 import cpu_sharding
 import half_emulation
-from toy_task import ToyLoader, ToyTask
+from toy_task import ToyLoader, ToyTask, two_phases
 
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.optim import OptimConfig
@@ -46,6 +46,7 @@ def run(case: dict, install: bool) -> dict:
     parallel.mixed_precision, parallel.gathers_ahead = True, case.get("ahead", False)
     loader = ToyLoader(train.micro_batch_size(ranks), rank=rank, ranks=ranks)
     task = AsideTask() if case.get("aside") else ToyTask(dropout=0.0)
+    task = two_phases(case["sour"], dropout=0.0) if "sour" in case else task
     entered = half_emulation.Cast.entered
     optim = OptimConfig(lr=1e-2, weight_decay=case.get("decay", 1.0), schedule="constant")
     trainer = Trainer(task, loader, train, optim, parallel, case["output"])
@@ -57,7 +58,7 @@ def run(case: dict, install: bool) -> dict:
     np.savez(Path(case["output"]) / "final.npz", **{name: checkpoint.full(name) for name in checkpoint.names})
     lines = (Path(case["output"]) / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]
-    return {"losses": [line["loss"] for line in logged], "norms": [line["grad_norm"] for line in logged],
+    return {"losses": [line["loss"] for line in logged], "norms": [line.get("grad_norm") for line in logged],
             "dtypes": sorted({str(value.dtype) for value in task.model.parameters()}),
             "buffers": sorted({str(value.dtype) for value in task.model.buffers()})}
 

@@ -26,6 +26,7 @@ LEVELS = {
     "p_g_os_half_gradients": SHARDED | {"float32_gradients": False},
     "dp_float16": {"level": "dp", "amp_dtype": "float16", "loss_scale": 64.0}}
 ALONE = [name for name, settings in LEVELS.items() if settings["level"] == "none"]
+TWO_PHASES = ("dp", "os", "os_g", "p_g_os", "p_g_os_offload")
 KINDS = {"moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc", "master"}
 
 
@@ -57,7 +58,9 @@ def runs(tmp_path_factory):
     pair = [case for name in LEVELS if name not in ALONE for case in cases(name)]
     aside = [plain | {"name": f"{name}-aside", "aside": True, "distributed": full | LEVELS[name]}
              for name in ("dp", "os", "os_g", "p_g_os")]
-    launch(folder, 2, [*pair, *aside])
+    sour = [{"name": f"{name}-{kind}", "sour": [CUT], "distributed": full | LEVELS[name], "train": {"steps": steps}}
+            for name in TWO_PHASES for kind, steps in (("sweet", CUT), ("sour", CUT + 1))]
+    launch(folder, 2, [*pair, *aside, *sour])
     return folder
 
 
@@ -129,3 +132,13 @@ def test_half_precision_parameters_without_gradient_are_exchanged_too(runs, name
     plain, aside = result(runs, f"{name}-whole"), result(runs, f"{name}-aside")
     np.testing.assert_allclose(aside["losses"], plain["losses"], rtol=0.02)
     assert "optimizer/model/model/aside.weight/master" in tensors(runs, f"{name}-aside")
+
+
+@pytest.mark.parametrize("name", TWO_PHASES)
+def test_a_half_precision_step_that_is_skipped_leaves_every_phase_where_it_was(runs, name):
+    before, after = tensors(runs, f"{name}-sweet"), tensors(runs, f"{name}-sour")
+    assert before.keys() == after.keys() and any(key.startswith("optimizer/second/") for key in before)
+    for key, value in before.items():
+        if name == "p_g_os_offload" and key.startswith("model/"):
+            value, after[key] = (rounded(each, "bfloat16") for each in (value, after[key]))
+        np.testing.assert_array_equal(value, after[key], err_msg=key)

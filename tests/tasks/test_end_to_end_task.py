@@ -217,7 +217,7 @@ def test_a_drawn_picture_is_that_of_its_tokens_fed_back(model, guidance, known_r
     known = {} if known_rows is None else {
         "known_image": np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype("uint8"), "known_rows": known_rows}
     drawn = arrays(model.text_to_image(PROMPTS, num_images=2, seed=3, guidance=guidance, path="end_to_end", **known))
-    batch = model.words.encode_prompts(PROMPTS, 16, strict=True)
+    batch = model.text_tokenizer.encode_prompts(PROMPTS, 16, strict=True)
     ids, length = (paddle.to_tensor(np.repeat(part, 2, axis=0)) for part in (batch.ids, batch.length))
     with paddle.no_grad():
         hidden = model.model.text_to_image_hidden(ids, length, kept[0].codes)

@@ -1,4 +1,4 @@
-"""One optimizer step over the phases of a task: the gradients of all first, then it is taken by all or by none."""
+"""One optimizer step over the phases of a task, one after another, taken by all of them or by none."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
@@ -32,10 +32,10 @@ class _PhaseReport:
 
 
 class OptimizerStep:
-    """Forward, backward, exchange and update of every phase that has begun.
+    """Forward, backward, exchange and update of every phase that has begun, in their order.
 
-    No parameter moves before the gradients of all phases are known to be finite, so a step that is skipped leaves every
-    phase where it was. Later phases see the weights of before the step, those of earlier phases included.
+    A later phase sees what the earlier ones have updated, as an adversary should see the pictures of now. Where its
+    gradient turns out not to be finite they are put back, so a step that is skipped leaves every phase where it was.
     ``at(doing)`` tells the watchdog; ``clip_norm`` as in :class:`vilg.engine.optim.OptimConfig`.
     """
 
@@ -51,23 +51,23 @@ class OptimizerStep:
         ``stop`` and ``broken`` are this rank's wish to stop and its count of broken samples, to be shared.
         """
         due = [each for each in self.phase_optimizers if step >= each.phase.start_step]
-        result, begun, norms = StepResult({}, stop), [], []
+        result, undo = StepResult({}, stop), []
         for phase_optimizer in due:
-            begun.append(phase_optimizer)
             report = self._gradients(phase_optimizer, step, micro, result.stop, broken, at)
             result.stop = report.stop
             if not report.finite:
                 result.not_finite = f"the loss or gradient of phase {phase_optimizer.phase.name}"
+                phase_optimizer.clear()
+                for put_back in undo:
+                    put_back()
                 break
-            norms.append(report.norm)
+            if phase_optimizer is not due[-1]:
+                undo.append(phase_optimizer.remember())
+            phase_optimizer.scale_gradients(clip_factor(report.norm, self.clip_norm) / self.loss_scale.value)
+            phase_optimizer.step(rate)
+            phase_optimizer.clear()
             result.figures |= named_by_phase(self.phase_optimizers, phase_optimizer,
                                              report.figures | {"grad_norm": report.norm})
-        if not result.not_finite:
-            for phase_optimizer, norm in zip(begun, norms):
-                phase_optimizer.scale_gradients(clip_factor(norm, self.clip_norm) / self.loss_scale.value)
-                phase_optimizer.step(rate)
-        for phase_optimizer in begun:
-            phase_optimizer.clear()
         self.loss_scale.update(finite=not result.not_finite)
         return result
 

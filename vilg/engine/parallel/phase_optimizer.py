@@ -66,6 +66,18 @@ class PhaseOptimizer:
         self.optimizer.set_lr(rate)
         self.optimizer.step()
 
+    @paddle.no_grad()
+    def remember(self) -> Callable[[], None]:
+        """What puts parameters and optimizer states back to what they are now."""
+        kept = [(shard, shard.tensor().clone()) for shard in [*self.tensor_shards(), *self.optimizer_shards()]]
+
+        @paddle.no_grad()
+        def put_back() -> None:
+            for shard, value in kept:
+                shard.tensor().set_value(value.astype(shard.tensor().dtype))
+
+        return put_back
+
     def clear(self) -> None:
         """Drop the gradients."""
         self.optimizer.clear_grad(set_to_zero=False)
