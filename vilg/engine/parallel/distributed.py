@@ -8,6 +8,7 @@ from typing import Any, Literal
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
+from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_stage3
 from paddle.distributed.fleet.utils import recompute
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 from paddle.distributed.sharding import group_sharded_parallel
@@ -146,10 +147,13 @@ class Parallel:
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
         # Parameters are gathered when their own layer is called; the rare layer that is used in other ways says so.
         whole = [id(layer) for layer in module.sublayers() if getattr(layer, "kept_whole", False)]
+        # Paddle forgets the types of an earlier phase's parameters when it wraps another one, and needs them to offload.
+        known = dict(getattr(group_sharded_stage3, "param2dtype", {}))
         wrapped, optimizer, _ = group_sharded_parallel(
             module, optimizer, config.level, group=self._group, dp_group=self._replicas, offload=config.offload,
             segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=not self.gathers_ahead,
             exclude_layer=whole)
+        vars(group_sharded_stage3).get("param2dtype", {}).update(known)
         if config.level == "p_g_os":
             return ParameterShardedOptimizer(phase, wrapped, optimizer, names, shapes, replica, config.offload)
         return StateShardedOptimizer(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)

@@ -105,6 +105,8 @@ class ParameterShardedOptimizer(PhaseOptimizer):
                  shapes: dict[str, tuple[int, ...]], replica: int, offload: bool):
         super().__init__(phase, optimizer, names)
         self.module, self._shapes, self._replica, self._offload = module, shapes, replica, offload
+        # Told now: while an offloaded optimizer is at work, masters stand in the parameters' places.
+        self._half = {name for name, tensor in phase.parameters.items() if tensor.dtype in HALF}
         # The wrapper's step would move gradients into slices itself; exchange() has done so by then.
         optimizer.update_scaler = True
 
@@ -153,7 +155,7 @@ class ParameterShardedOptimizer(PhaseOptimizer):
     def _slots(self) -> dict[str, Slot]:
         slots = {}
         for name, tensor in self.phase.parameters.items():
-            holder, half = _holder(tensor), tensor.dtype in HALF
+            holder, half = _holder(tensor), name in self._half
             moved = _as(holder.name, tensor.master_weight) if self._offload and half else holder
             slots[self.names[name]] = Slot(holder.name, moved, self._shard(name, tensor), half)
         return slots
