@@ -21,7 +21,7 @@ EXTRAS = {
     "cpu": ["paddlepaddle==3.3.1"],  # GPU users install the paddlepaddle-gpu of their CUDA version instead
     "nlp": NLP,
     "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
-    "eval": ["pycocoevalcap==1.2"],
+    "eval": ["pycocoevalcap==1.2", "krippendorff>=0.6"],
     "data": ["webdataset==1.0.2"],
     "styles": ["resvg_py==0.5.0"],  # draws the SVGs of tools/prepare_styles.py
     "jit": ["numba>=0.68,<0.69"],  # compiled loops: 208 MB; docs/cpu.md says what they gain
@@ -31,7 +31,7 @@ EXTRAS = {
 
 setup(
     name="vilg",
-    version="1.0.0",
+    version="1.1.0",
     description="Draw pictures from Chinese text, describe pictures and answer about them, on PaddlePaddle",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
     if Path(__file__).with_name("README.md").is_file() else "",

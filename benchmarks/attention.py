@@ -83,7 +83,7 @@ def stack_time(figures: dict[str, float], n: int) -> float:
     """Milliseconds of all attention layers of a sparse stack."""
     from vilg.nn.attention.patterns import layer_patterns
 
-    return sum(figures[f"{pattern.value}_{n}_ms"] for pattern in layer_patterns(LAYERS, sparse=True))
+    return sum(figures[f"{pattern.name}_{n}_ms"] for pattern in layer_patterns(LAYERS))
 
 
 def setup(threads: int, seed: int, form: str, role: str) -> dict[str, harness.Case]:
@@ -101,13 +101,14 @@ def setup(threads: int, seed: int, form: str, role: str) -> dict[str, harness.Ca
 def case(paddle, form: str, role: str, side: int, seed: int) -> Callable:
     """One training step of a layer: a forward and a backward of packed queries, keys and values."""
     from vilg.nn.attention.dense import StreamContext, dense_attention
-    from vilg.nn.attention.patterns import Layout, Pattern, Role
+    from vilg.nn.attention.patterns import PATTERNS, SOURCE, TARGET, Dense, Layout
     from vilg.nn.attention.sparse import stream_attention
 
     layout = Layout(TEXT, side, side)
     length = paddle.full([1], TEXT, "int64")
-    context = StreamContext(layout, Role(role), length, paddle.full([1], TEXT // 4, "int64"))
-    pattern = Pattern.DENSE if form.startswith("dense") else Pattern(form)
+    roles = {each.name: each for each in (TARGET, SOURCE)}
+    context = StreamContext(layout, roles[role], length, paddle.full([1], TEXT // 4, "int64"))
+    pattern = Dense() if form.startswith("dense") else PATTERNS[form]()
 
     def prepare() -> Callable[[], None]:
         numbers = np.random.default_rng(seed).standard_normal((1, layout.length, 3, HEADS, WIDTH // HEADS), "float32")

@@ -41,11 +41,7 @@ def rank_main(batch: int, steps: int, seed: int, clock: str) -> None:
                                BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     phase = Phase("model", module, dict(module.named_parameters()))
     phase_optimizer = parallel.phase_optimizer(phase, OptimConfig(), {})
-    rng, text = np.random.default_rng([seed, parallel.rank]), config.text_length
-    arrays = {"caption": rng.integers(0, config.vocab_size, [batch, text]), "caption_length": np.full([batch], text),
-              "text": rng.integers(0, config.vocab_size, [batch, text]), "text_length": np.full([batch], text),
-              "text_prefix": np.zeros([batch], "int64"), "codes": rng.integers(0, config.codebook_size, [batch, 64])}
-    tensors = {name: paddle.to_tensor(value) for name, value in arrays.items()}
+    tensors = harness.random_batch(config, batch, np.random.default_rng([seed, parallel.rank]))
     times, now = [], CLOCKS[clock]
     for number in range(steps + 2):
         start = now()

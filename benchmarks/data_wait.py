@@ -18,9 +18,9 @@ from vilg.data.loader import Loader, LoaderConfig, Mixture, Stream
 from vilg.data.packing import Packing, write_shards
 from vilg.data.sample import Sample
 from vilg.data.sources.codes import CodesConfig, CodesSource, write_codes
-from vilg.data.sources.folder import ScenesConfig, ScenesSource
 from vilg.data.sources.shards import ShardsConfig, ShardStream
 from vilg.data.transforms import to_model
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 
 BATCH = 32
 
@@ -48,17 +48,17 @@ def streams(folder: Path) -> dict[str, Stream]:
     """The three kinds of data, in files under ``folder`` where they need some."""
     write_shards(folder / "shards", ScenesSource(ScenesConfig(count=512, size=256)), Packing("jpg"), 64)
     write_codes(folder / "codes", ScenesSource(ScenesConfig(count=2048)),
-                lambda pictures: pictures[:, ::8, ::8, 0].reshape(len(pictures), -1), 64, "none")
+                lambda images: images[:, ::8, ::8, 0].reshape(len(images), -1), 64, "none")
     return {"scenes": Mixture([ScenesSource(ScenesConfig())]),
             "shards": ShardStream(ShardsConfig(path=str(folder / "shards"))),
             "codes": Mixture([CodesSource(CodesConfig(path=str(folder / "codes")), "none")])}
 
 
-def collate(samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
+def collate(samples: list[Sample], seeds: list[int]) -> np.ndarray:
     """Pixels as the model takes them, or codes."""
     if samples[0].codes is not None:
-        return {"codes": np.stack([sample.codes for sample in samples])}
-    return {"image": np.stack([to_model(sample.picture) for sample in samples])}
+        return np.stack([sample.codes for sample in samples])
+    return np.stack([to_model(sample.image) for sample in samples])
 
 
 def consume(stream: Stream, config: LoaderConfig, batches: int, step: float, seed: int) -> tuple[float, float]:

@@ -167,7 +167,8 @@ def dense(threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.
 def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
     """The cases of our model, through the functions that the library draws with."""
     paddle = harness.prepare_ours(threads, seed, math)
-    from vilg.generation.decoding.decoder import image_decoder, prefill_text
+    from vilg.generation.decoding.decoder import image_decoder
+    from vilg.generation.decoding.source import prefill_text
     from vilg.generation.sampling import SamplingConfig, sample_token
     from vilg.runtime import RuntimeConfig
 
@@ -277,7 +278,8 @@ def bytes_held(sparse_layers: bool) -> tuple[int, int, int]:
     where their ratios are the same."""
     import paddle
 
-    from vilg.generation.decoding.decoder import image_decoder, prefill_text
+    from vilg.generation.decoding.decoder import image_decoder
+    from vilg.generation.decoding.source import prefill_text
 
     model = model_of(sparse_layers, width=4, heads=1)
     text = paddle.ones([1, TEXT], "int64"), paddle.to_tensor([TEXT])

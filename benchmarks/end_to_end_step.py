@@ -69,8 +69,8 @@ def training_step(threads: int, seed: int, kind: str, batch: int) -> Callable[[]
     from vilg.models.end_to_end import EndToEndReconstructor
     from vilg.run.build import load_run
     from vilg.tasks.bidirectional import BidirectionalStep
-    from vilg.tasks.end_to_end import EndToEndStep
-    from vilg.tokenizers.image.folder import build_image_tokenizer
+    from vilg.tasks.end_to_end import EndToEndBatch, EndToEndStep
+    from vilg.tokenizers.image.kinds import build_image_tokenizer
 
     run = load_run(CONFIGS / "end_to_end" / "table7.yaml", [])
     shape, batch = run.task.model, batch or run.train.batch_size
@@ -89,9 +89,10 @@ def training_step(threads: int, seed: int, kind: str, batch: int) -> Callable[[]
     text = paddle.to_tensor(rng.integers(0, shape.vocab_size, (batch, shape.text_length)))
     length = paddle.full([batch], shape.text_length, "int64")
     images = rng.uniform(-1, 1, (batch, 3, tokenizer.image_size, tokenizer.image_size)).astype("float32")
-    inputs = {"caption": text, "caption_length": length, "text": text, "text_length": length,
-              "text_prefix": paddle.zeros([batch], "int64"), "image": paddle.to_tensor(images),
-              "codes": paddle.to_tensor(rng.integers(0, shape.codebook_size, (batch, shape.rows * shape.columns)))}
+    codes = rng.integers(0, shape.codebook_size, (batch, shape.rows * shape.columns))
+    inputs = EndToEndBatch(t2i_text=text, t2i_length=length, i2t_text=text, i2t_length=length,
+                           i2t_prefix=paddle.zeros([batch], "int64"), image=paddle.to_tensor(images),
+                           codes=paddle.to_tensor(codes))
 
     def step() -> None:
         module(inputs, 0).loss.backward()

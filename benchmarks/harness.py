@@ -226,10 +226,26 @@ def report(options: argparse.Namespace, figures: dict[str, float], **config: Any
         options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def random_batch(config: Any, size: int, rng: Any) -> Any:
+    """A BidirectionalBatch of ``size`` samples of random ids and codes, as tensors, for a BidirectionalConfig."""
+    import numpy as np
+    import paddle
+
+    from vilg.tasks.bidirectional import BidirectionalBatch
+
+    text, length = config.text_length, np.full([size], config.text_length)
+    batch = BidirectionalBatch(
+        t2i_text=rng.integers(0, config.vocab_size, [size, text]), t2i_length=length,
+        i2t_text=rng.integers(0, config.vocab_size, [size, text]), i2t_length=length,
+        i2t_prefix=np.zeros([size], "int64"),
+        codes=rng.integers(0, config.codebook_size, [size, config.rows * config.columns]))
+    return batch.map(paddle.to_tensor)
+
+
 def prepare_torch(threads: int, seed: int) -> Any:
     """torch with the allocator tuned as ours is and ``threads`` threads; returns the module."""
     # By its path, since importing vilg would import Paddle.
-    spec = importlib.util.spec_from_file_location("allocator", ROOT / "vilg" / "runtime" / "allocator.py")
+    spec = importlib.util.spec_from_file_location("allocator", ROOT / "vilg" / "machine" / "allocator.py")
     allocator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(allocator)
     allocator.keep_freed_memory(True)

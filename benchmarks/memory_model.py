@@ -24,7 +24,6 @@ QUICK = ("small", "middle", "dense", "wide")
 def measure(shape: dict, batch: int, every: int) -> tuple[int, int]:
     """Measured and predicted peak bytes of one training step; runs in a process that did nothing else."""
     import numpy as np
-    import paddle
     from paddle.base import core
 
     from vilg.engine.ema import WeightEMA
@@ -42,12 +41,7 @@ def measure(shape: dict, batch: int, every: int) -> tuple[int, int]:
     parallel = Parallel(DistributedConfig(recompute=every or "none"))
     phase_optimizer = parallel.phase_optimizer(phase, OptimConfig(), {})
     ema = WeightEMA(phase_optimizer.tensor_shards(), 0.99)
-    rng, text, image = np.random.default_rng(0), config.text_length, config.rows * config.columns
-    batches = {"caption": rng.integers(0, config.vocab_size, [batch, text]), "caption_length": np.full([batch], text),
-               "text": rng.integers(0, config.vocab_size, [batch, text]), "text_length": np.full([batch], text),
-               "text_prefix": np.zeros([batch], "int64"),
-               "codes": rng.integers(0, config.codebook_size, [batch, image])}
-    tensors = {name: paddle.to_tensor(value) for name, value in batches.items()}
+    tensors = harness.random_batch(config, batch, np.random.default_rng(0))
     for number in range(3):
         core.host_memory_stat_reset_peak_value("Allocated", 0)
         phase_optimizer.forward(tensors, number, True, True).loss.backward()

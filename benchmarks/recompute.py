@@ -33,12 +33,7 @@ def training_step(which: str, batch: int, width: int, seed: int) -> Callable[[],
                                BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     phase = Phase("model", module, dict(module.named_parameters()))
     phase_optimizer = Parallel(DistributedConfig(recompute=which)).phase_optimizer(phase, OptimConfig(), {})
-    rng, text, image = np.random.default_rng(seed), config.text_length, config.rows * config.columns
-    arrays = {"caption": rng.integers(0, config.vocab_size, [batch, text]), "caption_length": np.full([batch], text),
-              "text": rng.integers(0, config.vocab_size, [batch, text]), "text_length": np.full([batch], text),
-              "text_prefix": np.zeros([batch], "int64"),
-              "codes": rng.integers(0, config.codebook_size, [batch, image])}
-    tensors = {name: paddle.to_tensor(value) for name, value in arrays.items()}
+    tensors = harness.random_batch(config, batch, np.random.default_rng(seed))
 
     def step() -> None:
         phase_optimizer.forward(tensors, 0, True, True).loss.backward()

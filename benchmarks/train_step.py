@@ -131,11 +131,11 @@ def _memory(processes: dict[str, harness.Contestant]) -> dict[str, float]:
 def model_flops(layers: int, width: int, heads: int, batch: int) -> float:
     """Multiplications and additions that the sparse model needs in a step, the backward counted twice."""
     from vilg.nn.attention.blocks.layout import block_layout
-    from vilg.nn.attention.patterns import Layout, Role, layer_patterns
+    from vilg.nn.attention.patterns import TARGET, Layout, layer_patterns
 
     layout = Layout(TEXT, SIDE, SIDE)
-    pairs = sum(layout.image * block_layout(pattern, Role.TARGET, layout).keys + TEXT * TEXT
-                for pattern in layer_patterns(layers, sparse=True))
+    pairs = sum(layout.image * block_layout(pattern, TARGET, layout).keys + TEXT * TEXT
+                for pattern in layer_patterns(layers))
     linear = layers * 24 * width ** 2 * layout.length + 2 * width * CODES * layout.image
     return 3.0 * batch * (linear + 4 * width * pairs)
 

@@ -8,10 +8,11 @@ def released_model(tmp_path_factory):
     """A folder that ``vilg.app.pipeline.load`` reads: 2 layers, 4×4 tokens, 16×16 pictures, weights of a fixed seed."""
     import paddle
 
+    from vilg import release
     from vilg.generation.sampling import SamplingConfig
     from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-    from vilg.release.folder import save_bidirectional
-    from vilg.tokenizers.image.folder import build_image_tokenizer
+    from vilg.release.kinds.bidirectional import ReleasedModel
+    from vilg.tokenizers.image.kinds import build_image_tokenizer
     from vilg.tokenizers.image.quantize import QuantizerConfig
     from vilg.tokenizers.image.vqvae import VQConfig
     from vilg.tokenizers.text.vocabulary import build_vocab, vocab_text
@@ -31,7 +32,7 @@ def released_model(tmp_path_factory):
                                  text_length=16, rows=4, columns=4)
     model = BidirectionalTransformer(config)
     _tell_inputs_apart(model)
-    save_bidirectional(folder, config, model.state_dict(), image_tokenizer, words, SamplingConfig())
+    release.write(folder, "bidirectional", ReleasedModel(model, image_tokenizer, words, SamplingConfig()))
     return folder
 
 
@@ -43,3 +44,22 @@ def _tell_inputs_apart(model):
         if len(parameter.shape) == 2:
             scale = 1.5 if "embedding" in parameter.name else 1.2 / parameter.shape[0] ** 0.5
             parameter.set_value(rng.normal(0, scale, parameter.shape).astype("float32"))
+
+
+@pytest.fixture(scope="session")
+def make_older():
+    """A function that turns a released folder, parts and all, into the form that was written before version 1.1."""
+    import yaml
+
+    from vilg.weights.files import fingerprint, read_weights
+
+    def make(folder):
+        for path in folder.rglob("model.yaml"):
+            said = yaml.safe_load(path.read_text(encoding="utf-8"))
+            said = {key: value for key, value in said.items() if key not in ("format", "parts", "fingerprint")}
+            if said["kind"] == "image_tokenizer":
+                said["fingerprint"] = fingerprint(read_weights(path.with_name("model.safetensors")))
+            path.write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return folder
+
+    return make

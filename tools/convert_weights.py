@@ -5,10 +5,9 @@ the file asks to be run. The folder can stand as task.image_tokenizer in a confi
 """
 import argparse
 
-from vilg import cli
+from vilg import cli, release
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.convert import import_dvae, import_vqgan
-from vilg.tokenizers.image.folder import save_image_tokenizer
 
 EPILOG = """examples:
   python tools/convert_weights.py vqgan --checkpoint last.ckpt --output weights/vqgan_f8_8192
@@ -47,7 +46,7 @@ def main() -> int:
     """Run the tool."""
     args = arguments()
     tokenizer = read(args)
-    mark = save_image_tokenizer(tokenizer, args.output, dtype="float16" if args.half else None)
+    mark = release.write(args.output, "image_tokenizer", tokenizer, dtype="float16" if args.half else None)
     rows, columns = tokenizer.grid
     print(f"{args.output}: {tokenizer.config.kind}, {tokenizer.image_size} pixels, {rows}×{columns} tokens of "
           f"{tokenizer.codebook_size}, fingerprint {mark}")

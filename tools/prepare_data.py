@@ -13,8 +13,10 @@ from vilg import cli
 from vilg.config import from_dict
 from vilg.data.filtering.rules import PaperFilter
 from vilg.data.packing import FORMATS, Packing, PackingReport, write_folder, write_shards
-from vilg.data.sources.folder import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.data.sources.folder import FolderConfig, FolderSource
 from vilg.data.sources.shards import index_folder
+from vilg.data.sources.table import TableConfig, TableSource
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 
 
 def parse() -> argparse.Namespace:

@@ -34,13 +34,13 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    from vilg.evaluation import table7  # Paddle loads here, after --help and usage errors
-    from vilg.models.scene_features import load_scene_features
+    from vilg import release  # Paddle loads here, after --help and usage errors
+    from vilg.evaluation import table7
     from vilg.run.build import load_run
 
     run = load_run(arguments.config, [*(QUICK if arguments.quick else []), *arguments.set])
     seeds, count = (arguments.seeds[:2], 32) if arguments.quick else (arguments.seeds, arguments.count)
-    network = load_scene_features(arguments.features)
+    network = release.read(arguments.features, "scene_features")
     table = table7.fill(run, seeds, arguments.output, network, count)
     folder = arguments.report or (arguments.output if arguments.quick else Path("docs"))
     command = "python " + shlex.join([Path("tools", Path(__file__).name).as_posix(), *sys.argv[1:]])

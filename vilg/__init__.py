@@ -13,10 +13,11 @@ _MOVED = {"pipeline": "vilg.app.pipeline", "build": "vilg.run.build", "web": "vi
 
 
 def load(name_or_directory, device=None, cpu_math=None):
-    """Load a released model, by name or folder; see :func:`vilg.app.pipeline.load`."""
+    """Load a released folder, by name or path: what draws and describes, or another kind's own; see
+    :func:`vilg.app.pipeline.load_any`."""
     from vilg.app import pipeline  # models and tokenizers are only imported by those who load one
 
-    return pipeline.load(name_or_directory, device=device, cpu_math=cpu_math)
+    return pipeline.load_any(name_or_directory, device=device, cpu_math=cpu_math)
 
 
 def __getattr__(name):

@@ -12,9 +12,9 @@ import paddle
 import pytest
 from PIL import Image, features
 
-from vilg import runtime
+from vilg import release, runtime
 from vilg.app import image_files as gallery, pipeline
-from vilg.data.images import read_picture
+from vilg.data.images import read_image
 from vilg.data.transforms import to_model
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, DataError, VilgError
@@ -22,7 +22,6 @@ from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import precision, switch
 from vilg.machine import process
 from vilg.nn import functional
-from vilg.tokenizers.image.folder import load_image_tokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,7 +214,7 @@ def test_whatever_decoders_raise_for_damaged_pictures_is_the_same_sentence(tmp_p
         start = content.index(mark) + (80 if kind == "DDS" else 4)
         content[start:start + 4] = bytes(4)
         damaged.write_bytes(content)
-        with pytest.raises(DataError, match="damaged: not a whole picture"):
+        with pytest.raises(DataError, match="damaged: not a whole image"):
             pipeline.open_picture(damaged)
 
 
@@ -233,7 +232,7 @@ def test_a_photo_is_turned_upright_as_in_training(tmp_path):
     assert upright.shape == (4, 2, 3) and upright[0, 1].tolist() == [255, 0, 0]
     with Image.open(tmp_path / "photo.png") as opened:
         assert (pipeline.open_picture(opened) == upright).all()
-    assert (read_picture(tmp_path / "photo.png", "photo") == upright).all()
+    assert (read_image(tmp_path / "photo.png", "photo") == upright).all()
 
 
 def test_the_shipped_tokenizer_reads_plain_pictures_alike_with_stock_operators():
@@ -241,7 +240,7 @@ def test_the_shipped_tokenizer_reads_plain_pictures_alike_with_stock_operators()
     drawn = [scenes.sample_scene(seed, "test") for seed in range(300)]
     plain = [scene for scene in drawn if scene.background.start == scene.background.end][:100]
     assert len({scene.background.start for scene in plain}) == 4  # every tint
-    tokenizer = load_image_tokenizer(ROOT / "model_zoo/ernie_vilg_tiny/image_tokenizer")
+    tokenizer = release.read(ROOT / "model_zoo/ernie_vilg_tiny/image_tokenizer", "image_tokenizer")
     pixels = paddle.to_tensor(np.stack([to_model(scenes.render(scene, 64)) for scene in plain]))
     with paddle.no_grad():
         fast = tokenizer.encode(pixels).numpy()
@@ -284,9 +283,8 @@ def test_an_unknown_model_names_the_way_out():
 def test_another_image_tokenizer_or_vocabulary_is_refused(released_model, tmp_path):
     folder = tmp_path / "swapped"
     shutil.copytree(released_model, folder)
-    text = (folder / "model.yaml").read_text(encoding="utf-8").splitlines()
-    (folder / "model.yaml").write_text("\n".join(
-        "vocabulary: 0123456789abcdef" if line.startswith("vocabulary:") else line for line in text), encoding="utf-8")
+    words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    (folder / "vocab.txt").write_text("\n".join([*words[:-2], words[-1], words[-2]]) + "\n", encoding="utf-8")
     with pytest.raises(CheckpointError, match="vocabulary"):
         pipeline.load(folder)
 

@@ -173,3 +173,24 @@ def test_a_single_usable_sample_is_found(count):
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError):
         LoaderConfig(**settings)
+
+
+def test_the_task_sees_whole_samples_one_by_one_with_their_seeds():
+    seen = []
+
+    def view(sample, seed):
+        seen.append((sample.key, seed))
+        if sample.key == "n2":
+            raise BrokenSample(sample.key, "nothing to see")
+        return sample.key.upper()
+
+    run = Loader(Mixture([Numbers(12)]), LoaderConfig(prefetch=1), lambda views, seeds: list(zip(views, seeds)), 4,
+                 view=view)
+    batches = [next(run) for _ in range(3)]
+    run.close()
+    given = [pair for batch in batches for pair in batch]
+    assert {(key.upper(), seed) for key, seed in seen} >= set(given) and len({seed for _, seed in given}) == 12
+    assert "N2" not in dict(given) and run.broken.reasons == {"n2": "nothing to see"}
+    plain, _ = take(loader(Numbers(12)), 3)
+    assert [key.lower() for key, _ in given] == [key if key != "n2" else given[place][0].lower()
+                                                 for place, key in enumerate(plain)]

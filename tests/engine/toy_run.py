@@ -13,8 +13,9 @@ def trainer(output, steps=12, poison=range(0), width=16, fingerprints=None, task
     train = {"batch_size": 8, "log_every": 1, "preview_every": 0, "checkpoint_every": 5} | train
     config = TrainConfig(steps=steps, **train)
     loader = ToyLoader(config.micro_batch_size(1), poison=poison)
-    return Trainer(task or ToyTask(width=width), loader, config, optim or OptimConfig(lr=1e-2, warmup_steps=3),
-                   Parallel(DistributedConfig(**(parallel or {}))), output, identity={"fingerprints": fingerprints or {}})
+    ranks = Parallel(DistributedConfig(**(parallel or {})))
+    return Trainer(task or ToyTask(width=width), loader, config, optim or OptimConfig(lr=1e-2, warmup_steps=3), ranks,
+                   output, identity={"fingerprints": fingerprints or {}})
 
 
 def lines(output):

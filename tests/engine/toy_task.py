@@ -1,12 +1,21 @@
 """A small task for the engine's tests: a two-layer map learned from a seeded stream of pairs."""
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from vilg.engine.task import LogPicture, Phase, StepOutput
+from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
+
+
+@dataclass
+class ToyBatch(Batch):
+    """``x`` [B, 6] and what to make of it, ``y`` [B, 3]."""
+
+    x: Tensor | np.ndarray
+    y: Tensor | np.ndarray
 
 
 class ToyLoader:
@@ -23,7 +32,7 @@ class ToyLoader:
     def close(self) -> None:
         pass
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[ToyBatch]:
         while True:
             first = (self.position * self.ranks + self.rank) * self.batch_size
             rows = range(first, first + self.batch_size)
@@ -31,7 +40,7 @@ class ToyLoader:
             if self.position in self.poison:
                 x[0, 0] = np.nan
             self.position += 1
-            yield {"x": x.astype("float32"), "y": np.sin(x[:, :3]).astype("float32")}
+            yield ToyBatch(x.astype("float32"), np.sin(x[:, :3]).astype("float32"))
 
     def state_dict(self) -> dict[str, int]:
         return {"samples": self.position * self.ranks * self.batch_size}
@@ -58,11 +67,11 @@ class ToyModel(nn.Layer):
         self.leave = nn.Linear(width, 3)
         self.register_buffer("seen", paddle.zeros([1]))
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
-        hidden = self.enter(batch["x"])
+    def forward(self, batch: ToyBatch, step: int) -> StepOutput:
+        hidden = self.enter(batch.x)
         for block in self.blocks:
             hidden = block(hidden)
-        loss = nn.functional.mse_loss(self.leave(hidden), batch["y"])
+        loss = nn.functional.mse_loss(self.leave(hidden), batch.y)
         return StepOutput(loss, {"loss_mse": loss.detach()})
 
 
@@ -73,20 +82,17 @@ class ToyTask:
         self.phases = [Phase("model", self.model, dict(self.model.named_parameters()))]
         self.exported = None
 
-    def collate(self, samples: list[Any], seeds: list[int]) -> dict[str, np.ndarray]:
-        return {}
-
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def prepare(self, batch: ToyBatch) -> ToyBatch:
         return batch
 
     def after_step(self, step: int) -> dict[str, float]:
         self.model.seen.add_(paddle.ones([1]))
         return {"seen": self.model.seen.item()}
 
-    def tokens(self, batch: dict[str, Any]) -> int:
-        return batch["x"].shape[0]
+    def tokens(self, batch: ToyBatch) -> int:
+        return batch.x.shape[0]
 
-    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+    def preview(self, batch: ToyBatch) -> Iterator[LogPicture]:
         yield LogPicture("grey", np.full([8, 8, 3], 128, "uint8"), "a grey square")
 
     def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:

@@ -9,11 +9,11 @@ import paddle
 import pytest
 from PIL import Image
 
-from vilg import config
+from vilg import config, release
 from vilg.app import pipeline
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation import table7
-from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig, save_scene_features
+from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.run import build
 from vilg.tasks.bidirectional import BidirectionalTask
 from vilg.tasks.end_to_end import EndToEndTask
@@ -58,7 +58,8 @@ def test_the_arms_are_twins(values, tmp_path):
         loader = build.build_loader(twins[name], tasks[name], 0, 1)
         batches.append(next(iter(loader)))
         loader.close()
-    assert all(np.array_equal(batches[0][name], batches[1][name]) for name in batches[0])
+    first, second = (batch.parts() for batch in batches)
+    assert first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
     assert twins["two_stage"].train == twins["end_to_end"].train
     assert twins["two_stage"].optim == twins["end_to_end"].optim
     with pytest.raises(ConfigError, match="end_to_end"):
@@ -66,7 +67,7 @@ def test_the_arms_are_twins(values, tmp_path):
 
 
 def test_the_tool_fills_resumes_and_reports(values, network, tmp_path):
-    save_scene_features(network, tmp_path / "network")
+    release.write(tmp_path / "network", "scene_features", network)
     (tmp_path / "small.yaml").write_text(config.to_yaml(config.from_dict(build.RunConfig, values)), encoding="utf-8")
     command = [sys.executable, "tools/table7.py", "--config", str(tmp_path / "small.yaml"), "--features",
                str(tmp_path / "network"), "--seeds", "0", "1", "--count", "4", "--output", str(tmp_path / "out"),

@@ -20,12 +20,12 @@ from vilg.config import from_dict
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.optim import OptimConfig
 from vilg.engine.parallel.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
-from vilg.engine.task import Phase
+from vilg.engine.task import Batch, Phase
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import VilgError
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig
-from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
+from vilg.tasks.bidirectional import BidirectionalBatch, BidirectionalStep, BidirectionalTaskConfig
+from vilg.tasks.image_tokenizer import ImageBatch, ImageTokenizerTask, ImageTokenizerTaskConfig
 
 
 def run(case: dict) -> dict:
@@ -50,25 +50,25 @@ def run(case: dict) -> dict:
             "exported": sorted(exported)}
 
 
-def transformer() -> tuple[Phase, dict[str, np.ndarray]]:
+def transformer() -> tuple[Phase, Batch]:
     """The transformer's own phase, and a batch for it."""
     config = BidirectionalConfig(layers=4, width=32, heads=4, vocab_size=90, codebook_size=70, text_length=6, rows=4,
                                  columns=5)
     step = BidirectionalStep(BidirectionalTransformer(config),
                              BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     random, size = np.random.default_rng(0), 4
-    return Phase("model", step, dict(step.named_parameters())), {
-        "caption": random.integers(1, 90, [size, 6]), "caption_length": np.full([size], 6),
-        "text": random.integers(1, 90, [size, 6]), "text_length": np.full([size], 6),
-        "text_prefix": np.zeros([size], "int64"), "codes": random.integers(0, 70, [size, 20])}
+    return Phase("model", step, dict(step.named_parameters())), BidirectionalBatch(
+        t2i_text=random.integers(1, 90, [size, 6]), t2i_length=np.full([size], 6),
+        i2t_text=random.integers(1, 90, [size, 6]), i2t_length=np.full([size], 6),
+        i2t_prefix=np.zeros([size], "int64"), codes=random.integers(0, 70, [size, 20]))
 
 
-def dvae() -> tuple[Phase, dict[str, np.ndarray]]:
+def dvae() -> tuple[Phase, Batch]:
     """The phase of an image tokenizer that looks codes up in a convolution's weight, and a batch for it."""
     task = ImageTokenizerTask(from_dict(ImageTokenizerTaskConfig, {
         "tokenizer": {"kind": "dvae", "image_size": 16, "channels": 8, "multipliers": [1, 2], "blocks": 1,
                       "codebook_size": 16, "decoder_channels": 8}, "loss": {"kind": "logit_laplace"}}))
-    return task.phases[0], {"image": np.random.default_rng(0).uniform(-1, 1, [4, 3, 16, 16]).astype("float32")}
+    return task.phases[0], ImageBatch(np.random.default_rng(0).uniform(-1, 1, [4, 3, 16, 16]).astype("float32"))
 
 
 MODELS = {"transformer": transformer, "dvae": dvae}
@@ -84,8 +84,7 @@ def run_model(case: dict) -> dict:
         tensor.set_value(random.normal(0, 0.05, tensor.shape).astype("float32"))
     phase_optimizer, losses = parallel.phase_optimizer(phase, OptimConfig(lr=1e-2), {}), []
     for number in range(case["steps"]):
-        tensors = {name: paddle.to_tensor(value) for name, value in batch.items()}
-        loss = phase_optimizer.forward(tensors, number, True, True).loss
+        loss = phase_optimizer.forward(batch.map(paddle.to_tensor), number, True, True).loss
         loss.backward()
         phase_optimizer.exchange()
         phase_optimizer.step(1e-2)

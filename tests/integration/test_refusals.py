@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vilg.data.packing import Packing, write_shards
-from vilg.data.sources.folder import ScenesConfig, ScenesSource
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.engine.safety.supervisor import EXIT_REFUSED, rank_environments
 
 ROOT = Path(__file__).parents[2]

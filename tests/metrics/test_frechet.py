@@ -3,12 +3,13 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg import config
+from vilg import config, release
 from vilg.data.sample import Sample
 from vilg.data.worlds.scenes import render, sample_scene
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.errors import CheckpointError, DataError
 from vilg.metrics.frechet import Gaussian, frechet_distance, gaussian
-from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig, load_scene_features
+from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.run import build
 from vilg.tasks.scene_features import CLASSES, SceneFeaturesTask, SceneFeaturesTaskConfig
 
@@ -71,23 +72,32 @@ def make_task():
     return SceneFeaturesTask(config.from_dict(SceneFeaturesTaskConfig, {"network": SMALL}))
 
 
-def scene_samples(count):
-    return [Sample(f"scenes/train/{seed}", render(sample_scene(seed, "train"), 32), [""]) for seed in range(count)]
+def scene_samples(count, **settings):
+    source = ScenesSource(ScenesConfig(count=count, size=32, **settings))
+    return [source[seed] for seed in range(count)]
 
 
-def test_labels_say_what_stands_where():
-    batch = make_task().collate(scene_samples(8), list(range(8)))
+def gather(task, taken, seeds=None):
+    """What the loader makes of samples: their views, collated."""
+    seeds = list(range(len(taken))) if seeds is None else seeds
+    return task.collate([task.view(sample, seed) for sample, seed in zip(taken, seeds)], seeds)
+
+
+@pytest.mark.parametrize("settings", [{}, {"kinds": 2}, {"wide": True}, {"first": 40}])
+def test_labels_say_what_stands_where(settings):
+    batch = gather(make_task(), scene_samples(8, **settings))
     for row in range(8):
-        scene = sample_scene(row, "train")
-        assert (batch["shape"][row] > 0).sum() == len(scene.objects)
+        seed = settings.get("first", 0) + row
+        scene = sample_scene(seed, "train", settings.get("kinds", 1), settings.get("wide", False))
+        assert (batch.shape[row] > 0).sum() == len(scene.objects)
         for item in scene.objects:
             cell = 3 * item.cell[0] + item.cell[1]
-            assert all(CLASSES[name][batch[name][row, cell] - 1] == getattr(item, name) for name in CLASSES)
+            assert all(CLASSES[name][getattr(batch, name)[row, cell] - 1] == getattr(item, name) for name in CLASSES)
 
 
 def test_a_few_steps_learn_a_few_scenes_and_the_folder_gives_the_same_features(tmp_path):
     task, samples = make_task(), scene_samples(8)
-    batch = {name: paddle.to_tensor(value) for name, value in task.collate(samples, list(range(8))).items()}
+    batch = gather(task, samples).map(paddle.to_tensor)
     optimizer = paddle.optimizer.AdamW(1e-2, parameters=list(task.phases[0].parameters.values()))
     first = float(task.step(batch, 0).loss)
     for step in range(30):
@@ -98,8 +108,8 @@ def test_a_few_steps_learn_a_few_scenes_and_the_folder_gives_the_same_features(t
     assert float(output.loss) < 0.5 * first and float(output.figures["right_shape"]) > 0.8
     task.export(str(tmp_path / "network"), {"network.embedding.bias": np.zeros([16], "float32")})
     task.network.embedding.bias.set_value(paddle.zeros([16]))
-    pictures = [sample.picture for sample in samples]
-    loaded = load_scene_features(tmp_path / "network")
+    pictures = [sample.image for sample in samples]
+    loaded = release.read(tmp_path / "network", "scene_features")
     np.testing.assert_allclose(loaded.of(pictures, 3), task.network.of(pictures), atol=2e-2)
     assert loaded.of(pictures).shape == (8, loaded.width) and loaded.of([]).shape == (0, loaded.width)
 
@@ -116,11 +126,11 @@ def test_dark_scenes_are_further_from_scenes_than_other_scenes_are():
 
 def test_refusals(tmp_path):
     with pytest.raises(CheckpointError, match="scene_features.yaml"):
-        load_scene_features(tmp_path)
+        release.read(tmp_path, "scene_features")
     with pytest.raises(DataError, match="32, 32"):
         SceneFeatures(SceneFeaturesConfig(**SMALL)).of([np.zeros((64, 64, 3), "uint8")])
     with pytest.raises(DataError, match="no drawn scene"):
-        make_task().collate([Sample("photo.png", np.zeros((32, 32, 3), "uint8"), [""])], [0])
+        gather(make_task(), [Sample("scenes/train/3", np.zeros((32, 32, 3), "uint8"), [""])])
 
 
 def test_a_run_trains_and_exports_it(tmp_path):
@@ -128,4 +138,5 @@ def test_a_run_trains_and_exports_it(tmp_path):
               "data": {"sources": [{"kind": "scenes", "count": 20, "size": 32, "captions": 1, "questions": 0}]},
               "train": {"steps": 2, "batch_size": 4, "preview_every": 1, "checkpoint_every": 0}}
     build.build_trainer(config.from_dict(build.RunConfig, values)).fit()
-    assert load_scene_features(tmp_path / "run" / "model").of([np.zeros((32, 32, 3), "uint8")]).shape == (1, 32)
+    network = release.read(tmp_path / "run" / "model", "scene_features")
+    assert network.of([np.zeros((32, 32, 3), "uint8")]).shape == (1, 32)

@@ -10,6 +10,7 @@ from vilg.errors import ConfigError, ShapeError
 from vilg.losses.sequence import image_to_text_loss, text_nll, text_targets, text_to_image_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.nn import functional
+from vilg.nn.attention.patterns import Convolution, Dense
 from vilg.yaml_files import read_chain
 
 SMALL = dict(layers=4, width=16, heads=2, vocab_size=20, codebook_size=12, text_length=5, rows=3, columns=4)
@@ -177,6 +178,13 @@ def test_contradictions_in_the_config_are_refused(key, value, says):
         configs.from_dict(BidirectionalConfig, SMALL | {key: value})
 
 
+def test_the_configs_window_is_the_last_layers():
+    config = configs.from_dict(BidirectionalConfig, SMALL | {"conv_window": 5, "sparse": True})
+    assert BidirectionalTransformer(config).patterns[-1] == Convolution(5)
+    dense = configs.from_dict(BidirectionalConfig, SMALL | {"sparse": False})
+    assert dense.patterns == [Dense()] * dense.layers
+
+
 @pytest.mark.parametrize("name,least,most", [("10b", 9.6e9, 10.2e9), ("300m", 0.30e9, 0.36e9)])
 def test_the_papers_sizes_are_built_without_being_allocated(name, least, most):
     path = Path(__file__).resolve().parents[2] / "configs" / "vilg" / f"{name}.yaml"
@@ -184,4 +192,4 @@ def test_the_papers_sizes_are_built_without_being_allocated(name, least, most):
     with paddle.LazyGuard():
         model = BidirectionalTransformer(config)
     assert least < sum(math.prod(parameter.shape) for parameter in model.parameters()) < most
-    assert [pattern.value for pattern in model.patterns[:3]] == ["row", "column", "row"]
+    assert [pattern.name for pattern in model.patterns[:3]] == ["row", "column", "row"]

@@ -9,7 +9,7 @@ from vilg.losses.reconstruction import pixel_loss
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
 from vilg.tokenizers.image.dvae import DVAEConfig
-from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.quantize import QuantizerConfig
 from vilg.tokenizers.image.vqvae import VQConfig
 

@@ -15,7 +15,7 @@ from vilg.kernels.onednn import library, matmul, precision, selftest, switch
 from vilg.kernels.onednn.library import BF16, F32
 from vilg.kernels.onednn.packed import PackedProduct
 from vilg.nn import functional
-from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.quantize import QuantizerConfig
 from vilg.tokenizers.image.vqvae import VQConfig
 

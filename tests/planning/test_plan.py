@@ -1,4 +1,6 @@
 """Plans: counts are the built model's, memory adds up, the smallest fleet is the smallest."""
+from dataclasses import dataclass
+
 import paddle
 import pytest
 
@@ -6,7 +8,10 @@ from vilg.engine.parallel.distributed import DistributedConfig
 from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-from vilg.planning.memory import StepPlan, backward_peak, kept_bytes, parameter_count
+from vilg.nn.attention.patterns import SOURCE, TARGET
+from vilg.nn.program import Activation, Attend, Map, Norm
+from vilg.nn.transformer import Block
+from vilg.planning.memory import StepPlan, backward_peak, block_parameters, kept_bytes, parameter_count
 from vilg.planning.plan import Devices, flops_per_token, make_plan, smallest_fleet
 from vilg.planning.report import picture, table
 
@@ -43,6 +48,28 @@ def test_memory_by_hand():
     assert sum(kept_bytes(SMALL, StepPlan(2, half=True)).values()) * 2 == sum(kept.values())
     assert sum(kept_bytes(SMALL, StepPlan(2, recompute_every=1)).values()) < 0.3 * sum(kept.values())
     assert backward_peak(SMALL, step) > sum(kept.values())
+
+
+@dataclass(frozen=True)
+class Other:
+    """The shape of a model whose blocks have another program; the rest is SMALL's."""
+
+    program: tuple
+
+    def __getattr__(self, name):
+        return getattr(SMALL, name)
+
+
+def test_a_plan_reads_the_blocks_program():
+    wide = Map("extra", 32, 500), Activation("gelu", 500), Map("back", 500, 32)
+    other, step = Other((*SMALL.program, Norm("last", 32), *wide)), StepPlan(2, roles=(TARGET, SOURCE))
+    built = sum(parameter.size for parameter in Block(0, 1, other.program).parameters())
+    assert block_parameters(other) == built
+    slots, before, after = 2 * 2 * 26, kept_bytes(SMALL, step), kept_bytes(other, step)
+    assert after["feed-forward"] - before["feed-forward"] == 4 * 3 * 2 * 500 * slots
+    assert after["residual stream and norms"] - before["residual stream and norms"] == 4 * 3 * (2 * 32 + 2) * slots
+    twice = Other((*SMALL.program, Attend(4, 32)))
+    assert kept_bytes(twice, step)["queries, keys, values"] - before["queries, keys, values"] == 4 * 3 * 3 * 32 * slots
 
 
 def test_plan_of_the_big_run():

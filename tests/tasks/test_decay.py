@@ -10,7 +10,7 @@ from vilg.models.end_to_end import EndToEndReconstructor, ReconstructorConfig
 from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.tasks.scene_features import SceneFeaturesStep
 from vilg.tokenizers.image.dvae import DVAEConfig
-from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.vqvae import VQConfig
 
 AUTOENCODER = {"image_size": 16, "channels": 8, "multipliers": [1, 2], "blocks": 1, "decoder_blocks": 1,

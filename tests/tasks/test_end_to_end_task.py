@@ -10,13 +10,12 @@ import paddle
 import pytest
 import yaml
 
-from vilg import config
+from vilg import config, release
 from vilg.app import pipeline
 from vilg.data.sample import Sample
 from vilg.engine.optim import OptimConfig, build_optimizer
 from vilg.errors import CheckpointError, ConfigError, DataError, VilgError
 from vilg.generation.sampling import SamplingConfig
-from vilg.release.folder import load_bidirectional
 from vilg.run import build
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
@@ -49,9 +48,14 @@ def samples(count=6):
                    [("有几个？", "一个")]) for i in range(count)]
 
 
+def gather(task, taken, seeds=None):
+    """What the loader makes of samples: their views, collated."""
+    seeds = list(range(len(taken))) if seeds is None else seeds
+    return task.collate([task.view(sample, seed) for sample, seed in zip(taken, seeds)], seeds)
+
+
 def batch_of(task, count=6):
-    arrays = task.collate(samples(count), list(range(count)))
-    return task.prepare({name: paddle.to_tensor(value) for name, value in arrays.items()})
+    return task.prepare(gather(task, samples(count)).map(paddle.to_tensor))
 
 
 def gradients(task, loss):
@@ -71,13 +75,13 @@ def test_a_step_adds_the_picture_to_what_a_bidirectional_step_computes(make, rel
     for name, value in plain.model.state_dict().items():
         assert np.array_equal(value.numpy(), task.model.state_dict()[name].numpy()), f"{name} starts elsewhere"
     batch = batch_of(task)
-    output, generation = task.step(batch, 0), plain.step({k: v for k, v in batch.items() if k != "image"}, 0)
+    output, generation = task.step(batch, 0), plain.step(batch, 0)
     assert float(output.figures["loss_t2i"]) == pytest.approx(float(generation.figures["loss_t2i"]), rel=1e-5)
     assert float(output.figures["loss_i2t"]) == pytest.approx(float(generation.figures["loss_i2t"]), rel=1e-5)
     picture = float(output.figures["loss_reconstruction"])
     assert float(output.loss) == pytest.approx(float(generation.loss) + picture, rel=1e-5)
-    raw = task.end_to_end(batch["caption"], batch["caption_length"], batch["codes"])
-    error = raw - batch["image"]
+    raw = task.end_to_end(batch.t2i_text, batch.t2i_length, batch.codes)
+    error = raw - batch.image
     assert picture == pytest.approx(float(error.abs().mean() + (error * error).mean()), rel=1e-4)
 
 
@@ -198,7 +202,7 @@ def arrays(rows):
 
 
 def test_an_exported_folder_carries_the_averaged_reconstructor(exported):
-    released = load_bidirectional(exported)
+    released = release.read(exported, "bidirectional")
     assert np.allclose(released.reconstructor.map.norm.bias.numpy(), 0.125)
     assert np.allclose(released.model.norm.bias.numpy(), 0.25)
 
@@ -267,9 +271,8 @@ def test_the_tool_draws_by_the_path_it_is_told(exported, tmp_path):
     ("code_dim", 4, "code width 4, but 8"), ("image_tokenizer", "abc", "image tokenizer abc, but"),
     ("transformer", "abc", "transformer abc, but"), ("kind", "bidirectional", "does not describe a reconstructor"),
 ])
-def test_a_reconstructor_of_something_else_is_refused_with_both_sides(exported, tmp_path, key, value, says):
-    folder = tmp_path / "swapped"
-    shutil.copytree(exported, folder)
+def test_a_reconstructor_of_something_else_is_refused_with_both_sides(exported, tmp_path, make_older, key, value, says):
+    folder = make_older(shutil.copytree(exported, tmp_path / "swapped"))
     path = folder / "reconstructor" / "model.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
     with pytest.raises(CheckpointError, match=says):
@@ -299,8 +302,8 @@ def test_contradictions_are_refused(make, changes, says):
 
 def test_codes_without_pictures_are_refused(make):
     coded = [Sample("s", None, ["红色的圆形"], [], np.zeros(16, "int64"))]
-    with pytest.raises(DataError, match="compares with pictures"):
-        make().collate(coded, [0])
+    with pytest.raises(DataError, match="compares with images"):
+        gather(make(), coded)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -313,7 +316,7 @@ def test_a_run_resumes_exactly_and_accumulates(released_model, tmp_path, accumul
                   "train": {"steps": steps, "batch_size": 4, "accumulate_steps": accumulate, "log_every": 1,
                             "preview_every": 0, "checkpoint_every": 2, "ema_decay": 0.9, "resume": resume}}
         build.build_trainer(config.from_dict(build.RunConfig, values)).fit()
-        return load_bidirectional(tmp_path / name / "model")
+        return release.read(tmp_path / name / "model", "bidirectional")
 
     whole = run("whole", 4)
     run("parts", 2)

@@ -3,11 +3,10 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg import config
+from vilg import config, release
 from vilg.data.sample import Sample
 from vilg.errors import ConfigError
-from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
-from vilg.tokenizers.image.folder import load_image_tokenizer
+from vilg.tasks.image_tokenizer import ImageBatch, ImageTokenizerTask, ImageTokenizerTaskConfig
 
 AUTOENCODER = {"image_size": 16, "channels": 8, "multipliers": [1, 2], "blocks": 1, "decoder_blocks": 1,
                "attention_resolutions": [], "norm_groups": 4, "z_channels": 8, "code_dim": 8,
@@ -26,12 +25,12 @@ def build(kind: str) -> ImageTokenizerTask:
     return ImageTokenizerTask(config.from_dict(ImageTokenizerTaskConfig, VARIANTS[kind]))
 
 
-def batch(task: ImageTokenizerTask, count: int = 4) -> dict[str, paddle.Tensor]:
+def batch(task: ImageTokenizerTask, count: int = 4) -> ImageBatch:
     rng = np.random.default_rng(0)
-    samples = [Sample(str(number), rng.integers(0, 256, (24, 20, 3), dtype=np.uint8), [""]) for number in range(count)]
-    arrays = task.collate(samples, list(range(count)))
-    assert arrays["image"].dtype == np.float32 and arrays["image"].shape == (count, 3, 16, 16)
-    return task.prepare({name: paddle.to_tensor(value) for name, value in arrays.items()})
+    samples = [Sample(str(number), rng.integers(0, 256, (24, 20, 3), dtype=np.uint8), []) for number in range(count)]
+    arrays = task.collate([task.view(sample, seed) for seed, sample in enumerate(samples)], list(range(count)))
+    assert arrays.image.dtype == np.float32 and arrays.image.shape == (count, 3, 16, 16)
+    return task.prepare(arrays.map(paddle.to_tensor))
 
 
 def train(task: ImageTokenizerTask, steps: int) -> list[dict[str, float]]:
@@ -104,7 +103,7 @@ def test_previews_and_the_exported_folder(kind, tmp_path):
     name = next(iter(task.phases[0].parameters))
     average = {name: np.zeros(task.state()[name].shape, "float32")}
     task.export(str(tmp_path / "model"), average)
-    again = load_image_tokenizer(tmp_path / "model")
+    again = release.read(tmp_path / "model", "image_tokenizer")
     assert again.config == task.config.tokenizer
     assert float(again.state_dict()[name].abs().max()) == 0
     assert task.tokens(batch(task)) == 4 * task.tokenizer.grid[0] * task.tokenizer.grid[1]

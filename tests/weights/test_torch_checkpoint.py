@@ -47,17 +47,20 @@ def test_orders_in_a_checkpoint_are_not_carried_out(tmp_path, save):
 
 
 class Module:
-    """Stands for a module that was pickled whole."""
+    """Stands for a module that was pickled whole; the old stream records its class and source."""
+
+    recorded = True
 
     def __init__(self, parameters, children):
         self._parameters, self._modules = OrderedDict(parameters), OrderedDict(children)
         self._buffers = OrderedDict()
 
 
-def test_a_module_that_was_pickled_whole_gives_its_weights(tmp_path):
+@pytest.mark.parametrize("save", [torch_writer.save, torch_writer.save_stream])
+def test_a_module_that_was_pickled_whole_gives_its_weights(tmp_path, save):
     path = tmp_path / "encoder.pkl"
     inner = Module(torch_writer.tensors({"w": ARRAYS["a.weight"]}), {})
-    torch_writer.save(path, Module({}, {"blocks": Module({}, {"input": inner})}))
+    save(path, Module({}, {"blocks": Module({}, {"input": inner})}))
     np.testing.assert_array_equal(read_foreign_weights(path)["blocks.input.w"], ARRAYS["a.weight"])
 
 

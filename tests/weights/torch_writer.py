@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 
 MAGIC = 0x1950A86A20F9469CFC6C
+KINDS = {"float32": "FloatStorage", "float16": "HalfStorage", "float64": "DoubleStorage", "int64": "LongStorage",
+         "uint16": "BFloat16Storage"}  # numpy has no bfloat16: its bits stand for it
 
 
 class Tensor:
@@ -42,7 +44,7 @@ def _fake_torch():
     _rebuild_tensor_v2.__module__ = "torch._utils"
     _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
     inner._rebuild_tensor_v2 = _rebuild_tensor_v2
-    for name in ("FloatStorage", "HalfStorage", "LongStorage"):
+    for name in KINDS.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
     torch._utils = inner
     kept = {name: sys.modules.get(name) for name in ("torch", "torch._utils")}
@@ -57,14 +59,17 @@ def _fake_torch():
 
 
 def _pickler(torch, storages: list[np.ndarray], handle, stream: bool) -> pickle.Pickler:
-    kinds = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
+    recorded = set()
 
     class Pickler(pickle._Pickler):
         def persistent_id(self, obj):
+            if stream and isinstance(obj, type) and hasattr(obj, "recorded") and obj not in recorded:
+                recorded.add(obj)
+                return "module", obj, "model.py", "class Module: ..."
             if not isinstance(obj, Storage):
                 return None
             storages.append(obj.array)
-            kind = getattr(torch, kinds[obj.array.dtype.name])
+            kind = getattr(torch, KINDS[obj.array.dtype.name])
             return ("storage", kind, str(len(storages) - 1), "cpu", obj.array.size) + ((None,) if stream else ())
 
     return Pickler(handle, protocol=2)

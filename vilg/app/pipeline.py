@@ -19,15 +19,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from vilg import config as configs
-from vilg import runtime
-from vilg.data.images import plain
+from vilg import release, runtime
+from vilg.data.images import plain, read_image
+from vilg.data.sample import BrokenSample
 from vilg.data.transforms import centre_crop, from_model, to_model
-from vilg.errors import CheckpointError, DataError, VilgError
+from vilg.errors import DataError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import SamplingConfig, as_int, seed_each
-from vilg.release.folder import ReleasedModel, load_bidirectional
-from vilg.yaml_files import read_yaml
+from vilg.release.kinds.bidirectional import ReleasedModel
 
 Picture = str | Path | Image.Image | np.ndarray
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
@@ -36,33 +36,30 @@ PATHS = ("two_stage", "end_to_end")
 
 
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
-    """Load a released model by its name in ``model_zoo/`` or by its folder.
+    """Load a model that draws and describes, by its name in ``model_zoo/`` or by its folder.
 
     ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Both are the process's: models that
     were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no
-    such model, and VilgError when the device is not there.
+    such model or the folder is of another kind, and VilgError when the device is not there.
     """
+    _prepare(device, cpu_math)
+    return Pipeline(release.read(release.find_model(name_or_directory, "bidirectional"), "bidirectional"))
+
+
+def load_any(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
+    """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a bidirectional model, and the thing
+    itself for the others (an image tokenizer, a feature network)."""
+    _prepare(device, cpu_math)
+    thing = release.read(release.find_model(name_or_directory))
+    return Pipeline(thing) if isinstance(thing, ReleasedModel) else thing
+
+
+def _prepare(device: str | None, cpu_math: str | None) -> None:
     if device:
         runtime.set_device(device)
     if cpu_math:
         checked = configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "load")
         runtime.set_cpu_math(checked.cpu_math)
-    return Pipeline(load_bidirectional(find_model(name_or_directory)))
-
-
-def find_model(name_or_directory: str | Path) -> Path:
-    """The folder of a released model: a path, or a name in $VILG_MODEL_ZOO,
-    ./model_zoo or the zoo beside the package."""
-    given = Path(name_or_directory)
-    zoos = [Path(os.environ["VILG_MODEL_ZOO"])] if "VILG_MODEL_ZOO" in os.environ else []
-    zoos += [Path("model_zoo"), Path(__file__).resolve().parents[2] / "model_zoo"]
-    for candidate in (given, *(zoo / given for zoo in zoos)):
-        if (candidate / "model.yaml").is_file():
-            return candidate
-    names = sorted({path.parent.name for zoo in zoos for path in zoo.glob("*/model.yaml")
-                    if read_yaml(path).get("kind") == "bidirectional"})
-    raise CheckpointError(f"{name_or_directory}: no such model; give a folder that holds a model.yaml"
-                          + (f", or one of {', '.join(names)}" if names else ""))
 
 
 class Pipeline:
@@ -71,7 +68,7 @@ class Pipeline:
     def __init__(self, released: ReleasedModel):
         self.name = released.name
         self.model, self.image_tokenizer = released.model, released.image_tokenizer
-        self.text_tokenizer = released.words
+        self.text_tokenizer = released.text_tokenizer
         self.reconstructor = released.reconstructor
         self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
 
@@ -275,16 +272,13 @@ def open_picture(picture: Picture) -> np.ndarray:
     if not isinstance(picture, (str, os.PathLike, Image.Image)) and not hasattr(picture, "read"):
         raise DataError(f"a picture is a path, a PIL picture or an array uint8 [H, W, 3]; got {type(picture).__name__}")
     try:
-        if isinstance(picture, Image.Image):
-            return plain(picture)
-        with Image.open(picture) as image:
-            return plain(image)
-    except FileNotFoundError:
-        raise DataError(f"{picture}: there is no such picture") from None
+        return plain(picture) if isinstance(picture, Image.Image) else read_image(picture, str(picture))
+    except BrokenSample as broken:
+        raise DataError(f"{broken}; save it again or leave it out") from None
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file makes decoders raise anything
-        raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
+    except Exception as error:  # a damaged image that PIL has not decoded yet makes decoders raise anything
+        raise DataError(f"{picture}: not a whole image ({error}); save it again or leave it out") from None
 
 
 def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:

@@ -10,18 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from vilg.config import configclass
 from vilg.data.broken import BrokenLog
 from vilg.data.sample import BrokenSample, Sample, Source
-from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
 
-Collate = Callable[[list[Sample], list[int]], dict[str, np.ndarray]]
+B = TypeVar("B")
+View = Callable[[Sample, int], Any]
+Collate = Callable[[list[Any], list[int]], B]
 
 
 @configclass
@@ -117,18 +117,18 @@ class Mixture:
             raise
 
 
-class Loader:
-    """Batches without end: ``next(loader)`` → ``collate(samples,
-    seeds)`` of this rank's share of the next global batch. Pictures are cropped to squares of ``picture_size`` pixels,
-    where it is given, as each is read: a batch of them at their full size takes gigabytes.
+class Loader(Generic[B]):
+    """Batches without end: ``next(loader)`` → ``collate(views, seeds)`` of this rank's share of the next global batch.
+    ``view(sample, seed)`` takes of each whole sample, as it is read, what the batch needs (None: all of it); a batch of
+    large images would take gigabytes. A BrokenSample that it raises counts like one of the data.
 
     A sample's seed is a pure function of the run's seed and its global position. A broken sample is counted and another
     takes its place, the same one on every run. :meth:`state_dict` describes batches that were handed out, not those
     that were prefetched. Raises DataError when the data are too few shards for the ranks.
     """
 
-    def __init__(self, stream: Stream, config: LoaderConfig, collate: Collate, batch_size: int, seed: int = 0,
-                 rank: int = 0, ranks: int = 1, picture_size: int | None = None):
+    def __init__(self, stream: Stream, config: LoaderConfig, collate: Collate[B], batch_size: int, seed: int = 0,
+                 rank: int = 0, ranks: int = 1, view: View | None = None):
         if not 0 <= rank < ranks or batch_size < 1:
             raise ValueError(f"rank {rank} of {ranks} with batch size {batch_size} makes no sense")
         self.stream = stream
@@ -138,7 +138,7 @@ class Loader:
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
-        self.picture_size = picture_size
+        self.view = view
         self.lanes = ranks * config.workers
         self.consumed = 0  # samples, over all ranks
         self.waited = 0.0  # seconds that the consumer spent waiting for batches
@@ -155,10 +155,10 @@ class Loader:
         """Epochs handed out so far."""
         return self.consumed / len(self.stream)
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[B]:
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> B:
         self._fill()
         started = time.perf_counter()
         batch = self._queue.popleft().result()
@@ -201,18 +201,18 @@ class Loader:
             self._queue.append(self._pool.submit(self._batch, self._submitted + self.rank))
             self._submitted += self.batch_size * self.ranks
 
-    def _batch(self, start: int) -> dict[str, np.ndarray]:
+    def _batch(self, start: int) -> B:
         positions = range(start, start + self.batch_size * self.ranks, self.ranks)
         seeds = [int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0]) for position in positions]
-        return self.collate([self._sample(position) for position in positions], seeds)
+        return self.collate([self._view(*place) for place in zip(positions, seeds)], seeds)
 
-    def _sample(self, position: int) -> Sample:
+    def _view(self, position: int, seed: int) -> Any:
         for attempt in range(2 * len(self.stream)):
             try:
                 sample = self.stream.sample(position, attempt)
-                if self.picture_size and sample.picture is not None:
-                    sample = replace(sample, picture=centre_crop(sample.picture, self.picture_size))
-                return sample
+                seen = sample if self.view is None else self.view(sample, seed)
+                self.broken.any_good = True
+                return seen
             except BrokenSample as broken:
                 self.broken.add(broken)
         raise DataError(f"not one usable sample: {self.broken.summary()}")

@@ -1,10 +1,9 @@
-"""Writing samples down: as tar shards, or as a folder of pictures with a table."""
+"""Writing samples down: as tar shards, or as a folder of images with a table."""
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from vilg.data.broken import BrokenLog
+from vilg.data.caption_records import write_record
 from vilg.data.filtering.rules import TextFilter
-from vilg.data.images import PICTURE_SUFFIXES
+from vilg.data.images import is_image_name
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.sources.shards import write_index
 from vilg.data.transforms import centre_crop
@@ -34,16 +34,15 @@ class PackingReport:
 
 @dataclass
 class Packed:
-    """A sample as it is written: the bytes of its picture's file, and what is said about it."""
+    """A sample as it is written, with the captions that were kept, and the bytes of its image's file."""
 
-    key: str
-    picture: bytes
-    texts: dict[str, list]
+    sample: Sample
+    image: bytes
 
 
 @dataclass
 class Packing:
-    """How samples are written: pictures as ``format``, centre-cropped to ``size`` pixels where one is given.
+    """How samples are written: images as ``format``, centre-cropped to ``size`` pixels where one is given.
 
     ``text_filter`` drops captions, and with the last one the sample. Raises DataError for a format or size that cannot
     be.
@@ -56,9 +55,9 @@ class Packing:
 
     def __post_init__(self):
         if self.format not in FORMATS:
-            raise DataError(f"{self.format}: pictures are written as {', '.join(FORMATS)}")
+            raise DataError(f"{self.format}: images are written as {', '.join(FORMATS)}")
         if self.size is not None and self.size < 1:
-            raise DataError(f"a size of {self.size} pixels is none; give 1 or more, or no size to leave pictures whole")
+            raise DataError(f"a size of {self.size} pixels is none; give 1 or more, or no size to leave images whole")
 
     def usable(self, source: Source, report: PackingReport) -> Iterator[Packed]:
         """The samples to write one by one, counted in ``report``. Raises DataError when too many are broken."""
@@ -72,6 +71,7 @@ class Packing:
             if packed is None:
                 report.filtered += 1
                 continue
+            broken.any_good = True
             report.written += 1
             yield packed
         report.broken = len(broken)
@@ -84,10 +84,10 @@ class Packing:
             captions = [text for text in captions if self.text_filter.keeps(text)]
         if not captions:
             return None
-        return Packed(sample.key, self._encoded(sample), {"captions": captions, "questions": sample.questions})
+        return Packed(replace(sample, captions=captions), self._encoded(sample))
 
     def _encoded(self, sample: Sample) -> bytes:
-        pixels = centre_crop(sample.picture, self.size) if self.size else np.ascontiguousarray(sample.picture)
+        pixels = centre_crop(sample.image, self.size) if self.size else np.ascontiguousarray(sample.image)
         buffer = io.BytesIO()
         kind = "jpeg" if self.format == "jpg" else self.format
         try:
@@ -104,7 +104,7 @@ def write_shards(folder: str | Path, source: Source, packing: Packing, samples_a
     Shards hold ``samples_a_shard`` or fewer, all of them equally many (one more or less), and appear under their names
     when all are whole. Raises DataError when the folder holds shards already or cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     report = PackingReport()
     if samples_a_shard < 1:
         raise DataError(f"{samples_a_shard} samples a shard are none; give 1 or more")
@@ -133,26 +133,25 @@ def write_shards(folder: str | Path, source: Source, packing: Packing, samples_a
 
 
 def write_folder(folder: str | Path, source: Source, packing: Packing) -> PackingReport:
-    """Write ``source`` as pictures with ``.txt`` of the same stem, and ``table.jsonl`` of captions and questions.
+    """Write ``source`` as images with ``.txt`` of the same stem, and ``table.jsonl`` of captions and questions.
 
-    Raises DataError when the folder cannot be written or holds other pictures, which would mix with these.
+    Raises DataError when the folder cannot be written or holds other images, which would mix with these.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     report = PackingReport()
     own = {f"{number:07d}.{packing.format}" for number in range(len(source))}
-    others = {path.name for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES} - own
+    others = {path.name for path in folder.glob("*") if is_image_name(path.name)} - own
     if others:
-        raise DataError(f"{folder}: holds other pictures already, such as {min(others)}; name another folder")
+        raise DataError(f"{folder}: holds other images already, such as {min(others)}; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "table.jsonl", "w", encoding="utf-8") as table:
-            for sample in packing.usable(source, report):
+            for packed in packing.usable(source, report):
                 stem = f"{report.written - 1:07d}"
-                (folder / f"{stem}.{packing.format}").write_bytes(sample.picture)
-                captions = "\n".join(sample.texts["captions"]) + "\n"
+                (folder / f"{stem}.{packing.format}").write_bytes(packed.image)
+                captions = "\n".join(packed.sample.captions) + "\n"
                 (folder / f"{stem}.txt").write_text(captions, encoding="utf-8")
-                record = {"picture": f"{stem}.{packing.format}", **sample.texts}
-                table.write(json.dumps(record, ensure_ascii=False) + "\n")
+                table.write(write_record(packed.sample, picture=f"{stem}.{packing.format}") + "\n")
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from None
     return report
@@ -162,9 +161,9 @@ def _write_shard(path: Path, samples: Iterable[Packed], suffix: str, first: int)
     """Write samples as they come, numbered from ``first`` on; returns how many came."""
     count = 0
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for count, sample in enumerate(samples, 1):
-            texts = json.dumps({"key": sample.key, **sample.texts}, ensure_ascii=False).encode()
-            for kind, content in ((suffix, sample.picture), ("json", texts)):
+        for count, packed in enumerate(samples, 1):
+            texts = write_record(packed.sample, key=packed.sample.key).encode()
+            for kind, content in ((suffix, packed.image), ("json", texts)):
                 item = tarfile.TarInfo(f"{first + count - 1:09d}.{kind}")
                 item.size = len(content)
                 tar.addfile(item, io.BytesIO(content))

@@ -1,24 +1,24 @@
-"""From a picture of any size to what the models take in, and back."""
+"""From an image of any size to what the models take in, and back."""
 import numpy as np
 from PIL import Image
 
 
-def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:
-    """Largest centred square of ``picture`` uint8 [H, W, 3], resized to uint8 [size, size, 3] (ERNIE-ViLG,
+def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Largest centred square of ``image`` uint8 [H, W, 3], resized to uint8 [size, size, 3] (ERNIE-ViLG,
     section 2.1)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = picture[top:top + side, left:left + side]
+    square = image[top:top + side, left:left + side]
     if side == size:
         return np.ascontiguousarray(square)
     resample = Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(np.ascontiguousarray(square)).resize((size, size), resample))
 
 
-def to_model(pictures: np.ndarray) -> np.ndarray:
+def to_model(images: np.ndarray) -> np.ndarray:
     """uint8 [..., H, W, 3] → float32 [..., 3, H, W] in [-1, 1]."""
-    scaled = pictures.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1)
+    scaled = images.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1)
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
 
 

@@ -15,7 +15,7 @@ class OptimConfig:
 
     The rate rises linearly to ``lr`` over ``warmup_steps``, then follows ``schedule`` down to ``final_lr`` at the last
     step. ``weight_decay`` is for what is multiplied with (:func:`decays`): it leaves vectors, such as biases and norms,
-    and tables, such as embeddings and codebooks, alone. ``clip_norm`` bounds the global gradient norm; 0 leaves it alone.
+    and tables, such as embeddings and codebooks, alone. ``clip_norm`` bounds the global norm of gradients; 0: never.
     """
 
     lr: float = 3e-4

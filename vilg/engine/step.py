@@ -11,6 +11,7 @@ from vilg.engine.metrics import named_by_phase
 from vilg.engine.parallel.distributed import Parallel
 from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
 from vilg.engine.safety.watchdog import EXCHANGES, WAITS
+from vilg.engine.task import Batch
 
 
 @dataclass
@@ -44,7 +45,7 @@ class OptimizerStep:
         self.phase_optimizers, self.parallel = phase_optimizers, parallel
         self.loss_scale, self.clip_norm = loss_scale, clip_norm
 
-    def take(self, step: int, micro: list[dict[str, Tensor]], rate: float, stop: bool, broken: int,
+    def take(self, step: int, micro: list[Batch], rate: float, stop: bool, broken: int,
              at: Callable[[str], None]) -> StepResult:
         """Step ``step`` on this rank's micro-batches at learning rate ``rate``.
 
@@ -71,7 +72,7 @@ class OptimizerStep:
         self.loss_scale.update(finite=not result.not_finite)
         return result
 
-    def _gradients(self, phase_optimizer: PhaseOptimizer, step: int, micro: list[dict[str, Tensor]], stop: bool,
+    def _gradients(self, phase_optimizer: PhaseOptimizer, step: int, micro: list[Batch], stop: bool,
                    broken: int, at: Callable[[str], None]) -> _PhaseReport:
         loss, named = self._accumulate(phase_optimizer, step, micro, at)
         at(WAITS)
@@ -83,7 +84,7 @@ class OptimizerStep:
         stop, norm = figures.pop("stop") > 0, figures.pop("square_norm") ** 0.5 / self.loss_scale.value
         return _PhaseReport(figures, norm, stop, isfinite(figures["loss"]) and isfinite(norm))
 
-    def _accumulate(self, phase_optimizer: PhaseOptimizer, step: int, micro: list[dict[str, Tensor]],
+    def _accumulate(self, phase_optimizer: PhaseOptimizer, step: int, micro: list[Batch],
                     at: Callable[[str], None]) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward over the micro-batches; returns the mean loss and figures, detached."""
         share, total, figures = 1.0 / len(micro), paddle.zeros([]), {}

@@ -23,7 +23,7 @@ from vilg.engine.parallel.distributed import DistributedConfig, Parallel
 from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal
 from vilg.engine.safety.watchdog import WAITS, Watchdog
 from vilg.engine.step import OptimizerStep
-from vilg.engine.task import Batches, Task
+from vilg.engine.task import Batch, Batches, Task
 from vilg.errors import CheckpointError, ConfigError
 from vilg.nn import functional
 
@@ -36,7 +36,7 @@ class TrainConfig:
     """How long a run trains, on how much at a time, and what it leaves behind.
 
     ``batch_size`` counts samples an optimizer step, over all ranks and all ``accumulate_steps`` micro-batches. The
-    ``*_every`` are in steps, 0 turns the thing off. ``ema_decay`` 0 ships the last weights instead of their moving average.
+    ``*_every`` are in steps, 0 turns the thing off. ``ema_decay`` 0 ships the last weights, not their moving average.
     ``resume``: none (refuses a directory that already holds checkpoints), auto (the newest that verifies), or a path.
     ``keep_best`` also keeps the checkpoint whose steps had the lowest mean loss.
     """
@@ -171,11 +171,11 @@ class Trainer:
                        for shard in (self.ema.tensor_shards() if self.ema is not None else [])}
         self.task.export(str(directory), weights or None)
 
-    def _step(self, arrays: list[dict[str, np.ndarray]], metrics: MetricsLog | None, stop: bool,
+    def _step(self, arrays: list[Batch], metrics: MetricsLog | None, stop: bool,
               watchdog: Watchdog) -> bool:
         """One optimizer step on the micro-batches ``arrays``. Returns whether any rank was asked to stop."""
         self._seed_step()
-        micro = [self.task.prepare({key: paddle.to_tensor(value) for key, value in batch.items()}) for batch in arrays]
+        micro = [self.task.prepare(batch.map(paddle.to_tensor)) for batch in arrays]
         rate, begun = learning_rate(self.optim, self.step, self.train.steps), self.step
         result = self._optimizer_step.take(begun, micro, rate, stop, len(self.loader.broken),
                                            lambda doing: watchdog.at(begun, doing))
@@ -186,10 +186,10 @@ class Trainer:
         self._batch = micro[0]
         return result.stop
 
-    def _end_step(self, not_finite: str, figures: dict[str, float], arrays: list[dict[str, np.ndarray]]) -> None:
+    def _end_step(self, not_finite: str, figures: dict[str, float], arrays: list[Batch]) -> None:
         self.step += 1
         if not_finite:
-            self.guard.skip(self.step, not_finite, arrays)
+            self.guard.skip(self.step, not_finite, [batch.parts() for batch in arrays])
             return
         self.loss = figures["loss"]
         self._losses.append(self.loss)

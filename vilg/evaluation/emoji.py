@@ -46,4 +46,4 @@ def read_emoji(folder: str, size: int) -> tuple[list[str], np.ndarray]:
             log.warning("left out: %s", broken)
     if not samples:
         raise DataError(f"{folder}: has no picture that can be read; write it again with tools/prepare_emoji.py")
-    return [sample.captions[0] for sample in samples], np.stack([centre_crop(s.picture, size) for s in samples])
+    return [sample.captions[0] for sample in samples], np.stack([centre_crop(s.image, size) for s in samples])

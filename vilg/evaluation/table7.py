@@ -233,6 +233,6 @@ def _save_strip(pictures: list[np.ndarray], path: Path) -> None:
 
 
 def _read_strip(path: Path) -> list[Image.Image]:
-    strip = Image.open(path).convert("RGB")
+    strip = Image.open(path, formats=["PNG"]).convert("RGB")
     side = strip.height
     return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]

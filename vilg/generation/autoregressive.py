@@ -7,7 +7,8 @@ import paddle
 from paddle import Tensor
 
 from vilg.errors import ShapeError
-from vilg.generation.decoding.decoder import evaluating, image_decoder, prefill_image, prefill_text, text_decoder
+from vilg.generation.decoding.decoder import evaluating, image_decoder, text_decoder
+from vilg.generation.decoding.source import prefill_image, prefill_text
 from vilg.generation.sampling import SamplingConfig, guide, sample_token, seed_each, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.nn.attention.cached import Source

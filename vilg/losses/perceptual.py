@@ -7,7 +7,7 @@ from vilg.config import configclass
 from vilg.errors import CheckpointError
 from vilg.losses.total import weighted_sum
 from vilg.nn.layers import Conv2D
-from vilg.weights.foreign import read_foreign_weights
+from vilg.weights.foreign import read_foreign_weights, weights_beginning_with
 
 # (number of the convolution in the public ``features`` sequence, in, out); a pool follows each stage but the last.
 STAGES = (((0, 3, 64), (2, 64, 64)),
@@ -53,14 +53,14 @@ class PerceptualLoss(nn.Layer):
         self.eval()
 
     def _load_vgg(self, path: str) -> None:
-        arrays = read_foreign_weights(path)
+        arrays = weights_beginning_with(read_foreign_weights(path), "features.0.weight", path)
         for stage, layers in zip(STAGES, self.convolutions):
             for (number, _, _), layer in zip(stage, layers):
                 for part, own in (("weight", layer.weight), ("bias", layer.bias)):
                     own.set_value(_fitting(arrays, f"features.{number}.{part}", list(own.shape), path))
 
     def _load_linear(self, path: str) -> None:
-        arrays = read_foreign_weights(path)
+        arrays = weights_beginning_with(read_foreign_weights(path), "lin0.model.1.weight", path)
         self.channel_weights = [
             paddle.to_tensor(_fitting(arrays, f"lin{number}.model.1.weight", list(own.shape), path))
             for number, own in enumerate(self.channel_weights)]

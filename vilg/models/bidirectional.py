@@ -5,8 +5,9 @@ from paddle import Tensor, nn
 from vilg.config import configclass
 from vilg.errors import ShapeError
 from vilg.nn.attention.dense import StreamContext
-from vilg.nn.attention.patterns import CONV_WINDOW, Layout, Role, layer_patterns
+from vilg.nn.attention.patterns import SOURCE, TARGET, Convolution, Dense, Layout, Pattern, Role, layer_patterns
 from vilg.nn.layers import Embedding, LayerNorm, OutputHead
+from vilg.nn.program import Program, pre_norm
 from vilg.nn.transformer import Stack, StreamAttention
 
 
@@ -23,7 +24,7 @@ class BidirectionalConfig:
     rows: int  # image grid
     columns: int
     sparse: bool = True  # the row, column and convolutional patterns; otherwise dense
-    conv_window: int = CONV_WINDOW  # side of the last layer's neighbourhood, odd
+    conv_window: int = Convolution.window  # side of the last layer's neighbourhood, odd
     mlp_ratio: int = 4
     dropout: float = 0.0  # on attention weights, embeddings and both residual branches
 
@@ -35,8 +36,7 @@ class BidirectionalConfig:
             raise ValueError(f"text_length must be at least 2 ([CLS] and [SEP]), not {self.text_length}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        if self.conv_window < 1 or self.conv_window % 2 == 0:
-            raise ValueError(f"conv_window must be odd and positive, not {self.conv_window}")
+        Convolution(self.conv_window)  # refuses a window that has no middle, of a dense model too
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
 
@@ -44,6 +44,16 @@ class BidirectionalConfig:
     def layout(self) -> Layout:
         """The stream that the model is made for."""
         return Layout(self.text_length, self.rows, self.columns)
+
+    @property
+    def patterns(self) -> list[Pattern]:
+        """What the image slots of every layer see."""
+        return layer_patterns(self.layers, Convolution(self.conv_window)) if self.sparse else [Dense()] * self.layers
+
+    @property
+    def program(self) -> Program:
+        """What a block computes."""
+        return pre_norm(self.width, self.heads, self.mlp_ratio)
 
 
 class BidirectionalTransformer(nn.Layer):
@@ -58,14 +68,14 @@ class BidirectionalTransformer(nn.Layer):
         super().__init__()
         self.config, self.layout = config, config.layout
         width = config.width
-        self.patterns = layer_patterns(config.layers, config.sparse)
+        self.patterns = config.patterns
         self.text_embedding = Embedding(config.vocab_size, width)
         self.text_position = Embedding(config.text_length, width)
         self.image_embedding = Embedding(config.codebook_size, width)
         self.row_position = Embedding(config.rows, width)
         self.column_position = Embedding(config.columns, width)
         self.begin_of_image = Embedding(1, width)
-        self.stack = Stack(config.layers, width, config.heads, config.mlp_ratio, config.dropout)
+        self.stack = Stack(config.layers, config.program, config.dropout)
         self.norm = LayerNorm(width)
         self.image_head = OutputHead(width, config.codebook_size)
         self.text_head = OutputHead(width, config.vocab_size)
@@ -74,13 +84,13 @@ class BidirectionalTransformer(nn.Layer):
         """Text [B, m] and the picture it should become → hidden [B, n, D]; slot p predicts token p."""
         image = self.embed_image(codes)
         x = paddle.concat([self.embed_text(self.pad_text(text)), self._shifted(image)], axis=1)
-        x = self._run(x, [self.context(Role.TARGET, length)])
+        x = self._run(x, [self.context(TARGET, length)])
         return self.norm(x[:, self.layout.text:])
 
     def image_to_text_hidden(self, codes: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
         """A picture and the text about it [B, m] → hidden [B, M, D]; slot j predicts text token j+1."""
         x = paddle.concat([self.embed_text(self.pad_text(text)), self.embed_image(codes)], axis=1)
-        x = self._run(x, [self.context(Role.SOURCE, length, prefix)])
+        x = self._run(x, [self.context(SOURCE, length, prefix)])
         return self.norm(x[:, :self.layout.text])
 
     def both_hidden(self, text: Tensor, length: Tensor, codes: Tensor, target_text: Tensor, target_length: Tensor,
@@ -96,7 +106,7 @@ class BidirectionalTransformer(nn.Layer):
         drawn = image if drawn_codes is None else self.embed_image(drawn_codes)
         words = self.embed_text(paddle.concat([self.pad_text(text), self.pad_text(target_text)], axis=0))
         x = paddle.concat([words, paddle.concat([self._shifted(drawn), image], axis=0)], axis=1)
-        x = self._run(x, [self.context(Role.TARGET, length), self.context(Role.SOURCE, target_length, prefix)])
+        x = self._run(x, [self.context(TARGET, length), self.context(SOURCE, target_length, prefix)])
         return self.norm(x[:batch, m:]), self.norm(x[batch:, :m])
 
     def image_logits(self, hidden: Tensor) -> Tensor:
@@ -115,7 +125,7 @@ class BidirectionalTransformer(nn.Layer):
         """Row plus column embedding of every image token: [n, D]."""
         rows, columns = paddle.arange(self.layout.rows), paddle.arange(self.layout.columns)
         grid = self.row_position(rows).unsqueeze(1) + self.column_position(columns).unsqueeze(0)
-        return grid.reshape([self.layout.image, self.config.width])
+        return grid.reshape([self.layout.image, self.config.width])  # [n, D]
 
     def embed_image(self, codes: Tensor) -> Tensor:
         """Codes [B, n] → e_0 … e_{n-1} [B, n, D], the same in both streams."""
@@ -139,7 +149,7 @@ class BidirectionalTransformer(nn.Layer):
 
     def _run(self, x: Tensor, contexts: list[StreamContext]) -> Tensor:
         dropout = self.config.dropout if self.training else 0.0
-        return self.stack(x, StreamAttention(contexts, self.patterns, self.config.conv_window, dropout))
+        return self.stack(x, StreamAttention(contexts, self.patterns, dropout))
 
     def _shifted(self, image: Tensor) -> Tensor:
         """e_0 … e_{n-1} → begin-of-image, e_0 … e_{n-2} (both [B, n, D])."""

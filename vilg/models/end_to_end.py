@@ -17,7 +17,7 @@ from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.nn import functional
 from vilg.nn.layers import Embedding, LayerNorm, Linear
 from vilg.tokenizers.image.base import ImageTokenizer, Reconstructor
-from vilg.tokenizers.image.folder import build_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 
 
 @configclass

@@ -3,20 +3,14 @@
 The network knows scenes and nothing else: its distances compare runs of this project, and are **not** comparable with
 published FID, which is taken in Inception's features of photographs.
 """
-from pathlib import Path
-
 import numpy as np
 import paddle
-import yaml
 from paddle import Tensor, nn
 
-from vilg import config as configs
 from vilg.config import configclass
 from vilg.data.transforms import to_model
-from vilg.errors import CheckpointError, DataError
+from vilg.errors import DataError
 from vilg.nn.layers import Conv2D, GroupNorm, Linear
-from vilg.weights.files import load_weights, read_weights, save_weights
-from vilg.yaml_files import read_yaml
 
 STAGES = 4  # each halves the side
 NORM_GROUPS = 8
@@ -69,29 +63,3 @@ class SceneFeatures(nn.Layer):
             parts = [self(paddle.to_tensor(to_model(np.stack(pictures[start:start + batch_size])))).numpy()
                      for start in range(0, len(pictures), batch_size)]
         return np.concatenate(parts) if parts else np.zeros([0, self.width], "float32")
-
-
-def save_scene_features(network: SceneFeatures, directory: str | Path,
-                        average: dict[str, np.ndarray] | None = None) -> None:
-    """Write ``model.yaml`` and ``model.safetensors``; ``average`` replaces weights by name."""
-    directory = Path(directory)
-    state = {name: (average or {}).get(name, value) for name, value in network.state_dict().items()}
-    save_weights(directory / "model.safetensors", state, {"format": "vilg"}, dtype="float16")
-    content = {"kind": "scene_features", "network": configs.to_dict(network.config)}
-    (directory / "model.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def load_scene_features(directory: str | Path) -> SceneFeatures:
-    """Read a folder of :func:`save_scene_features`, in eval mode. Raises CheckpointError when there is none."""
-    path = Path(directory) / "model.yaml"
-    if not path.is_file():
-        raise CheckpointError(f"{directory}: holds no feature network; train it with `python tools/train.py --config "
-                              "configs/end_to_end/scene_features.yaml`")
-    content = read_yaml(path)
-    if content.get("kind") != "scene_features":
-        raise CheckpointError(f"{path}: does not describe a feature network (kind: {content.get('kind')})")
-    network = SceneFeatures(configs.from_dict(SceneFeaturesConfig, content.get("network", {}), source=str(path)))
-    weights = Path(directory) / "model.safetensors"
-    load_weights(network, read_weights(weights), str(weights))
-    network.eval()
-    return network

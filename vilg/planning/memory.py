@@ -1,15 +1,17 @@
 """How much memory a training step of the bidirectional transformer takes, part by part, from its shape alone.
 
-Counts what the code keeps, tensor by tensor: between forward and backward the inputs of every linear map, of the
-normalisations and of GELU, and the attention weights; in backward, the gradients about the block at hand. (On a CPU's
-fast path the input of the map after a GELU is not kept, but computed again from GELU's own.)
+Counts what the code keeps, tensor by tensor, operation by operation of a block's program (:mod:`vilg.nn.program`):
+between forward and backward the inputs of every linear map, of the normalisations and of GELU, and the attention
+weights; in backward, the gradients about the block at hand. (On a CPU's fast path the input of the map after a GELU is
+not kept, but computed again from GELU's own.)
 ``benchmarks/memory_model.py`` holds it against measured peaks.
 """
 from dataclasses import dataclass
 from typing import Protocol
 
 from vilg.nn.attention.blocks.layout import block_layout
-from vilg.nn.attention.patterns import Layout, Pattern, Role, layer_patterns
+from vilg.nn.attention.patterns import SOURCE, TARGET, Layout, Pattern, Role
+from vilg.nn.program import Activation, Attend, Map, Norm, Program, around
 
 FLOAT = 4
 # Elements of logits whose gradient is held at once.
@@ -24,14 +26,19 @@ class Shape(Protocol):
     heads: int
     vocab_size: int
     codebook_size: int
-    sparse: bool
-    conv_window: int
-    mlp_ratio: int
     dropout: float
 
     @property
     def layout(self) -> Layout:
         """Text slots, rows and columns of the stream."""
+
+    @property
+    def patterns(self) -> list[Pattern]:
+        """What the image slots of every layer see."""
+
+    @property
+    def program(self) -> Program:
+        """What a block computes."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,13 @@ class StepPlan:
     """How a step is computed on one device.
 
     ``batch``: samples a micro-batch and device. ``roles``: the directions trained in it. ``half``: activations in two
-    bytes. ``flash``: attention that keeps no weights (FlashMask on a GPU) for every pattern but the
-    convolutional one. ``recompute_every``: every k-th block forgets its activations (0: none). ``gelu_again``: what
+    bytes. ``flash``: attention that keeps no weights (FlashMask on a GPU) for every pattern that
+    fits it. ``recompute_every``: every k-th block forgets its activations (0: none). ``gelu_again``: what
     GELU gives is not kept (``linear_after_gelu`` on a CPU).
     """
 
     batch: int
-    roles: tuple[Role, ...] = (Role.TARGET, Role.SOURCE)
+    roles: tuple[Role, ...] = (TARGET, SOURCE)
     half: bool = False
     flash: bool = False
     recompute_every: int = 0
@@ -58,14 +65,12 @@ class StepPlan:
 
 def attention_keys(shape: Shape, pattern: Pattern, role: Role) -> tuple[int, int]:
     """Keys that each image query and each text query of a layer are compared with."""
-    layout = shape.layout
-    text = layout.text if role is Role.TARGET else layout.length
-    return block_layout(pattern, role, layout, shape.conv_window).keys, text
+    return block_layout(pattern, role, shape.layout).keys, role.text_keys(shape.layout)
 
 
 def attention_elements(shape: Shape, step: StepPlan, pattern: Pattern, role: Role) -> int:
     """Attention weights that a layer keeps for one direction: N·B·(n·keys of the image + M·keys of the text)."""
-    if step.flash and pattern is not Pattern.CONV:
+    if step.flash and pattern.runs(shape.layout) is not None:
         return step.batch * shape.heads * shape.layout.length  # the log-sum-exp of each row
     image, text = attention_keys(shape, pattern, role)
     copies = 2 if shape.dropout else 1  # weights, and the factors that dropped some of them
@@ -75,18 +80,27 @@ def attention_elements(shape: Shape, step: StepPlan, pattern: Pattern, role: Rol
 def block_elements(shape: Shape, step: StepPlan, pattern: Pattern) -> dict[str, int]:
     """What one block keeps from forward to backward, by what keeps it (elements)."""
     slots = len(step.roles) * step.batch * shape.layout.length
-    stream = _stream(shape, step)
-    return {"residual stream and norms": 4 * stream + 4 * slots,
-            "queries, keys, values": 4 * stream,
-            "feed-forward": (1 if step.gelu_again else 2) * shape.mlp_ratio * stream,
-            "attention weights": sum(attention_elements(shape, step, pattern, role) for role in step.roles)}
+    stream, attention, inner = "residual stream and norms", "queries, keys, values", "feed-forward"
+    kept = {stream: 0, attention: 0, inner: 0}
+    for before, operation, _ in around(shape.program):
+        match operation:
+            case Norm(width=width):
+                kept[stream] += slots * (width + 2)  # its input, and the mean and variance of each slot
+            case Attend(width=width):
+                kept[attention] += slots * 3 * width
+            case Activation(width=width):
+                kept[inner] += slots * width
+            case Map(inputs=inputs):
+                if not (isinstance(before, Activation) and step.gelu_again):
+                    kept[{Attend: attention, Activation: inner}.get(type(before), stream)] += slots * inputs
+    return kept | {"attention weights": sum(attention_elements(shape, step, pattern, role) for role in step.roles)}
 
 
 def head_elements(shape: Shape, step: StepPlan) -> dict[str, int]:
     """Embeddings, final norm and logits: what lies outside the blocks from forward to backward (elements)."""
     layout, batch = shape.layout, step.batch
-    image = batch * layout.image if Role.TARGET in step.roles else 0
-    text = batch * layout.text if Role.SOURCE in step.roles else 0
+    image = batch * layout.image if any(role.image_is_target for role in step.roles) else 0
+    text = batch * layout.text if any(not role.image_is_target for role in step.roles) else 0
     return {"embeddings and final norm": _stream(shape, step) + 2 * (image + text) * shape.width,
             "logits": image * shape.codebook_size + text * shape.vocab_size}
 
@@ -98,13 +112,13 @@ def kept_bytes(shape: Shape, step: StepPlan) -> dict[str, int]:
     """
     size = 2 if step.half else FLOAT
     parts = {name: elements * size for name, elements in head_elements(shape, step).items()}
-    for number, pattern in enumerate(layer_patterns(shape.layers, shape.sparse)):
+    for number, pattern in enumerate(shape.patterns):
         if step.recomputes(number):
             kept = {"recomputed blocks' inputs": _stream(shape, step)}
         else:
             kept = block_elements(shape, step, pattern)
         for name, elements in kept.items():
-            key = f"{pattern.value} {name}" if name == "attention weights" else name
+            key = f"{pattern.name} {name}" if name == "attention weights" else name
             parts[key] = parts.get(key, 0) + elements * size
     return parts
 
@@ -116,30 +130,32 @@ def backward_peak(shape: Shape, step: StepPlan, gradient_size: int = FLOAT, whol
     ``whole_gradients`` False: gradients leave for their owner at once and only the block at hand's are there.
     """
     size, stream, heads = 2 if step.half else FLOAT, _stream(shape, step), head_elements(shape, step)
-    patterns = layer_patterns(shape.layers, shape.sparse)
-    blocks = [sum(block_elements(shape, step, pattern).values()) for pattern in patterns]
+    blocks = [sum(block_elements(shape, step, pattern).values()) for pattern in shape.patterns]
     kept = [stream if step.recomputes(number) else whole for number, whole in enumerate(blocks)]
+    inner, packed = _widest(shape, step, Activation), 3 * _widest(shape, step, Attend)
     gradients = (shape.codebook_size + shape.vocab_size) * shape.width * gradient_size
     peak = (sum(kept) + sum(heads.values()) + min(LOGIT_CHUNK, heads["logits"])) * size + gradients
     outside, block_gradient = heads["embeddings and final norm"], block_parameters(shape) * gradient_size
     for number in reversed(range(shape.layers)):
         live = sum(kept[:number]) + blocks[number] + outside
         # The gradient behind GELU, while that before it takes the place of what was kept; or both, and GELU once more.
-        feed_forward = live + (2 + (3 if step.gelu_again else 1) * shape.mlp_ratio) * stream
-        weights = max(attention_elements(shape, step, patterns[number], role) for role in step.roles)
-        attention = live - (1 if step.gelu_again else 2) * shape.mlp_ratio * stream + 5 * stream + weights
+        feed_forward = live + 2 * stream + (3 if step.gelu_again else 1) * inner
+        weights = max(attention_elements(shape, step, shape.patterns[number], role) for role in step.roles)
+        attention = live - (1 if step.gelu_again else 2) * inner + 2 * stream + packed + weights
         peak = max(peak, max(feed_forward, attention) * size + gradients + block_gradient)
         gradients = gradients + block_gradient if whole_gradients else 0
     if whole_gradients:
         # At the end embeddings have gradients too, and the norm squares the largest one in a tensor of its own.
         gradients += _embedding_parameters(shape) * gradient_size
-        peak = max(peak, gradients + max(_largest_parameter(shape), outside) * gradient_size)
+        peak = max(peak, gradients + max(largest_parameter(shape), outside) * gradient_size)
     return peak
 
 
 def block_parameters(shape: Shape) -> int:
-    """Parameters of one block: four D×D of attention, two D×rD of the feed-forward, biases and norms."""
-    return (4 + 2 * shape.mlp_ratio) * shape.width ** 2 + (9 + shape.mlp_ratio) * shape.width
+    """Parameters of one block: the matrices and biases of its maps, two vectors a norm."""
+    maps = [operation for operation in shape.program if isinstance(operation, Map)]
+    norms = [operation for operation in shape.program if isinstance(operation, Norm)]
+    return sum((each.inputs + 1) * each.outputs for each in maps) + sum(2 * each.width for each in norms)
 
 
 def parameter_count(shape: Shape) -> int:
@@ -154,8 +170,16 @@ def _embedding_parameters(shape: Shape) -> int:
     return rows * shape.width
 
 
-def _largest_parameter(shape: Shape) -> int:
-    return shape.width * max(shape.vocab_size, shape.codebook_size, shape.mlp_ratio * shape.width)
+def largest_parameter(shape: Shape) -> int:
+    """Elements of the largest tensor of the model."""
+    maps = [operation.inputs * operation.outputs for operation in shape.program if isinstance(operation, Map)]
+    return max(shape.width * shape.vocab_size, shape.width * shape.codebook_size, *maps)
+
+
+def _widest(shape: Shape, step: StepPlan, kind: type[Activation] | type[Attend]) -> int:
+    """Elements of the widest value [ΣB, L, ·] of one kind of operation in a block."""
+    widths = [operation.width for operation in shape.program if isinstance(operation, kind)]
+    return len(step.roles) * step.batch * shape.layout.length * max(widths)
 
 
 def _stream(shape: Shape, step: StepPlan) -> int:

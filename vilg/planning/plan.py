@@ -7,9 +7,10 @@ from typing import Any
 from vilg.engine.parallel.distributed import DistributedConfig
 from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
-from vilg.nn.attention.patterns import Role, layer_patterns
+from vilg.nn.attention.patterns import SOURCE, TARGET
 from vilg.planning.memory import (
-    FLOAT, Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, parameter_count,
+    FLOAT, Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, largest_parameter,
+    parameter_count,
 )
 
 GB = 1e9
@@ -89,7 +90,8 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
     memory["backward: workspace and gradients" if whole else "backward: workspace"] = float(max(in_flight, 0))
     memory |= _buffers(shape, distributed)
     flops, tokens = flops_per_token(shape, every), 2 * train.batch_size * shape.layout.length
-    exchanged, host_traffic = _traffic(parameters, distributed, shard, devices.count, train.accumulate_steps, bool(every))
+    exchanged, host_traffic = _traffic(parameters, distributed, shard, devices.count, train.accumulate_steps,
+                                       bool(every))
     seconds = (flops * tokens / (devices.count * devices.peak * 1e12 * devices.efficiency)
                + exchanged / (devices.bandwidth * GB) + host_traffic / (devices.host_bandwidth * GB))
     return Plan(devices, parameters, micro, train.accumulate_steps, memory, host, flops, tokens, exchanged,
@@ -130,9 +132,9 @@ def flops_per_token(shape: Shape, recompute_every: int = 0) -> float:
 
     Averaged over both directions; recomputed blocks run forward once more. Embedding look-ups cost nothing.
     """
-    layout, roles = shape.layout, (Role.TARGET, Role.SOURCE)
+    layout, roles = shape.layout, (TARGET, SOURCE)
     forward = backward = 0.0
-    for number, pattern in enumerate(layer_patterns(shape.layers, shape.sparse)):
+    for number, pattern in enumerate(shape.patterns):
         keys = 0.0
         for role in roles:
             image, text = attention_keys(shape, pattern, role)
@@ -171,11 +173,10 @@ def _standing(parameters: int, config: DistributedConfig, shard: int, count: int
 
 def _buffers(shape: Shape, config: DistributedConfig) -> dict[str, float]:
     """Whole weights and gradients that sharding has on a device for a moment."""
-    widest = max(shape.mlp_ratio * shape.width, shape.codebook_size, shape.vocab_size) * shape.width
     weight, gradient = _bytes_each(config)
     if config.level == "p_g_os":
         # The layer at hand and the one that is fetched ahead, and the gradient of the first.
-        return {"gathered layers": float(widest * (2 * weight + gradient))}
+        return {"gathered layers": float(largest_parameter(shape) * (2 * weight + gradient))}
     return {"gradient buckets": float(config.buffer_size * gradient)} if config.level in ("os", "os_g") else {}
 
 

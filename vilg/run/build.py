@@ -79,9 +79,9 @@ def build_task(run: RunConfig) -> Task:
 
 def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
     """This rank's micro-batches of the run's data."""
-    stream = build_stream(run.data, task.fingerprints().get("image_tokenizer"))
-    return Loader(stream, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed,
-                  rank, ranks, task.picture_size)
+    stream = build_stream(run.data, task.fingerprints().get("image_tokenizer"), task.least_side, task.reads_text)
+    return Loader(stream, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed, rank, ranks,
+                  task.view)
 
 
 def build_trainer(run: RunConfig) -> Trainer:

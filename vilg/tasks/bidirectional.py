@@ -1,25 +1,26 @@
 """Training the one transformer in both directions: pictures from text, text about pictures, answers to questions."""
 from collections.abc import Iterator
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.noise import code_noise, word_noise
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, from_model, to_model
-from vilg.engine.task import LogPicture, Phase, StepOutput
+from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
 from vilg.errors import ConfigError, DataError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
 from vilg.losses.total import weighted_sum
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-from vilg.release.folder import load_bidirectional_weights, save_bidirectional
+from vilg.release.kinds.bidirectional import ReleasedModel, start_from
 from vilg.tokenizers.image.base import ImageTokenizer
-from vilg.tokenizers.image.folder import load_image_tokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint
 
@@ -61,6 +62,28 @@ class BidirectionalTaskConfig:
                 raise ValueError(f"{name} is a mean share, from 0 to 0.5 (samples draw theirs from 0 to twice that)")
 
 
+@dataclass
+class BidirectionalBatch(Batch):
+    """Ids, lengths and codes are int64; M is the text length, n = rows · columns.
+
+    ``t2i_text`` [B, M], ``t2i_length`` [B]: the captions to draw from, padded, and their tokens.
+    ``i2t_text`` [B, M], ``i2t_length`` [B], ``i2t_prefix`` [B]: what to write about the image, its tokens, and those of
+    the question that it begins with (0 for a caption). ``i2t_read`` [B, M]: what is read while writing, where words are
+    noised. ``code_noise`` [B, n]: the codes to read instead of the true ones, -1 where those stay, where codes are
+    noised. ``image`` float32 [B, 3, H, W] in [-1, 1] or ``codes`` [B, n]; after ``prepare`` the codes are there.
+    """
+
+    t2i_text: Tensor | np.ndarray
+    t2i_length: Tensor | np.ndarray
+    i2t_text: Tensor | np.ndarray
+    i2t_length: Tensor | np.ndarray
+    i2t_prefix: Tensor | np.ndarray
+    i2t_read: Tensor | np.ndarray | None = None
+    code_noise: Tensor | np.ndarray | None = None
+    image: Tensor | np.ndarray | None = None
+    codes: Tensor | np.ndarray | None = None
+
+
 class BidirectionalStep(nn.Layer):
     """The phase's module: a batch → L = w₁·L_t2i + w₂·L_i2t (paper 1, the mean NLL of each stream's targets)."""
 
@@ -70,27 +93,27 @@ class BidirectionalStep(nn.Layer):
         self.directions = config.directions
         self.weights = (config.text_to_image_weight, config.image_to_text_weight)
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+    def forward(self, batch: BidirectionalBatch, step: int) -> StepOutput:
         return self.generation(batch, *self.hidden(batch))
 
-    def generation(self, batch: dict[str, Tensor], drawn: Tensor | None, described: Tensor | None) -> StepOutput:
+    def generation(self, batch: BidirectionalBatch, drawn: Tensor | None, described: Tensor | None) -> StepOutput:
         """The loss of what :meth:`hidden` gave for ``batch``."""
         figures, losses = {}, []
         if drawn is not None:
-            loss = text_to_image_loss(self.model, drawn, batch["codes"])
+            loss = text_to_image_loss(self.model, drawn, batch.codes)
             figures["loss_t2i"] = loss.detach()
             losses.append((self.weights[0], loss))
         if described is not None:
-            loss = image_to_text_loss(self.model, described, batch["text"], batch["text_length"], batch["text_prefix"])
+            loss = image_to_text_loss(self.model, described, batch.i2t_text, batch.i2t_length, batch.i2t_prefix)
             figures["loss_i2t"] = loss.detach()
             losses.append((self.weights[1], loss))
         return StepOutput(weighted_sum(losses), figures)
 
-    def hidden(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    def hidden(self, batch: BidirectionalBatch) -> tuple[Tensor | None, Tensor | None]:
         """Hidden vectors of text→image [B, n, D] and image→text [B, M, D], None for a direction left out."""
-        codes, drawn = batch["codes"], _read_codes(batch)
-        source = (batch["caption"], batch["caption_length"])
-        target = (batch.get("text_read", batch["text"]), batch["text_length"], batch["text_prefix"])
+        codes, drawn = batch.codes, _read_codes(batch)
+        source = (batch.t2i_text, batch.t2i_length)
+        target = (batch.i2t_text if batch.i2t_read is None else batch.i2t_read, batch.i2t_length, batch.i2t_prefix)
         if self.directions == "text_to_image":
             return self.model.text_to_image_hidden(*source, codes if drawn is None else drawn), None
         if self.directions == "image_to_text":
@@ -98,9 +121,9 @@ class BidirectionalStep(nn.Layer):
         return self.model.both_hidden(*source, codes, *target, drawn)
 
 
-def _read_codes(batch: dict[str, Tensor]) -> Tensor | None:
-    noise = batch.get("code_noise")
-    return None if noise is None else paddle.where(noise >= 0, noise, batch["codes"])
+def _read_codes(batch: BidirectionalBatch) -> Tensor | None:
+    noise = batch.code_noise
+    return None if noise is None else paddle.where(noise >= 0, noise, batch.codes)
 
 
 class BidirectionalTask:
@@ -109,21 +132,28 @@ class BidirectionalTask:
     Raises ConfigError when the model's vocabulary, codebook or grid is not that of the tokenizers it is given.
     """
 
+    batch_type = BidirectionalBatch
+    reads_text = True
+
     def __init__(self, config: BidirectionalTaskConfig, sampling: SamplingConfig):
         self.config, self.sampling = config, sampling
         self.words = WordPieceTokenizer.from_folder(config.vocabulary)
-        self.image_tokenizer = load_image_tokenizer(config.image_tokenizer)
+        self.image_tokenizer = release.read(config.image_tokenizer, "image_tokenizer")
         self.image_tokenizer.eval()
-        self.picture_size = self.image_tokenizer.image_size
+        self.least_side = self.image_tokenizer.image_size
         _check_fit(config.model, self.image_tokenizer, self.words)
         self.model = BidirectionalTransformer(config.model)
         if config.init_from:
-            load_bidirectional_weights(self.model, config.init_from, self.image_tokenizer, self.words)
+            start_from(self.model, config.init_from, self.image_tokenizer, self.words)
         self.step = BidirectionalStep(self.model, config)
         self.phases = [Phase("model", self.step, dict(self.model.named_parameters()))]
         self.captions_cut = 0
 
-    def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
+    def view(self, sample: Sample, seed: int) -> Sample:
+        """The sample with the largest centred square of its image, uint8 [S, S, 3] (ERNIE-ViLG, section 2.1)."""
+        return sample if sample.image is None else replace(sample, image=centre_crop(sample.image, self.least_side))
+
+    def collate(self, samples: list[Sample], seeds: list[int]) -> BidirectionalBatch:
         """One caption a sample for text→image, and for image→text that caption or one of its questions."""
         captions, written, questions, answers = [], [], [], []
         for sample, seed in zip(samples, seeds):
@@ -146,54 +176,52 @@ class BidirectionalTask:
             asked = self.words.encode_questions([questions[r] for r in rows], [answers[r] for r in rows], length)
             text[rows], text_length[rows], prefix[rows] = asked.ids, asked.length, asked.prefix
         self.captions_cut += int((targets.cut > 0).sum())
-        batch = {"caption": sources.ids, "caption_length": sources.length,
-                 "text": text, "text_length": text_length, "text_prefix": prefix}
-        return batch | self._noise(batch, seeds) | self._pictures(samples)
+        batch = self.batch_type(sources.ids, sources.length, text, text_length, prefix, **self._images(samples))
+        self._add_noise(batch, seeds)
+        return batch
 
-    def _noise(self, batch: dict[str, np.ndarray], seeds: list[int]) -> dict[str, np.ndarray]:
-        config, noise = self.config, {}
+    def _add_noise(self, batch: BidirectionalBatch, seeds: list[int]) -> None:
+        config = self.config
         if config.code_noise and config.directions != "image_to_text":
             model = config.model
-            noise["code_noise"] = code_noise(seeds, model.rows * model.columns, model.codebook_size, config.code_noise)
+            batch.code_noise = code_noise(seeds, model.rows * model.columns, model.codebook_size, config.code_noise)
         if config.word_noise and config.directions != "text_to_image":
-            noise["text_read"] = word_noise(seeds, batch["text"], batch["text_length"], batch["text_prefix"],
-                                            self.words.ordinary_ids, config.word_noise)
-        return noise
+            batch.i2t_read = word_noise(seeds, batch.i2t_text, batch.i2t_length, batch.i2t_prefix,
+                                        self.words.ordinary_ids, config.word_noise)
 
-    def _pictures(self, samples: list[Sample]) -> dict[str, np.ndarray]:
+    def _images(self, samples: list[Sample]) -> dict[str, np.ndarray]:
         if all(sample.codes is not None for sample in samples):
-            return {"codes": np.stack([sample.codes for sample in samples]).astype("int64")}
-        if any(sample.picture is None for sample in samples):
-            raise DataError("data.sources: some hold codes and some pictures; encode them all with "
+            return {"codes": np.stack([sample.codes for sample in samples])}
+        if any(sample.image is None for sample in samples):
+            raise DataError("data.sources: some hold codes and some images; encode them all with "
                             "tools/encode_images.py")
-        return {"image": np.stack([to_model(centre_crop(sample.picture, self.picture_size)) for sample in samples])}
+        return {"image": to_model(np.stack([sample.image for sample in samples]))}
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Turn pictures into codes with the frozen image tokenizer, where the data did not bring codes along."""
-        if "codes" in batch:
+    def prepare(self, batch: BidirectionalBatch) -> BidirectionalBatch:
+        """Turn images into codes with the frozen image tokenizer, where the data did not bring codes along."""
+        if batch.codes is not None:
             return batch
         with paddle.no_grad():
-            codes = self.image_tokenizer.encode(batch["image"])
-        return {name: value for name, value in batch.items() if name != "image"} | {"codes": codes}
+            return replace(batch, image=None, codes=self.image_tokenizer.encode(batch.image))
 
     def after_step(self, step: int) -> dict[str, float]:
         return {"captions_cut": float(self.captions_cut)}
 
-    def tokens(self, batch: dict[str, Any]) -> int:
+    def tokens(self, batch: BidirectionalBatch) -> int:
         streams = 2 if self.config.directions == "both" else 1
         layout = self.config.model
-        return streams * batch["caption"].shape[0] * (layout.text_length + layout.rows * layout.columns)
+        return streams * batch.t2i_text.shape[0] * (layout.text_length + layout.rows * layout.columns)
 
-    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
-        """Draw the first captions of the batch, and describe its first pictures."""
-        count = min(self.config.preview_captions, batch["caption"].shape[0])
-        caption, length, codes = batch["caption"][:count], batch["caption_length"][:count], batch["codes"][:count]
+    def preview(self, batch: BidirectionalBatch) -> Iterator[LogPicture]:
+        """Draw the first captions of the batch, and describe its first images."""
+        few = batch.map(lambda value: value[:self.config.preview_captions])
+        count, captions, codes = few.codes.shape[0], few.t2i_text, few.codes
         self.model.eval()
         with paddle.no_grad():
             if self.config.directions != "image_to_text":
-                drawn = generate_images(self.model, caption, length, sampling=self.sampling)
+                drawn = generate_images(self.model, captions, few.t2i_length, sampling=self.sampling)
                 for row, picture in enumerate(self._decode(drawn.codes)):
-                    yield LogPicture(f"drawn_{row}", picture, self.words.decode(caption[row].numpy().tolist()))
+                    yield LogPicture(f"drawn_{row}", picture, self.words.decode(captions[row].numpy().tolist()))
             if self.config.directions != "text_to_image":
                 prompts = paddle.full([count, 1], self.words.cls_id, dtype="int64")
                 texts = generate_text(self.model, codes, prompts, paddle.zeros([count], dtype="int64"),
@@ -206,10 +234,11 @@ class BidirectionalTask:
         return [from_model(image) for image in self.image_tokenizer.decode(codes).numpy()]
 
     def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        weights = self.model.state_dict()
-        if average is not None:
-            weights = {name: average.get(name, value) for name, value in weights.items()}
-        save_bidirectional(directory, self.config.model, weights, self.image_tokenizer, self.words, self.sampling)
+        release.write(directory, "bidirectional", self.released(), average)
+
+    def released(self) -> ReleasedModel:
+        """What is exported."""
+        return ReleasedModel(self.model, self.image_tokenizer, self.words, self.sampling)
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())

@@ -1,6 +1,7 @@
 """Training generator and reconstructor together: the picture's loss reaches the transformer (paper 1, "Text→image: two
 paths", path 2)."""
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,9 +10,10 @@ import paddle
 import pydantic
 from paddle import Tensor
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.sample import Sample
-from vilg.data.transforms import centre_crop, from_model, to_model
+from vilg.data.transforms import from_model, to_model
 from vilg.engine.task import LogPicture, Phase, StepOutput
 from vilg.errors import ConfigError, DataError
 from vilg.generation.sampling import SamplingConfig
@@ -20,8 +22,8 @@ from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, 
 from vilg.losses.total import weighted_sum
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
-from vilg.release.folder import load_reconstructor, save_reconstructor
-from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig
+from vilg.release.kinds.bidirectional import ReleasedModel
+from vilg.tasks.bidirectional import BidirectionalBatch, BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.image_tokenizer import AdversaryStep
 
 PREFIX = "reconstructor."
@@ -65,6 +67,11 @@ class EndToEndTaskConfig(BidirectionalTaskConfig):
                              "train_network true")
 
 
+@dataclass
+class EndToEndBatch(BidirectionalBatch):
+    """A bidirectional batch whose ``image`` float32 [B, 3, H, W] in [-1, 1] is always there, for the image's loss."""
+
+
 class EndToEndStep(BidirectionalStep):
     """The phase's module: a batch → L_generation + w·L_reconstruction, and w·λ·(-D(x̂)) once the adversary began."""
 
@@ -77,18 +84,18 @@ class EndToEndStep(BidirectionalStep):
         self.weight, self.warmup_steps = config.reconstruction_weight, config.reconstruction_warmup_steps
         self.reaches_generator = config.reaches_generator
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+    def forward(self, batch: EndToEndBatch, step: int) -> StepOutput:
         drawn, described = self.hidden(batch)
         generation = self.generation(batch, drawn, described)
         picture, figures = self._picture(drawn if self.reaches_generator else drawn.detach(), batch, step)
         loss = weighted_sum([(1.0, generation.loss), (self._weight_at(step), picture)])
         return StepOutput(loss, generation.figures | figures)
 
-    def _picture(self, hidden: Tensor, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _picture(self, hidden: Tensor, batch: EndToEndBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         network = self.reconstructor.network
-        features = self.reconstructor.features(hidden, batch["codes"])
+        features = self.reconstructor.features(hidden, batch.codes)
         raw = network.last(features)
-        loss, figures = self.picture_loss(raw, batch["image"])
+        loss, figures = self.picture_loss(raw, batch.image)
         if self.pull is not None and step >= self.pull.config.start_step:
             adversarial, parts = self.pull(loss, raw, features, network)
             loss, figures = weighted_sum([(1.0, loss), (1.0, adversarial)]), figures | parts
@@ -104,6 +111,8 @@ class EndToEndTask(BidirectionalTask):
     From the same seed, its transformer starts with the same weights as a bidirectional run's. Raises ConfigError when
     the loss is not one for the image tokenizer's pictures.
     """
+
+    batch_type = EndToEndBatch
 
     def __init__(self, config: EndToEndTaskConfig, sampling: SamplingConfig):
         super().__init__(config, sampling)
@@ -131,7 +140,8 @@ class EndToEndTask(BidirectionalTask):
     def _start(self) -> EndToEndReconstructor:
         folder = Path(self.config.init_from or "") / "reconstructor"
         if self.config.init_from and folder.is_dir():
-            found = load_reconstructor(folder, self.model, self.image_tokenizer)
+            found = release.read(folder, "reconstructor", model=self.model,
+                                 image_tokenizer=self.image_tokenizer)
             for name in ("anchor", "map_layers", "map_ratio"):
                 asked, given = getattr(self.config.reconstructor, name), getattr(found.config, name)
                 key = f"task.reconstructor.{name}"
@@ -141,43 +151,37 @@ class EndToEndTask(BidirectionalTask):
             return found
         return EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
 
-    def _teacher_forced(self, batch: dict[str, Tensor], step: int) -> Tensor:
-        return self.end_to_end(batch["caption"], batch["caption_length"], batch["codes"])
+    def _teacher_forced(self, batch: EndToEndBatch, step: int) -> Tensor:
+        return self.end_to_end(batch.t2i_text, batch.t2i_length, batch.codes)
 
-    def _pictures(self, samples: list[Sample]) -> dict[str, np.ndarray]:
-        if any(sample.picture is None for sample in samples):
-            raise DataError("data.sources: an end-to-end run compares with pictures and some sources hold codes alone; "
+    def _images(self, samples: list[Sample]) -> dict[str, np.ndarray]:
+        if any(sample.image is None for sample in samples):
+            raise DataError("data.sources: an end-to-end run compares with images and some sources hold codes alone; "
                             "name the sources that the codes were made from")
-        size = self.image_tokenizer.image_size
-        return {"image": np.stack([to_model(centre_crop(sample.picture, size)) for sample in samples])}
+        return {"image": to_model(np.stack([sample.image for sample in samples]))}
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the codes that the frozen image tokenizer gives the pictures, which stay for the reconstruction loss."""
+    def prepare(self, batch: EndToEndBatch) -> EndToEndBatch:
+        """Add the codes that the frozen image tokenizer gives the images, which stay for the reconstruction loss."""
         with paddle.no_grad():
-            return batch | {"codes": self.image_tokenizer.encode(batch["image"])}
+            return replace(batch, codes=self.image_tokenizer.encode(batch.image))
 
-    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+    def preview(self, batch: EndToEndBatch) -> Iterator[LogPicture]:
         """A bidirectional run's, and pictures beside their two-stage and end-to-end reconstructions."""
         yield from super().preview(batch)
-        count = min(self.config.preview_captions, batch["caption"].shape[0])
-        few = {name: value[:count] for name, value in batch.items()}
+        few = batch.map(lambda value: value[:self.config.preview_captions])
         self.end_to_end.eval()
         with paddle.no_grad():
             pictures = self.image_tokenizer.picture_of(self._teacher_forced(few, 0))
         self.end_to_end.train()
-        captions = few["caption"].numpy().tolist()
-        for row, parts in enumerate(zip(few["image"].numpy(), self._decode(few["codes"]), pictures.numpy())):
+        captions = few.t2i_text.numpy().tolist()
+        for row, parts in enumerate(zip(few.image.numpy(), self._decode(few.codes), pictures.numpy())):
             real, two_stage, end_to_end = parts
             yield LogPicture(f"reconstructed_{row}", np.concatenate(
                 [from_model(real), two_stage, from_model(end_to_end)], axis=1), self.words.decode(captions[row]))
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        average = average or {}
-        weights = {name: average.get(PREFIX + name, value) for name, value in self.reconstructor.state_dict().items()}
-        generator = {name: average.get(name, value) for name, value in self.model.state_dict().items()}
-        save_reconstructor(Path(directory) / "reconstructor", self.reconstructor, weights, generator,
-                           self.image_tokenizer)
-        super().export(directory, average)
+    def released(self) -> ReleasedModel:
+        """What is exported: a bidirectional run's, and the reconstructor."""
+        return replace(super().released(), reconstructor=self.reconstructor)
 
     def state(self) -> dict[str, Tensor]:
         state = super().state() | {PREFIX + name: value for name, value in self.reconstructor.state_dict().items()}

@@ -1,23 +1,25 @@
 """Training an image tokenizer: VQVAE by pixels, VQGAN with a perceptual loss and a patch adversary,
 dVAE by likelihood."""
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import paddle
 import pydantic
 from paddle import Tensor, nn
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, from_model, to_model
-from vilg.engine.task import LogPicture, Phase, StepOutput
+from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, hinge_discriminator_loss
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
 from vilg.losses.total import weighted_sum
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.dvae import DVAEConfig
-from vilg.tokenizers.image.folder import build_image_tokenizer, save_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.vqvae import VQConfig
 
 
@@ -41,6 +43,13 @@ class ImageTokenizerTaskConfig:
                              f"{self.tokenizer.kind}")
 
 
+@dataclass
+class ImageBatch(Batch):
+    """``image`` float32 [B, 3, H, W] in [-1, 1]."""
+
+    image: Tensor | np.ndarray
+
+
 class AutoencoderStep(nn.Layer):
     """The phase that moves the tokenizer: |x̂ - x| + perceptual + latent loss, and w·λ·(-D(x̂))
     once the adversary began."""
@@ -52,8 +61,8 @@ class AutoencoderStep(nn.Layer):
         self.loss = PictureLoss(config.loss)
         self.pull = AdversarialPull(discriminator, config.adversary) if discriminator is not None else None
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
-        images = batch["image"]
+    def forward(self, batch: ImageBatch, step: int) -> StepOutput:
+        images = batch.image
         result = self.tokenizer.reconstruct(images, step)
         reconstruction, figures = self.loss(result.raw, images)
         figures["loss_latent"] = result.latent_loss.detach()
@@ -70,14 +79,14 @@ class AdversaryStep(nn.Layer):
     ``reconstruct(batch, step)`` gives the latter, [B, 3, H, W]; it is asked without gradients.
     """
 
-    def __init__(self, discriminator: PatchDiscriminator, reconstruct: Callable[[dict[str, Tensor], int], Tensor]):
+    def __init__(self, discriminator: PatchDiscriminator, reconstruct: Callable[[Batch, int], Tensor]):
         super().__init__()
         self.discriminator, self.reconstruct = discriminator, reconstruct
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
+    def forward(self, batch: ImageBatch, step: int) -> StepOutput:
         with paddle.no_grad():
             fake = self.reconstruct(batch, step)
-        on_real, on_fake = self.discriminator(batch["image"]), self.discriminator(fake)
+        on_real, on_fake = self.discriminator(batch.image), self.discriminator(fake)
         loss = hinge_discriminator_loss(on_real, on_fake)
         figures = {"loss_adversary": loss.detach(), "logit_real": on_real.detach().mean(),
                    "logit_fake": on_fake.detach().mean()}
@@ -87,10 +96,12 @@ class AdversaryStep(nn.Layer):
 class ImageTokenizerTask:
     """Training of an image tokenizer, see :class:`vilg.engine.task.Task`."""
 
+    reads_text = False
+
     def __init__(self, config: ImageTokenizerTaskConfig):
         self.config = config
         self.tokenizer = build_image_tokenizer(config.tokenizer)
-        self.picture_size = self.tokenizer.image_size
+        self.least_side = self.tokenizer.image_size
         self.discriminator = None
         if config.adversary:
             self.discriminator = PatchDiscriminator(config.adversary.layers, config.adversary.channels)
@@ -101,18 +112,22 @@ class ImageTokenizerTask:
             self.phases.append(Phase("adversary", AdversaryStep(self.discriminator, self._reconstructed), parameters,
                                      config.adversary.start_step))
 
-    def _reconstructed(self, batch: dict[str, Tensor], step: int) -> Tensor:
+    def _reconstructed(self, batch: ImageBatch, step: int) -> Tensor:
         # In eval mode the quantizer takes no note of the vectors, which the other phase has already shown it.
         self.tokenizer.eval()
-        raw = self.tokenizer.reconstruct(batch["image"], step).raw
+        raw = self.tokenizer.reconstruct(batch.image, step).raw
         self.tokenizer.train()
         return raw
 
-    def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
-        """Centre crops [B, 3, H, W] in [-1, 1]; nothing here is random."""
-        return {"image": np.stack([to_model(centre_crop(sample.picture, self.picture_size)) for sample in samples])}
+    def view(self, sample: Sample, seed: int) -> np.ndarray:
+        """The largest centred square of the sample's image, uint8 [S, S, 3]; nothing here is random."""
+        return centre_crop(sample.image, self.least_side)
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def collate(self, crops: list[np.ndarray], seeds: list[int]) -> ImageBatch:
+        """Crops as the tokenizer takes them."""
+        return ImageBatch(to_model(np.stack(crops)))
+
+    def prepare(self, batch: ImageBatch) -> ImageBatch:
         return batch
 
     def fingerprints(self) -> dict[str, str]:
@@ -121,12 +136,12 @@ class ImageTokenizerTask:
     def after_step(self, step: int) -> dict[str, float]:
         return self.tokenizer.after_step(step)
 
-    def tokens(self, batch: dict[str, Any]) -> int:
-        return batch["image"].shape[0] * self.tokenizer.grid[0] * self.tokenizer.grid[1]
+    def tokens(self, batch: ImageBatch) -> int:
+        return batch.image.shape[0] * self.tokenizer.grid[0] * self.tokenizer.grid[1]
 
-    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+    def preview(self, batch: ImageBatch) -> Iterator[LogPicture]:
         """Pictures of the batch, each with its reconstruction on the right."""
-        images = batch["image"][:self.config.preview_pictures]
+        images = batch.image[:self.config.preview_pictures]
         self.tokenizer.eval()
         with paddle.no_grad():
             decoded = self.tokenizer.decode(self.tokenizer.encode(images))
@@ -135,7 +150,7 @@ class ImageTokenizerTask:
             yield LogPicture(f"reconstruction_{row}", np.concatenate([image, again], axis=1))
 
     def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        save_image_tokenizer(self.tokenizer, directory, average)
+        release.write(directory, "image_tokenizer", self.tokenizer, average)
 
     def state(self) -> dict[str, Tensor]:
         state = self.tokenizer.training_state()

@@ -1,25 +1,27 @@
 """Training the feature network that Fréchet distances of scenes are taken in: it learns to tell what stands where."""
 from collections.abc import Iterator
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from paddle import Tensor, nn
 
+from vilg import release
 from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.transforms import centre_crop, to_model
-from vilg.data.worlds.scenes import Scene, sample_scene
-from vilg.data.worlds.scenes.lexicon import COLOURS, SHAPES, SIZES
-from vilg.engine.task import LogPicture, Phase, StepOutput
+from vilg.data.worlds.scenes import Scene
+from vilg.data.worlds.scenes.lexicon import COLOURS, MORE_COLOURS, MORE_SHAPES, SHAPES, SIZES
+from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
 from vilg.errors import DataError
 from vilg.losses.reconstruction import pixel_loss
 from vilg.losses.total import weighted_sum
-from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig, save_scene_features
+from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.nn import functional
 from vilg.nn.layers import Linear
 
 CELLS = 9
-CLASSES = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "size": tuple(SIZES)}
+CLASSES = {"shape": SHAPES + MORE_SHAPES, "colour": (*COLOURS, *MORE_COLOURS), "size": tuple(SIZES)}
 BACKGROUND = 6  # start and end colour
 
 
@@ -29,6 +31,27 @@ class SceneFeaturesTaskConfig:
 
     kind: Literal["scene_features"] = "scene_features"
     network: SceneFeaturesConfig
+
+
+@dataclass
+class SceneBatch(Batch):
+    """``image`` float32 [B, 3, H, W] in [-1, 1]; ``background`` float32 [B, 6], its two colours in [-1, 1];
+    ``shape``, ``colour``, ``size`` int64 [B, 9]: what stands in each cell, a number of :data:`CLASSES` from 1 on, 0 for
+    nothing."""
+
+    image: Tensor | np.ndarray
+    background: Tensor | np.ndarray
+    shape: Tensor | np.ndarray
+    colour: Tensor | np.ndarray
+    size: Tensor | np.ndarray
+
+
+@dataclass
+class SceneView:
+    """A scene, and its drawing uint8 [S, S, 3]."""
+
+    image: np.ndarray
+    scene: Scene
 
 
 class SceneFeaturesStep(nn.Layer):
@@ -42,12 +65,12 @@ class SceneFeaturesStep(nn.Layer):
                                    for name, known in CLASSES.items()})
         self.background = Linear(network.width, BACKGROUND)
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> StepOutput:
-        features = self.network(batch["image"])
-        losses, figures = [pixel_loss(self.background(features), batch["background"], 0.0, 1.0)], {}
+    def forward(self, batch: SceneBatch, step: int) -> StepOutput:
+        features = self.network(batch.image)
+        losses, figures = [pixel_loss(self.background(features), batch.background, 0.0, 1.0)], {}
         for name, known in CLASSES.items():
             logits = self.heads[name](features).reshape([-1, len(known) + 1])      # [B·9, classes]
-            labels = batch[name].reshape([-1])
+            labels = getattr(batch, name).reshape([-1])
             losses.append(functional.cross_entropy(logits, labels).mean())
             right = (logits.argmax(-1) == labels).astype("float32")
             figures[f"right_{name}"] = right.mean().detach()
@@ -55,52 +78,54 @@ class SceneFeaturesStep(nn.Layer):
 
 
 class SceneFeaturesTask:
-    """Training of :class:`vilg.metrics.frechet.SceneFeatures`, see :class:`vilg.engine.task.Task`."""
+    """Training of :class:`vilg.models.scene_features.SceneFeatures`, see :class:`vilg.engine.task.Task`."""
+
+    reads_text = False
 
     def __init__(self, config: SceneFeaturesTaskConfig):
         self.network = SceneFeatures(config.network)
-        self.picture_size = config.network.image_size
+        self.least_side = config.network.image_size
         self.step = SceneFeaturesStep(self.network)
         self.phases = [Phase("model", self.step, dict(self.step.named_parameters()))]
 
-    def collate(self, samples: list[Sample], seeds: list[int]) -> dict[str, np.ndarray]:
-        """Pictures, and what their scenes hold: classes [B, 9] (0 is nothing) and background colours [B, 6]."""
-        scenes = [_scene_of(sample) for sample in samples]
-        colours = [[*scene.background.start, *scene.background.end] for scene in scenes]
-        batch = {"image": np.stack([to_model(centre_crop(sample.picture, self.picture_size)) for sample in samples]),
-                 "background": np.array(colours, "float32") / 127.5 - 1}
-        return batch | {name: np.stack([_labels(scene, name) for scene in scenes]) for name in CLASSES}
+    def view(self, sample: Sample, seed: int) -> SceneView:
+        """The drawing, cropped, with the scene that the sample carries. Raises DataError for another sample."""
+        scene = sample.facts.get("scene")
+        if not isinstance(scene, Scene) or sample.image is None:
+            raise DataError(f"{sample.key}: is no drawn scene; the feature network trains on data.sources of kind "
+                            "scenes")
+        return SceneView(centre_crop(sample.image, self.least_side), scene)
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def collate(self, views: list[SceneView], seeds: list[int]) -> SceneBatch:
+        """Images, and what their scenes hold."""
+        scenes = [view.scene for view in views]
+        colours = [[*scene.background.start, *scene.background.end] for scene in scenes]
+        return SceneBatch(to_model(np.stack([view.image for view in views])),
+                          np.array(colours, "float32") / 127.5 - 1,
+                          **{name: np.stack([_labels(scene, name) for scene in scenes]) for name in CLASSES})
+
+    def prepare(self, batch: SceneBatch) -> SceneBatch:
         return batch
 
     def after_step(self, step: int) -> dict[str, float]:
         return {}
 
-    def tokens(self, batch: dict[str, Any]) -> int:
-        return batch["image"].shape[0] * CELLS
+    def tokens(self, batch: SceneBatch) -> int:
+        return batch.image.shape[0] * CELLS
 
-    def preview(self, batch: dict[str, Tensor]) -> Iterator[LogPicture]:
+    def preview(self, batch: SceneBatch) -> Iterator[LogPicture]:
         return iter(())
 
     def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
         prefix = "network."
-        save_scene_features(self.network, directory, {name.removeprefix(prefix): value for name, value in
-                                                      (average or {}).items() if name.startswith(prefix)})
+        own = {name.removeprefix(prefix): value for name, value in (average or {}).items() if name.startswith(prefix)}
+        release.write(directory, "scene_features", self.network, own)
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.step.state_dict())
 
     def fingerprints(self) -> dict[str, str]:
         return {}
-
-
-def _scene_of(sample: Sample) -> Scene:
-    kind, _, rest = sample.key.partition("/")
-    split, _, seed = rest.partition("/")
-    if kind != "scenes" or sample.picture is None or not seed.isdigit():
-        raise DataError(f"{sample.key}: is no drawn scene; the feature network trains on data.sources of kind scenes")
-    return sample_scene(int(seed), split)
 
 
 def _labels(scene: Scene, name: str) -> np.ndarray:

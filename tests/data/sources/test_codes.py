@@ -6,7 +6,7 @@ from vilg.data.config import DataConfig, build_stream
 from vilg.data.loader import Loader, LoaderConfig, Mixture
 from vilg.data.sample import BrokenSample
 from vilg.data.sources.codes import CODES_FILE, TEXTS_FILE, CodesConfig, CodesSource, write_codes
-from vilg.data.sources.folder import ScenesConfig, ScenesSource
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.errors import ConfigError, DataError
 
 
@@ -28,8 +28,8 @@ def test_round_trip(cache):
     assert len(read) == 10
     for index in (0, 9):
         expected = source[index]
-        np.testing.assert_array_equal(read[index].codes, encode(expected.picture[None])[0])
-        assert read[index].codes.dtype == np.int64 and read[index].picture is None
+        np.testing.assert_array_equal(read[index].codes, encode(expected.image[None])[0])
+        assert read[index].codes.dtype == np.int64 and read[index].image is None
         assert (read[index].key, read[index].captions, read[index].questions) == (
             expected.key, expected.captions, expected.questions)
     only_first = CodesSource(CodesConfig(path=str(folder), first_caption_only=True), "abc")
@@ -40,7 +40,7 @@ def test_another_tokenizer_or_a_task_on_pictures_is_refused(cache):
     folder, _ = cache
     with pytest.raises(DataError, match="image tokenizer abc, this run's is xyz.*encode"):
         CodesSource(CodesConfig(path=str(folder)), "xyz")
-    with pytest.raises(DataError, match="trains on pictures"):
+    with pytest.raises(DataError, match="trains on images"):
         CodesSource(CodesConfig(path=str(folder)), None)
 
 
@@ -48,7 +48,7 @@ def test_damaged_cache_is_refused(cache):
     folder, _ = cache
     texts = (folder / TEXTS_FILE).read_text(encoding="utf-8").splitlines()
     (folder / TEXTS_FILE).write_text("\n".join(texts[:-1]), encoding="utf-8")
-    with pytest.raises(DataError, match="10 pictures' codes and 9 lines"):
+    with pytest.raises(DataError, match="10 images' codes and 9 lines"):
         CodesSource(CodesConfig(path=str(folder)), "abc")
     content = (folder / CODES_FILE).read_bytes()
     (folder / CODES_FILE).write_bytes(content[:-7])

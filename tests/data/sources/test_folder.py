@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vilg.data.images import read_picture
+from vilg.data.images import read_image
 from vilg.data.loader import Loader, LoaderConfig, Mixture
 from vilg.data.packing import Packing, write_shards
-from vilg.data.sample import BrokenSample
-from vilg.data.sources.folder import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.data.sample import BrokenSample, Reading
+from vilg.data.sources.folder import FolderConfig, FolderSource
+from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.worlds.scenes import parse_caption
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.errors import DataError
 
 
@@ -25,7 +27,7 @@ def paint(path, colour=(200, 30, 30), size=(20, 10)):
 def test_scenes():
     source = ScenesSource(ScenesConfig(split="test", count=5, first=100, size=32))
     sample = source[2]
-    assert len(source) == 5 and sample.picture.shape == (32, 32, 3) and sample.picture.dtype == np.uint8
+    assert len(source) == 5 and sample.image.shape == (32, 32, 3) and sample.image.dtype == np.uint8
     assert sample.key == "scenes/test/102" and sample.captions and sample.questions
     assert source[2].captions == sample.captions
     with pytest.raises(ValueError):
@@ -67,11 +69,11 @@ def test_folder_is_read_recursively_with_several_captions(tmp_path):
     paint(tmp_path / "deep" / "b.JPG")
     (tmp_path / "a.txt").write_text("第一句\n\n 第二句 \n", encoding="utf-8")
     (tmp_path / "deep" / "b.txt").write_text("\ufeff另一句\n", encoding="utf-8")
-    (tmp_path / "notes.md").write_text("no picture")
+    (tmp_path / "notes.md").write_text("no image")
     source = FolderSource(FolderConfig(path=str(tmp_path)))
     assert [source[i].key for i in range(len(source))] == ["a.png", "deep/b.JPG"]
     assert source[0].captions == ["第一句", "第二句"] and source[1].captions == ["另一句"]
-    assert source[0].picture.shape == (10, 20, 3)
+    assert source[0].image.shape == (10, 20, 3)
     assert FolderSource(FolderConfig(path=str(tmp_path), first_caption_only=True))[0].captions == ["第一句"]
 
 
@@ -90,12 +92,12 @@ def test_folder_names_what_is_broken(tmp_path):
         reasons[caught.value.name.removeprefix(f"{tmp_path}/")] = caught.value.reason
     assert reasons["mute.png"] == "no caption file mute.txt"
     assert reasons["empty.png"] == "empty.txt holds no caption"
-    assert "UTF-8" in reasons["binary.png"] and "not a whole picture" in reasons["cut.png"]
+    assert "UTF-8" in reasons["binary.png"] and "not a whole image" in reasons["cut.png"]
 
 
 @pytest.mark.parametrize("make, message", [
     (lambda path: FolderSource(FolderConfig(path=str(path / "none"))), "no such folder"),
-    (lambda path: FolderSource(FolderConfig(path=str(path))), "holds no picture"),
+    (lambda path: FolderSource(FolderConfig(path=str(path))), "holds no image"),
     (lambda path: TableSource(TableConfig(path=str(path / "none.tsv"))), "cannot be read"),
     (lambda path: TableSource(TableConfig(path=str(path / "table.csv"))), "a .tsv or a .jsonl"),
 ])
@@ -149,17 +151,18 @@ def test_caption_lines_end_at_line_feeds_alone(tmp_path):
 
 
 def test_linked_folders_are_searched_once_and_circles_end(tmp_path):
-    for name in ("far/x.png", "near/b/own.png", "near/.hidden/y.png", "near/c.png", "near/b-1/z.PNG"):
+    for name in ("far/x.png", "near/b/own.png", "near/hidden/y.png", "near/c.png", "near/b-1/z.PNG"):
         paint(tmp_path / name)
     near = tmp_path / "near"
     found = sorted(path.relative_to(near).as_posix() for path in near.rglob("*") if path.suffix.lower() == ".png")
-    assert sorted(FolderSource(FolderConfig(path=str(near))).pictures) == found
+    assert sorted(FolderSource(FolderConfig(path=str(near)), Reading(texts=False)).images) == found
     order = ["/".join(path.relative_to(near).parts) for path in sorted(near.rglob("*")) if path.is_file()]
-    assert FolderSource(FolderConfig(path=str(near))).pictures == order
+    assert FolderSource(FolderConfig(path=str(near)), Reading(texts=False)).images == order
     for link, target in (("a", "far"), ("d", "far"), ("a2", "near/b"), ("b/back", "near"), ("e.png", "far/x.png")):
         (near / link).symlink_to(tmp_path / target)
     (tmp_path / "far/round").symlink_to(near)
-    assert FolderSource(FolderConfig(path=str(near))).pictures == sorted([*order, "a/x.png", "e.png"],
+    linked = FolderSource(FolderConfig(path=str(near)), Reading(texts=False))
+    assert linked.images == sorted([*order, "a/x.png", "e.png"],
                                                                          key=lambda name: name.split("/"))
 
 
@@ -198,14 +201,14 @@ def test_a_set_with_five_per_cent_broken_files_goes_round(tmp_path, caplog):
 def test_pictures_are_upright_opaque_rgb(tmp_path):
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
-    assert (read_picture(tmp_path / "clear.png", "clear") == 255).all()
+    assert (read_image(tmp_path / "clear.png", "clear") == 255).all()
     turned = Image.new("RGB", (8, 4), (10, 200, 10))
     exif = turned.getexif()
     exif[274] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture((tmp_path / "turned.jpg").read_bytes(), "turned").shape == (8, 4, 3)
+    assert read_image((tmp_path / "turned.jpg").read_bytes(), "turned").shape == (8, 4, 3)
     Image.new("L", (5, 5), 7).save(tmp_path / "grey.png")
-    assert (read_picture(tmp_path / "grey.png", "grey") == 7).all()
+    assert (read_image(tmp_path / "grey.png", "grey") == 7).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -217,7 +220,7 @@ def test_every_exif_orientation(tmp_path, orientation, suffix):
     Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, lossless=True)
     with Image.open(tmp_path / f"a.{suffix}") as picture:
         expected = np.asarray(ImageOps.exif_transpose(picture))
-    np.testing.assert_array_equal(read_picture(tmp_path / f"a.{suffix}", "a"), expected)
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}", "a"), expected)
 
 
 def test_exif_of_wrong_types_does_not_matter():
@@ -228,7 +231,7 @@ def test_exif_of_wrong_types_does_not_matter():
     Image.new("RGB", (20, 10)).save(buffer, "JPEG")
     content = buffer.getvalue()
     content = content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
-    assert read_picture(content, "x").shape == (20, 10, 3)
+    assert read_image(content, "x").shape == (20, 10, 3)
 
 
 def test_whatever_a_decoder_raises_is_a_broken_picture():
@@ -237,19 +240,19 @@ def test_whatever_a_decoder_raises_is_a_broken_picture():
     where = struct.pack("<HH", 0x111, 4)  # the tag of the pixels' place, a whole number
     assert where in buffer.getvalue()
     content = buffer.getvalue().replace(where, struct.pack("<HH", 0x111, 2))  # Pillow: TypeError
-    with pytest.raises(BrokenSample, match="x: not a whole picture"):
-        read_picture(content, "x")
+    with pytest.raises(BrokenSample, match="x: not a whole image"):
+        read_image(content, "x")
 
 
 def test_grey_of_sixteen_bits_is_scaled_and_what_cannot_be_is_broken(tmp_path):
     levels = np.linspace(0, 65535, 256).reshape(16, 16)
     for name, kind in (("a.png", "uint16"), ("a.tif", "uint16"), ("b.tif", "int32")):
         Image.fromarray(levels.astype(kind)).save(tmp_path / name)
-        np.testing.assert_array_equal(read_picture(tmp_path / name, name)[..., 1].ravel(), range(256))
+        np.testing.assert_array_equal(read_image(tmp_path / name, name)[..., 1].ravel(), range(256))
     Image.fromarray(levels.astype("uint16")).save(tmp_path / "c.png", transparency=0)
-    assert (read_picture(tmp_path / "c.png", "c")[0, 0] == 255).all()
+    assert (read_image(tmp_path / "c.png", "c")[0, 0] == 255).all()
     Image.fromarray((levels / 65535).astype("float32")).save(tmp_path / "f.tif")
     Image.fromarray((levels * 100).astype("int32")).save(tmp_path / "i.tif")
     for name, reason in (("f.tif", "mode F with levels from 0 to 1;"), ("i.tif", "mode I with levels from 0 to 6")):
         with pytest.raises(BrokenSample, match=reason):
-            read_picture(tmp_path / name, name)
+            read_image(tmp_path / name, name)

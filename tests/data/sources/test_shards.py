@@ -12,11 +12,16 @@ from vilg.data.config import DataConfig, build_stream
 from vilg.data.loader import Loader, LoaderConfig, Mixture
 from vilg.data.packing import Packing, write_folder, write_shards
 from vilg.data.sample import BrokenSample, Sample
-from vilg.data.sources.codes import write_codes
-from vilg.data.sources.folder import FolderConfig, FolderSource, ScenesConfig, ScenesSource, TableConfig, TableSource
+from vilg.data.sources.codes import CodesConfig, CodesSource, write_codes
+from vilg.data.sources.folder import FolderConfig, FolderSource
+from vilg.data.sources.members import scan
 from vilg.data.sources.shards import (
-    INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, scan, shuffled_through_buffer,
+    INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, shuffled_through_buffer,
 )
+from vilg.data.sources.table import TableConfig, TableSource
+from vilg.data.transforms import centre_crop
+from vilg.data.worlds.scenes import sample_scene
+from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 from vilg.errors import ConfigError, DataError
 
 COUNT = 54  # in shards of 8 at most: five of eight and two of seven
@@ -56,7 +61,7 @@ def test_shards_hold_the_source_to_the_bit(packed):
     stream, source = ShardStream(ShardsConfig(path=str(packed))), ScenesSource(ScenesConfig(count=COUNT))
     assert len(stream) == len(source) and len(find_shards(str(packed))) == 7
     for number in (0, 7, 8, 53):
-        np.testing.assert_array_equal(stream[number].picture, source[number].picture)
+        np.testing.assert_array_equal(stream[number].image, source[number].image)
         assert stream[number].captions == source[number].captions
         assert stream[number].questions == source[number].questions
     assert ShardStream(ShardsConfig(path=[str(packed / "0000[01].tar")], first_caption_only=True))[9].captions == (
@@ -77,6 +82,30 @@ def test_one_lane_gives_every_sample_once_a_round_and_other_orders_after(packed)
     assert keys[:COUNT] != keys[COUNT:]
     assert keys == take(loader(packed, batch_size=COUNT, seed=3), 2)
     assert keys != take(loader(packed, batch_size=COUNT, seed=4), 2)
+
+
+def test_shards_come_in_another_order_every_time_round(packed):
+    # Without a buffer the samples of a shard stay together, so that only the order of the shards can differ.
+    keys = take(loader(packed, batch_size=COUNT, seed=3, buffer=1), 4)
+    walks = []
+    for turn in range(4):
+        shards = [key.partition("/")[0] for key in keys[turn * COUNT:(turn + 1) * COUNT]]
+        walk = list(dict.fromkeys(shards))
+        assert shards == sorted(shards, key=walk.index) and len(walk) == 7
+        walks.append(walk)
+    assert len(set(map(tuple, walks))) == 4 and all(walk != sorted(walk) for walk in walks[1:])
+
+
+def test_facts_travel_through_shards_folders_and_codes(packed, tmp_path):
+    source = ScenesSource(ScenesConfig(count=COUNT, wide=True))
+    assert source[5].facts == {"scene": sample_scene(5, "train", wide=True), "split": "train", "seed": 5}
+    plain = {"split": "train", "seed": 5}  # a scene has no form in JSON
+    assert ShardStream(ShardsConfig(path=str(packed)))[5].facts == plain
+    write_folder(tmp_path / "folder", ScenesSource(ScenesConfig(count=6)), Packing("png"))
+    table = TableSource(TableConfig(path=str(tmp_path / "folder" / "table.jsonl")))
+    assert table[5].facts == plain
+    write_codes(tmp_path / "codes", table, lambda images: images[:, :2, 0, 0], 32, "abc")
+    assert CodesSource(CodesConfig(path=str(tmp_path / "codes")), "abc")[5].facts == plain
 
 
 def test_ranks_read_shards_of_their_own(packed):
@@ -208,10 +237,10 @@ def test_pictures_are_cropped_one_by_one(tmp_path, use):
         if use == "shards":
             write_shards(tmp_path, Large(30), Packing("jpg", 32))
         elif use == "codes":
-            write_codes(tmp_path, Large(30), lambda pictures: pictures[:, :2, 0, 0], 32, "abc")
+            write_codes(tmp_path, Large(30), lambda images: images[:, :2, 0, 0], 32, "abc")
         else:
             run = Loader(Mixture([Large(30)]), LoaderConfig(prefetch=1), lambda samples, seeds: {
-                "image": np.stack([sample.picture for sample in samples])}, 30, picture_size=32)
+                "image": np.stack(samples)}, 30, view=lambda sample, seed: centre_crop(sample.image, 32))
             assert next(run)["image"].shape == (30, 32, 32, 3)
             run.close()
         assert tracemalloc.get_traced_memory()[1] < 10e6
@@ -291,8 +320,8 @@ def test_foreign_shards(tmp_path):
     stream = ShardStream(ShardsConfig(path=str(tmp_path / "*.tar")))
     assert stream[0].captions == ["一句", "两句"] and stream[1].captions == ["a cat"]
     assert [stream[number].captions for number in (6, 7, 8)] == [["marked"], ["one\x0bline"], ["fallback"]]
-    assert stream[5].captions == ["fallback"] and stream[0].picture.shape == (6, 6, 3)
-    for number, reason in ((2, "x/3: no caption"), (3, "x/4: no picture"), (4, "x/5: its text is not UTF-8"),
+    assert stream[5].captions == ["fallback"] and stream[0].image.shape == (6, 6, 3)
+    for number, reason in ((2, "x/3: no caption"), (3, "x/4: no image"), (4, "x/5: its text is not UTF-8"),
                            (9, "y/1: not a record")):
         with pytest.raises(BrokenSample, match=reason):
             stream[number]
@@ -327,7 +356,7 @@ def test_packing_crops_filters_and_counts(tmp_path):
     report = write_shards(tmp_path / "s", source, Packing("jpg", 32, Short()), 10)
     assert (report.written, report.filtered) == (expected, 30 - expected)
     stream = ShardStream(ShardsConfig(path=str(tmp_path / "s")))
-    assert stream[0].picture.shape == (32, 32, 3)
+    assert stream[0].image.shape == (32, 32, 3)
     assert all(len(text) < 9 for number in range(len(stream)) for text in stream[number].captions)
     with pytest.raises(DataError, match="png, jpg, webp"):
         Packing("bmp")
@@ -339,9 +368,9 @@ def test_a_written_folder_reads_as_folder_and_as_table(tmp_path):
     folder = FolderSource(FolderConfig(path=str(tmp_path)))
     table = TableSource(TableConfig(path=str(tmp_path / "table.jsonl")))
     for number in range(3):
-        np.testing.assert_array_equal(folder[number].picture, source[number].picture)
+        np.testing.assert_array_equal(folder[number].image, source[number].image)
         assert folder[number].captions == table[number].captions == source[number].captions
         assert table[number].questions == source[number].questions
     write_folder(tmp_path, source, Packing("png"))
-    with pytest.raises(DataError, match="holds other pictures already, such as 0000002.png"):
+    with pytest.raises(DataError, match="holds other images already, such as 0000002.png"):
         write_folder(tmp_path, ScenesSource(ScenesConfig(count=2)), Packing("png"))

@@ -3,7 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from vilg.data.sources.folder import FolderConfig, FolderSource, TableConfig, TableSource
+from vilg.data.sources.folder import FolderConfig, FolderSource
+from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.worlds import emoji
 from vilg.errors import DataError
 

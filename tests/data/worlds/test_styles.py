@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vilg.config import from_dict
-from vilg.data.sources.folder import TableConfig, TableSource
+from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.worlds import styles
 from vilg.data.worlds.styles import packages, splits
 from vilg.data.worlds.styles.concepts import match, read_concepts, read_debian_concepts, read_icons

@@ -4,7 +4,9 @@ import paddle
 import pytest
 
 from vilg.nn.attention import flashmask
-from vilg.nn.attention.patterns import Layout, Pattern, Role, dense_mask
+from vilg.nn.attention.patterns import SOURCE, TARGET, Column, Convolution, Dense, Layout, Role, Row, dense_mask
+
+MASKED = Role("masked", image_is_target=True, causal=False)  # an image of which some tokens are to be guessed
 
 
 def expand(hidden: np.ndarray) -> np.ndarray:
@@ -19,20 +21,22 @@ def expand(hidden: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("text,length,prefix", [(0, [0], [0]), (1, [1, 0], [0, 0]), (6, [6, 4, 1, 0], [2, 0, 1, 0])])
 @pytest.mark.parametrize("grid", [(4, 4), (5, 7), (1, 3)], ids=str)
-@pytest.mark.parametrize("role", Role)
-@pytest.mark.parametrize("pattern", [Pattern.DENSE, Pattern.ROW, Pattern.COLUMN])
+@pytest.mark.parametrize("role", [TARGET, SOURCE, MASKED], ids=lambda role: role.name)
+@pytest.mark.parametrize("pattern", [Dense(), Row(), Column()], ids=lambda pattern: pattern.name)
 def test_intervals_equal_the_rule(pattern, role, grid, text, length, prefix):
     layout = Layout(text, *grid)
     length, prefix = np.array(length), np.array(prefix)
-    visible = expand(flashmask.hidden_rows(pattern, role, layout, length, prefix))
+    runs = pattern.runs(layout)
+    visible = expand(flashmask.hidden_rows(runs, role, layout, length, prefix))
     expected = dense_mask(layout, role, pattern, length, prefix)
-    if pattern is Pattern.COLUMN:
-        order, back = flashmask.column_order(layout)
+    if runs.order is not None:
+        order, back = flashmask.slot_order(runs.order, layout)
         np.testing.assert_array_equal(order[back], np.arange(layout.length))
         visible = visible[:, back][:, :, back]
     np.testing.assert_array_equal(visible, expected)
 
 
 def test_the_cpu_and_unfitting_cases_stay_block_wise():
-    assert not flashmask.usable(paddle.zeros([1], "float16"), Pattern.ROW)
-    assert Pattern.CONV not in flashmask._FITTING
+    layout = Layout(2, 4, 4)
+    assert not flashmask.usable(paddle.zeros([1], "float16"), Row(), layout)
+    assert Convolution().runs(layout) is None

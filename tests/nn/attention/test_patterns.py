@@ -2,9 +2,14 @@
 import numpy as np
 import pytest
 
-from vilg.nn.attention.patterns import CONV_WINDOW, Layout, Pattern, Role, dense_mask, image_rule, layer_patterns
+from vilg.nn.attention.patterns import (
+    SOURCE, TARGET, Column, Convolution, Dense, Layout, Role, Row, dense_mask, layer_patterns,
+)
 
 LAYOUT = Layout(text=6, rows=4, columns=4)
+PATTERNS = {pattern.name: pattern for pattern in (Dense(), Row(), Column(), Convolution(3))}
+MASKED = Role("masked", image_is_target=True, causal=False)  # an image of which some tokens are to be guessed
+ROLES = {role.name: role for role in (TARGET, SOURCE, MASKED)}
 
 # Rows are queries. All 6 text tokens are real; as a source, the picture comes with a question of 2. The convolutional
 # tables are for a 3×3 window: 11×11 would cover the whole grid.
@@ -80,6 +85,30 @@ GOLDEN = {
         ###### .... .... ###. ##..
         ###### .... .... .### .##.
         ###### .... .... ..## ..##
+    """,
+    ("row", "masked"): """
+        ###### .... .... .... ....
+        ###### .... .... .... ....
+        ###### .... .... .... ....
+        ###### .... .... .... ....
+        ###### .... .... .... ....
+        ###### .... .... .... ....
+        ###### #### #... .... ....
+        ###### #### ##.. .... ....
+        ###### #### ###. .... ....
+        ###### #### #### .... ....
+        ###### #### #### #... ....
+        ###### .### #### ##.. ....
+        ###### ..## #### ###. ....
+        ###### ...# #### #### ....
+        ###### .... #### #### #...
+        ###### .... .### #### ##..
+        ###### .... ..## #### ###.
+        ###### .... ...# #### ####
+        ###### .... .... #### ####
+        ###### .... .... .### ####
+        ###### .... .... ..## ####
+        ###### .... .... ...# ####
     """,
     ("row", "source"): """
         ##.... #### #### #### ####
@@ -162,19 +191,19 @@ def picture(mask: np.ndarray) -> list[str]:
 
 @pytest.mark.parametrize("pattern,role", GOLDEN, ids="-".join)
 def test_golden_table(pattern, role):
-    mask = dense_mask(LAYOUT, Role(role), Pattern(pattern), [6], [2], window=3)
+    mask = dense_mask(LAYOUT, ROLES[role], PATTERNS[pattern], [6], [2])
     wanted = [line.replace(" ", "") for line in GOLDEN[pattern, role].split("\n") if line.strip()]
     assert picture(mask[0]) == wanted
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", [TARGET, SOURCE, MASKED], ids=lambda role: role.name)
 def test_the_whole_window_fits_in_a_small_grid(role):
-    conv = dense_mask(LAYOUT, role, Pattern.CONV, [6], [2], window=CONV_WINDOW)
-    assert (conv == dense_mask(LAYOUT, role, Pattern.DENSE, [6], [2])).all()
+    conv = dense_mask(LAYOUT, role, Convolution(), [6], [2])
+    assert (conv == dense_mask(LAYOUT, role, Dense(), [6], [2])).all()
 
 
-@pytest.mark.parametrize("role", Role)
-@pytest.mark.parametrize("pattern", Pattern)
+@pytest.mark.parametrize("role", [TARGET, SOURCE, MASKED], ids=lambda role: role.name)
+@pytest.mark.parametrize("pattern", [Dense(), Row(), Column(), Convolution()], ids=lambda pattern: pattern.name)
 def test_padding_is_seen_by_itself_alone(role, pattern):
     mask = dense_mask(LAYOUT, role, pattern, [4, 6, 0], [3, 0, 0])
     assert (mask[0, :, 4:6].sum(axis=0) == 1).all() and (mask[0, 4:6].sum(axis=1) == 1).all()
@@ -185,13 +214,25 @@ def test_padding_is_seen_by_itself_alone(role, pattern):
 @pytest.mark.parametrize("rows,columns", [(3, 5), (5, 3)])
 def test_source_pattern_is_the_target_pattern_made_two_sided(rows, columns):
     slots = np.arange(rows * columns)
-    for pattern in Pattern:
-        causal, both = (image_rule(pattern, role, slots[:, None], slots[None], columns, 3) for role in Role)
+    layout = Layout(0, rows, columns)
+    for pattern in PATTERNS.values():
+        causal, both = (pattern.sees(slots[:, None], slots[None], layout, role) for role in (TARGET, SOURCE))
         assert (both == (causal | causal.T)).all()
 
 
 def test_layers_follow_the_paper():
-    patterns = layer_patterns(12, sparse=True)
+    patterns = layer_patterns(12)
     names = "row column row row row column row row row column row conv".split()
-    assert [pattern.value for pattern in patterns] == names
-    assert layer_patterns(3, sparse=False) == [Pattern.DENSE] * 3
+    assert [pattern.name for pattern in patterns] == names
+    assert layer_patterns(12)[-1] == Convolution(11) and layer_patterns(4, Convolution(5))[-1] == Convolution(5)
+
+
+def test_a_window_without_a_middle_is_refused():
+    for window in (4, 0, -1):
+        with pytest.raises(ValueError, match=f"odd and positive, not {window}"):
+            Convolution(window)
+
+
+def test_patterns_are_equal_where_their_settings_are():
+    assert Row() == Row() and hash(Convolution(5)) == hash(Convolution(5))
+    assert len({Dense(), Row(), Column(), Convolution(3), Convolution(5)}) == 5

@@ -1,4 +1,5 @@
 """Public weights through the converter, against the public networks re-stated in numpy by their own names."""
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -7,9 +8,9 @@ import numpy as np
 import paddle
 import pytest
 
+from vilg import release
 from vilg.errors import CheckpointError
 from vilg.tokenizers.image.convert import import_dvae, import_vqgan
-from vilg.tokenizers.image.folder import load_image_tokenizer
 
 import reference
 import torch_writer
@@ -99,7 +100,7 @@ def test_the_tool_writes_a_folder_that_loads(tmp_path, run_tool):
     write_vqgan(tmp_path / "last.ckpt", gumbel=True)
     assert run_tool("vqgan", "--checkpoint", tmp_path / "last.ckpt", "--output", tmp_path / "ours",
                     "--image-size", SIDE) == 0
-    ours, direct = load_image_tokenizer(tmp_path / "ours"), import_vqgan(tmp_path / "last.ckpt", SIDE)
+    ours, direct = release.read(tmp_path / "ours", "image_tokenizer"), import_vqgan(tmp_path / "last.ckpt", SIDE)
     x = paddle.to_tensor(pictures())
     assert (ours.encode(x).numpy() == direct.encode(x).numpy()).all()
 
@@ -132,3 +133,85 @@ def test_a_dvae_with_an_unknown_key_is_named(tmp_path):
         {"blocks.input.w": np.zeros((12, CODES, 1, 1), "float32"), "blocks.group_1.other.w": np.zeros(1, "float32")}))
     with pytest.raises(CheckpointError, match="blocks.group_1.other.w"):
         import_dvae(tmp_path / "encoder.pkl", tmp_path / "decoder.pkl", SIDE)
+
+
+def bits(array):
+    """float32 → bfloat16, as its bits."""
+    return (array.view("uint32") >> 16).astype("uint16")
+
+
+def plain_vqgan() -> dict[str, np.ndarray]:
+    return reference.random_weights(reference.public_vqgan_shapes(**VQGAN, gumbel=False), seed=4)
+
+
+def same(tokenizer, weights) -> bool:
+    return np.allclose(tokenizer.reconstructor.conv_in.bias.numpy(), weights["post_quant_conv.bias"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("save", [torch_writer.save, torch_writer.save_stream])
+@pytest.mark.parametrize("stored", [lambda a: a.astype("float16"), lambda a: a.astype("float64"), bits])
+def test_numbers_of_every_width_are_read(tmp_path, save, stored):
+    weights = plain_vqgan()
+    save(tmp_path / "last.ckpt", torch_writer.tensors({name: stored(value) for name, value in weights.items()}))
+    tokenizer = import_vqgan(tmp_path / "last.ckpt", SIDE)
+    assert same(tokenizer, weights) and tokenizer.reconstructor.conv_in.bias.dtype == paddle.float32
+
+
+@pytest.mark.parametrize("dtype", ["F16", "F64", "BF16"])
+def test_numbers_of_every_width_are_read_from_safetensors(tmp_path, dtype):
+    weights = plain_vqgan()
+    stored = {name: {"F16": value.astype("float16"), "F64": value.astype("float64"), "BF16": bits(value)}[dtype]
+              for name, value in weights.items()}
+    header, body = {}, b""
+    for name, value in stored.items():
+        place = [len(body), len(body) + value.nbytes]
+        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": place}
+        body += value.tobytes()
+    text = json.dumps(header).encode()
+    (tmp_path / "last.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + body)
+    assert same(import_vqgan(tmp_path / "last.safetensors", SIDE), weights)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "first_stage_model.", "module.first_stage_model."])
+def test_prefixes_are_taken_off(tmp_path, prefix):
+    weights = plain_vqgan()
+    named = {prefix + name: value for name, value in weights.items()} | {"other.proj.weight": np.zeros(2, "float32")}
+    torch_writer.save(tmp_path / "last.ckpt", {"state_dict": torch_writer.tensors(named)})
+    assert same(import_vqgan(tmp_path / "last.ckpt", SIDE), weights)
+
+
+def test_averages_are_found_and_named(tmp_path, caplog):
+    weights, average = plain_vqgan(), reference.random_weights(
+        reference.public_vqgan_shapes(**VQGAN, gumbel=False), seed=5)
+    inside = weights | {"model_ema." + name.replace(".", ""): value for name, value in average.items()}
+    inside |= {"model_ema.decay": np.zeros(1, "float32"), "model_ema.num_updates": np.zeros(1, "int64")}
+    torch_writer.save(tmp_path / "inside.ckpt", {"state_dict": torch_writer.tensors(inside)})
+    torch_writer.save(tmp_path / "beside.ckpt", {"model": torch_writer.tensors(weights),
+                                                 "ema": torch_writer.tensors(average)})
+    for name in ("inside.ckpt", "beside.ckpt"):
+        caplog.clear()
+        tokenizer = import_vqgan(tmp_path / name, SIDE)
+        assert same(tokenizer, average) and not same(tokenizer, weights)
+        assert f"{name}: its averaged weights" in caplog.text
+
+
+def test_several_modules_are_named(tmp_path):
+    weights = {prefix + name: value for prefix in ("a.", "b.") for name, value in plain_vqgan().items()}
+    torch_writer.save(tmp_path / "last.ckpt", torch_writer.tensors(weights))
+    with pytest.raises(CheckpointError, match=r"last.ckpt: holds several such modules \(a., b.\)"):
+        import_vqgan(tmp_path / "last.ckpt", SIDE)
+
+
+@pytest.mark.parametrize("changes, side, says", [
+    ({"nodot": np.zeros(1, "float32")}, SIDE, "has nodot, which no known VQGAN has"),
+    ({"post_quant_conv.bias": np.full(16, np.nan, "float32")}, SIDE, "post_quant_conv.bias holds values that are"),
+    ({}, 33, "image size of 33: .*33 is not a multiple of 2"), ({}, 0, "positive"),
+    ({"encoder.conv_in.weight": np.zeros((), "float32")}, SIDE, "where 4 axes are due"),
+    ({"encoder.down.0.block.999999.conv1.weight": np.zeros(1, "float32")}, SIDE, "beyond the"),
+    ({"quantize.embedding.weight": np.zeros((40, 16), "int64")}, SIDE, "is int64 in the file and float32 in the model"),
+])
+def test_weights_that_no_vqgan_has_are_refused_in_words(tmp_path, changes, side, says):
+    torch_writer.save(tmp_path / "last.ckpt", torch_writer.tensors(plain_vqgan() | changes))
+    with pytest.raises(CheckpointError, match=f"last.ckpt.*{says}") as refused:
+        import_vqgan(tmp_path / "last.ckpt", side)
+    assert "\\" not in str(refused.value) and "(\\d" not in str(refused.value)

@@ -4,12 +4,11 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg import config
+from vilg import config, release
 from vilg.errors import ConfigError, DataError
 from vilg.losses.reconstruction import logit_laplace_loss
 from vilg.tokenizers.image.convert import convert_dvae, infer_dvae_config
 from vilg.tokenizers.image.dvae import DVAE, DVAEConfig
-from vilg.tokenizers.image.folder import load_image_tokenizer, save_image_tokenizer
 from vilg.tokenizers.image.pixels import to_laplace
 
 import reference
@@ -45,8 +44,8 @@ def test_pictures_become_codes_and_pictures_again(tmp_path):
     assert tokenizer.grid == (4, 4) and codes.shape == [2, 16] and codes.dtype == paddle.int64
     images = tokenizer.decode(codes)
     assert images.shape == [2, 3, 16, 16] and float(images.abs().max()) <= 1
-    save_image_tokenizer(tokenizer, tmp_path, dtype=None)
-    again = load_image_tokenizer(tmp_path)
+    release.write(tmp_path, "image_tokenizer", tokenizer, dtype=None)
+    again = release.read(tmp_path, "image_tokenizer")
     np.testing.assert_array_equal(again.decode(codes).numpy(), images.numpy())
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg import config
-from vilg.errors import CheckpointError, ConfigError, DataError
+from vilg import config, release
+from vilg.errors import CheckpointError, ConfigError, DataError, VilgError
 from vilg.tokenizers.image.convert import convert_vqgan, infer_vqgan_config
-from vilg.tokenizers.image.folder import build_image_tokenizer, load_image_tokenizer, save_image_tokenizer
+from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.quantize import QuantizerConfig
 from vilg.tokenizers.image.vqvae import VQGAN, VQVAE, VQConfig
 from vilg.weights.files import fingerprint, read_weights, save_weights
@@ -95,28 +95,30 @@ def test_training_lowers_the_papers_loss_and_reaches_every_weight():
 
 def test_a_folder_holds_the_tokenizer(tmp_path):
     tokenizer = small()
-    mark = save_image_tokenizer(tokenizer, tmp_path / "t")
-    again = load_image_tokenizer(tmp_path / "t")
+    mark = release.write(tmp_path / "t", "image_tokenizer", tokenizer)
+    again = release.read(tmp_path / "t", "image_tokenizer")
     assert again.config == tokenizer.config and not again.training
-    assert mark == fingerprint(tokenizer.state_dict()) == fingerprint(again.state_dict())
+    assert fingerprint(tokenizer.state_dict()) == fingerprint(again.state_dict())
+    assert mark == release.open_folder(tmp_path / "t").said["fingerprint"]
     for name, value in tokenizer.state_dict().items():
         np.testing.assert_allclose(again.state_dict()[name].numpy(), value.numpy(), atol=1e-3)
 
 
 def test_an_average_replaces_weights_by_name(tmp_path):
     tokenizer = small()
-    save_image_tokenizer(tokenizer, tmp_path, {"encoder.conv_in.bias": np.full(8, 0.5, "float32")}, dtype=None)
-    again = load_image_tokenizer(tmp_path)
+    average = {"encoder.conv_in.bias": np.full(8, 0.5, "float32")}
+    release.write(tmp_path, "image_tokenizer", tokenizer, average, dtype=None)
+    again = release.read(tmp_path, "image_tokenizer")
     np.testing.assert_array_equal(again.encoder.conv_in.bias.numpy(), 0.5)
     np.testing.assert_array_equal(again.encoder.conv_out.weight.numpy(), tokenizer.encoder.conv_out.weight.numpy())
 
 
 def test_two_halves_of_different_folders_are_refused(tmp_path):
-    save_image_tokenizer(small(), tmp_path)
+    release.write(tmp_path, "image_tokenizer", small())
     state = read_weights(tmp_path / "model.safetensors")
     save_weights(tmp_path / "model.safetensors", {name: value + 1 for name, value in state.items()})
     with pytest.raises(CheckpointError, match="fingerprint"):
-        load_image_tokenizer(tmp_path)
+        release.read(tmp_path, "image_tokenizer")
 
 
 @pytest.mark.parametrize("content, word", [
@@ -124,9 +126,10 @@ def test_two_halves_of_different_folders_are_refused(tmp_path):
     ("kind: image_tokenizer\ntokenizer: {kind: other}\n", "known kinds"),
     ("kind: image_tokenizer\n", "does not describe")])
 def test_a_folder_of_something_else_is_refused(tmp_path, content, word):
+    save_weights(tmp_path / "model.safetensors", small().state_dict())
     (tmp_path / "model.yaml").write_text(content)
-    with pytest.raises(CheckpointError, match=word):
-        load_image_tokenizer(tmp_path)
+    with pytest.raises(VilgError, match=word):
+        release.read(tmp_path, "image_tokenizer")
 
 
 @pytest.mark.parametrize("call, word", [

@@ -1,7 +1,8 @@
-"""The paper's filters of alt-texts (ERNIE-ViLG, section 3: data): short, with a noun, clean, and like the picture."""
+"""The paper's filters of alt-texts (ERNIE-ViLG, section 3: data): short, with a noun, clean, and like the image."""
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -62,18 +63,17 @@ def has_special_characters(text: str) -> bool:
 
 
 def keep_similar(samples: Sequence[Sample], similarity: Similarity, threshold: float = 0.5) -> list[Sample]:
-    """Samples with their captions cut to those more similar to the picture than ``threshold`` (0 to 1).
+    """Samples with their captions cut to those more similar to the image than ``threshold`` (0 to 1).
 
-    ``similarity`` scores N texts against N pictures (uint8 [H, W, 3]) pair by pair and returns [N], as a dual encoder
+    ``similarity`` scores N texts against N images (uint8 [H, W, 3]) pair by pair and returns [N], as a dual encoder
     does. A sample that keeps no caption is left out.
     """
     pairs = [(number, text) for number, sample in enumerate(samples) for text in sample.captions]
     if not pairs:
         return []
-    scores = similarity([text for _, text in pairs], [samples[number].picture for number, _ in pairs])
+    scores = similarity([text for _, text in pairs], [samples[number].image for number, _ in pairs])
     kept: dict[int, list[str]] = {}
     for (number, text), score in zip(pairs, np.asarray(scores).tolist(), strict=True):
         if score > threshold:
             kept.setdefault(number, []).append(text)
-    return [Sample(samples[number].key, samples[number].picture, texts, samples[number].questions)
-            for number, texts in kept.items()]
+    return [replace(samples[number], captions=texts) for number, texts in kept.items()]

@@ -1,7 +1,7 @@
-"""Pictures turned into codes once: the cache that training reads instead of running the image tokenizer.
+"""Images turned into codes once: the cache that training reads instead of running the image tokenizer.
 
 A folder of ``codes.safetensors`` ("codes" uint16 [N, n] or uint32 beyond 65 536 codes; its metadata holds the image
-tokenizer's fingerprint) and ``texts.jsonl`` (line i: key, captions and questions of sample i).
+tokenizer's fingerprint) and ``texts.jsonl`` (line i: key, captions, questions and facts of sample i).
 """
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vilg.config import configclass
 from vilg.data.broken import BrokenLog
-from vilg.data.caption_records import parse_record, readable
+from vilg.data.caption_records import parse_record, readable, write_record
 from vilg.data.line_index import Lines
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.transforms import centre_crop
@@ -37,28 +37,28 @@ class CodesConfig:
 
 
 class CodesSource:
-    """Samples with codes in the place of pictures; see :class:`CodesConfig`.
+    """Samples with codes in the place of images; see :class:`CodesConfig`.
 
     Codes and texts stay in their files until a sample is asked for. Raises DataError when the folder is not whole, or
     when ``fingerprint``, the image tokenizer's of this run, is not that of the tokenizer which made the codes.
     """
 
     def __init__(self, config: CodesConfig, fingerprint: str | None):
-        self.path = Path(config.path)
+        self.path = Path(config.path).expanduser()
         self.taken = slice(1 if config.first_caption_only else None)
         self.codes, made_by = _map_codes(self.path / CODES_FILE)
         if fingerprint is None:
-            raise DataError(f"{self.path}: holds codes, and this task trains on pictures; name their sources")
+            raise DataError(f"{self.path}: holds codes, and this task trains on images; name their sources")
         if made_by != fingerprint:
             raise DataError(f"{self.path}: was encoded by image tokenizer {made_by}, this run's is {fingerprint}; "
-                            "encode the pictures again with tools/encode_images.py")
+                            "encode the images again with tools/encode_images.py")
         try:
             self.texts = Lines(self.path / TEXTS_FILE)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path / TEXTS_FILE}: cannot be read ({error}); encode the pictures again") from None
+            raise DataError(f"{self.path / TEXTS_FILE}: cannot be read ({error}); encode the images again") from None
         if len(self.texts) != len(self.codes):
-            raise DataError(f"{self.path}: has {len(self.codes)} pictures' codes and {len(self.texts)} lines of text; "
-                            "encode the pictures again")
+            raise DataError(f"{self.path}: has {len(self.codes)} images' codes and {len(self.texts)} lines of text; "
+                            "encode the images again")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -66,10 +66,11 @@ class CodesSource:
     def __getitem__(self, index: int) -> Sample:
         number, line = self.texts.numbered(index)
         place = f"{readable(self.path / TEXTS_FILE)} line {number}"
-        key, texts, pairs = parse_record(line, place, "key")
-        if not any(text.strip() for text in texts):
+        record = parse_record(line, place, ("key",))
+        if not record.captions:
             raise BrokenSample(place, "no caption")
-        return Sample(key, None, texts[self.taken], pairs, self.codes[index].astype(np.int64))
+        return Sample(record.name, None, record.captions[self.taken], record.questions,
+                      self.codes[index].astype(np.int64), record.facts)
 
 
 @dataclass
@@ -94,13 +95,12 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
         folder.mkdir(parents=True, exist_ok=True)
         for name in (CODES_FILE, TEXTS_FILE):  # not written over: a run that reads them goes on
             (folder / name).unlink(missing_ok=True)
-        with open(folder / TEXTS_FILE, "w", encoding="utf-8") as texts, tqdm(total=len(source), unit="picture") as bar:
+        with open(folder / TEXTS_FILE, "w", encoding="utf-8") as texts, tqdm(total=len(source), unit="image") as bar:
             usable = _usable(source, size, broken, bar)
             while samples := list(islice(usable, batch_size)):
-                rows.append(_narrow(encode(np.stack([sample.picture for sample in samples]))))
+                rows.append(_narrow(encode(np.stack([sample.image for sample in samples]))))
                 for sample in samples:
-                    record = {"key": sample.key, "captions": sample.captions, "questions": sample.questions}
-                    texts.write(json.dumps(record, ensure_ascii=False) + "\n")
+                    texts.write(write_record(sample, key=sample.key) + "\n")
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from None
     broken.report()
@@ -112,7 +112,7 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
 
 
 def _usable(source: Source, size: int, broken: BrokenLog, bar: tqdm) -> Iterator[Sample]:
-    """The samples that are not broken, cropped at once: a batch of pictures at their full size takes gigabytes."""
+    """The samples that are not broken, cropped at once: a batch of images at their full size takes gigabytes."""
     for index in range(len(source)):
         bar.update()
         try:
@@ -120,7 +120,8 @@ def _usable(source: Source, size: int, broken: BrokenLog, bar: tqdm) -> Iterator
         except BrokenSample as problem:
             broken.add(problem)
         else:
-            yield replace(sample, picture=centre_crop(sample.picture, size))
+            broken.any_good = True
+            yield replace(sample, image=centre_crop(sample.image, size))
 
 
 def _narrow(codes: np.ndarray) -> np.ndarray:
@@ -139,4 +140,4 @@ def _map_codes(path: Path) -> tuple[np.ndarray, str]:
             codes = np.memmap(path, kind, "r", 8 + size + part["data_offsets"][0], tuple(part["shape"]))
             return np.asarray(codes), (whole.metadata() or {}).get("image_tokenizer", "unknown")
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a whole file of codes ({error}); encode the pictures again") from None
+        raise DataError(f"{path}: not a whole file of codes ({error}); encode the images again") from None

@@ -147,7 +147,7 @@ class Parallel:
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
         # Parameters are gathered when their own layer is called; the rare layer that is used in other ways says so.
         whole = [id(layer) for layer in module.sublayers() if getattr(layer, "kept_whole", False)]
-        # Paddle forgets the types of an earlier phase's parameters when it wraps another one, and needs them to offload.
+        # Paddle forgets the types of an earlier phase's parameters when it wraps another, and needs them to offload.
         known = dict(getattr(group_sharded_stage3, "param2dtype", {}))
         wrapped, optimizer, _ = group_sharded_parallel(
             module, optimizer, config.level, group=self._group, dp_group=self._replicas, offload=config.offload,

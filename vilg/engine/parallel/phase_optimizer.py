@@ -8,7 +8,7 @@ from paddle import Tensor
 
 from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
 from vilg.engine.parallel.half import HALF, fill_gradient, gradient_of
-from vilg.engine.task import Phase, StepOutput
+from vilg.engine.task import Batch, Phase, StepOutput
 from vilg.errors import CheckpointError
 
 ACCUMULATORS = {"moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc"}
@@ -32,7 +32,7 @@ class PhaseOptimizer:
         self._reduce, self._rank, self._ranks = reduce_gradients, rank, ranks
         self.names = {name: names.get(id(tensor), f"{phase.name}.{name}") for name, tensor in phase.parameters.items()}
 
-    def forward(self, batch: dict[str, Tensor], step: int, first: bool, last: bool) -> StepOutput:
+    def forward(self, batch: Batch, step: int, first: bool, last: bool) -> StepOutput:
         """The phase's loss on one micro-batch, which may be the step's ``first`` and its ``last``."""
         return self.module(batch, step)
 

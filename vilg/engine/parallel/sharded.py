@@ -14,7 +14,7 @@ from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_utils import 
 from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
 from vilg.engine.parallel.half import HALF, drop_gradient, fill_gradient, gradient_of
 from vilg.engine.parallel.phase_optimizer import Slot, PhaseOptimizer, sum_of_squares
-from vilg.engine.task import Phase, StepOutput
+from vilg.engine.task import Batch, Phase, StepOutput
 
 
 class StateShardedOptimizer(PhaseOptimizer):
@@ -32,7 +32,7 @@ class StateShardedOptimizer(PhaseOptimizer):
         self.module, self._inner, self._defer, self._reduce_to = module, optimizer._optim, defer, reduce
         self._replica = replica
 
-    def forward(self, batch: dict[str, Tensor], step: int, first: bool, last: bool) -> StepOutput:
+    def forward(self, batch: Batch, step: int, first: bool, last: bool) -> StepOutput:
         # The wrapper's own forward empties the buffers of gradients that other ranks own: not between deferred ones.
         module = self.module._layer if self._defer and not first else self.module
         out = module(batch, step)

@@ -1,10 +1,10 @@
 """A decoding step on a CPU as a flat list of operations on fixed memory.
 
 At a few rows the work of a step is reading the weights once; a Paddle operator with its tensor and its dispatch costs
-as much as many of these products take. So the products, norms and casts of a stack are tied once to the buffers that
-they read and write (:class:`vilg.kernels.onednn.library.Bound`), with bias, GELU and residual sum as part of the
-product
-before them, and a step calls them one after another. Attention stands between (:mod:`vilg.nn.attention.cached`).
+as much as many of these products take. So the products, norms and casts of a stack's programs
+(:mod:`vilg.nn.program`) are tied once to the buffers that they read and write
+(:class:`vilg.kernels.onednn.library.Bound`), with bias, activation and residual sum as part of the product before them,
+and a step calls them one after another. Attention stands between (:mod:`vilg.nn.attention.cached_host`).
 """
 import ctypes
 from collections.abc import Callable
@@ -22,11 +22,26 @@ from vilg.kernels.onednn.library import (
 from vilg.kernels.onednn.packed import PackedProduct
 from vilg.kernels.onednn.precision import Step
 from vilg.nn.layers import LayerNorm, Linear
+from vilg.nn.program import Activation, Add, Attend, Fork, Map, Norm, Program, around
 from vilg.nn.transformer import Block, Stack
 
 _SCALE_AND_SHIFT = 2 | 4
+ACTIVATION_STEPS: dict[str, Callable[[], Step]] = {"gelu": precision.gelu_step}
+"""Activations as steps after a product."""
+_FOLLOWS = {Fork: (Norm, Add), Norm: (Fork, Add), Map: (Fork, Norm, Attend, Activation), Attend: (Map,),
+            Activation: (Map,), Add: (Map,)}
+"""What an operation may follow in a program that is compiled."""
 HostAttend = Callable[[int], None]
 """Attention of one new token a row, in a layer, from the buffer of packed qkv to that of its result."""
+
+
+def compilable(program: Program) -> bool:
+    """Can a step of this program be compiled? Its norms read the residual stream, what a map gives goes to attention,
+    to a known activation or into the residual, and the result is in the residual stream."""
+    return isinstance(program[-1], (Add, Norm)) and all(
+        (isinstance(before, _FOLLOWS[type(part)]) or before is None)
+        and (not isinstance(part, Activation) or part.kind in ACTIVATION_STEPS)
+        for before, part, _ in around(program))
 
 
 class CompiledStack:
@@ -38,24 +53,41 @@ class CompiledStack:
     """
 
     def __init__(self, stack: Stack, norm: LayerNorm, qkv: Buffer, attended: Buffer):
-        first: Block = stack.blocks[0]
-        width, inner, rows = first.qkv.weight.shape[0], first.fc1.weight.shape[1], qkv.shape[0]
+        rows, width = qkv.shape[0], norm.weight.shape[0]
         self._rows, self._dtype = rows, BF16 if precision.gains() else F32
         self._constants: list[Buffer] = []
         self._heads: dict[int, tuple[Linear, list[Bound], np.ndarray]] = {}
+        self._scratch: dict[tuple[str, int], Buffer] = {}
         self._x, self._hidden = Buffer((rows, width)), Buffer((rows, width))
-        self._normed, self._operand, self._inner = (Buffer((rows, size), self._dtype)
-                                                    for size in (width, width, inner))
         self.x, self.hidden = self._x.array, self._hidden.array
-        before, self._segments = [], []
+        self._segments: list[list[Bound]] = [[]]
         for block in stack.blocks:
-            before += [self._norm(block.norm1, self._normed), self._product(block.qkv, self._normed, qkv)]
-            self._segments.append(before)
-            before = [*self._from_float(attended, block.proj, self._x, precision.sum_step()),
-                      self._norm(block.norm2, self._normed),
-                      self._product(block.fc1, self._normed, self._inner, precision.gelu_step()),
-                      self._product(block.fc2, self._inner, self._x, precision.sum_step())]
-        self._segments.append([*before, self._norm(norm, self._hidden)])
+            self._compile(block, qkv, attended)
+        self._segments[-1].append(self._norm(norm, self._hidden))
+
+    def _compile(self, block: Block, qkv: Buffer, attended: Buffer) -> None:
+        """Append what a block does up to its attention to the last segment, and what follows to a new one.
+
+        Between two blocks, and wherever a branch leaves, the value is in ``x``.
+        """
+        source = self._x
+        for _, part, after in around(block.program):
+            match part:
+                case Norm(name, width):
+                    target = self._operands("normed", width) if isinstance(after, Map) else self._x
+                    self._segments[-1].append(self._norm(getattr(block, name), target))
+                    source = target
+                case Map(name, _, outputs):
+                    target, steps = self._x, (precision.sum_step(),)  # an Add is part of the map before it
+                    if isinstance(after, Attend):
+                        target, steps = qkv, ()
+                    elif isinstance(after, Activation):
+                        target, steps = self._operands("inner", outputs), (ACTIVATION_STEPS[after.kind](),)
+                    self._segments[-1] += self._map(source, getattr(block, name), target, *steps)
+                    source = target
+                case Attend():
+                    self._segments.append([])
+                    source = attended
 
     def __call__(self, attend: HostAttend) -> None:
         """One step of all blocks, with ``attend`` between."""
@@ -69,7 +101,7 @@ class CompiledStack:
         """A linear map of the hidden vectors [R, D] → [R, out], in memory that the next call writes again."""
         if id(head) not in self._heads:
             target = Buffer((self._rows, head.weight.shape[1]))
-            operations = self._from_float(self._hidden, head, target)
+            operations = self._map(self._hidden, head, target)
             self._heads[id(head)] = head, operations, target.array
         _, operations, result = self._heads[id(head)]
         run(operations)
@@ -84,13 +116,19 @@ class CompiledStack:
         primitive = Primitive(descriptor, [(SRC, source), (SCALE, vector), (SHIFT, vector), (DST, to)])
         return primitive.at(self._x.address, self._copy(norm.weight), self._copy(norm.bias), target.address)
 
-    def _from_float(self, source: Buffer, linear: Linear, target: Buffer, *after: Step) -> list[Bound]:
-        """A product of float32 values, R rows of D, which are cast first if they must be."""
-        if self._dtype == F32:
+    def _operands(self, use: str, width: int) -> Buffer:
+        """The buffer of what products of this width read, in the type that they run in."""
+        if (use, width) not in self._scratch:
+            self._scratch[use, width] = Buffer((self._rows, width), self._dtype)
+        return self._scratch[use, width]
+
+    def _map(self, source: Buffer, linear: Linear, target: Buffer, *after: Step) -> list[Bound]:
+        """A product of R rows, which are cast first if they are not yet of the type that products run in."""
+        if source.dtype == self._dtype:
             return [self._product(linear, source, target, *after)]
-        shape = self._operand.shape
-        cast = reorder(plain(shape), plain(shape, BF16))
-        return [cast.at(source.address, self._operand.address), self._product(linear, self._operand, target, *after)]
+        operand = self._operands("cast", linear.weight.shape[0])
+        cast = reorder(plain(operand.shape), plain(operand.shape, self._dtype))
+        return [cast.at(source.address, operand.address), self._product(linear, operand, target, *after)]
 
     def _product(self, linear: Linear, source: Buffer, target: Buffer, *after: Step) -> Bound:
         inputs, outputs = linear.weight.shape

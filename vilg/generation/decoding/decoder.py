@@ -9,75 +9,25 @@ from paddle import Tensor, nn
 from paddle.nn.functional import embedding
 
 from vilg.errors import ShapeError
-from vilg.generation.decoding.compiled import CompiledStack
+from vilg.generation.decoding.caches import CachedAttention, LayerCache
+from vilg.generation.decoding.compiled import CompiledStack, compilable
 from vilg.kernels.onednn.switch import active
 from vilg.models.bidirectional import BidirectionalTransformer
-from vilg.nn.attention.cached import CachedAttention, HostMaths, LayerCache, Source, keep
-from vilg.nn.attention.dense import StreamContext
-from vilg.nn.attention.patterns import Layout, Pattern, Role
-from vilg.nn.attention.slots import DenseSlots, image_slots
+from vilg.nn.attention.cached import Source
+from vilg.nn.attention.cached_host import HostMaths
+from vilg.nn.attention.patterns import Dense, Layout
 from vilg.nn.layers import Linear
-from vilg.nn.transformer import StreamAttention
-
-
-class PrefillAttention(StreamAttention):
-    """Attention of one whole source stream that keeps every layer's keys and values for a :class:`Source`."""
-
-    def __init__(self, context: StreamContext, patterns: list[Pattern], window: int):
-        super().__init__([context], patterns, window)
-        self.keys: list[Any] = []
-        self.values: list[Any] = []
-
-    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
-        _, k, v = paddle.unbind(qkv, axis=2)
-        keys, values = keep(k, v)
-        self.keys.append(keys)
-        self.values.append(values)
-        return super().__call__(layer, qkv)
-
-
-def prefill_text(model: BidirectionalTransformer, text: Tensor, length: Tensor) -> Source:
-    """The source of text→image: P texts [P, m] of ``length`` [P] real tokens, through all layers once."""
-    layout = Layout(model.layout.text, 0, model.layout.columns)
-    context = StreamContext(layout, Role.TARGET, length, paddle.zeros_like(length))
-    patterns = [Pattern.DENSE] * len(model.patterns)
-    return _prefill(model, model.embed_text(model.pad_text(text)), context, patterns, length)
-
-
-def prefill_image(model: BidirectionalTransformer, codes: Tensor, text: Tensor, prefix: Tensor) -> Source:
-    """The source of image→text: P pictures [P, n] and the first ``prefix`` [P] tokens of their texts [P, m].
-
-    The last source token of a text is left out of what the targets see here: it is the first one that is decoded, since
-    its hidden vector predicts the first target, and the cache holds it from then on.
-    """
-    image, text = model.embed_image(codes), model.pad_text(text)
-    layout = model.layout if int(prefix.max()) else Layout(0, model.layout.rows, model.layout.columns)
-    x = paddle.concat([model.embed_text(text), image], axis=1) if layout.text else image
-    context = StreamContext(layout, Role.SOURCE, prefix, prefix)
-    return _prefill(model, x, context, model.patterns, paddle.clip(prefix - 1, min=0))
-
-
-def _prefill(model: BidirectionalTransformer, x: Tensor, context: StreamContext, patterns: list[Pattern],
-             seen_text: Tensor) -> Source:
-    attention = PrefillAttention(context, patterns, model.config.conv_window)
-    model.stack(x, attention)
-    text = np.arange(context.layout.text) < seen_text.numpy()[:, None]
-    image = np.ones([context.batch, context.layout.image], dtype=bool)
-    return Source(attention.keys, attention.values, np.concatenate([text, image], axis=1))
 
 
 def image_attention(model: BidirectionalTransformer, source: Source, samples: int = 1) -> CachedAttention:
     """Caches for drawing ``samples`` pictures from every prompt of a text source."""
-    window, layout = model.config.conv_window, model.layout
-    layers = [LayerCache(pattern, image_slots(pattern, layout, window), layout.columns, window)
-              for pattern in model.patterns]
-    return CachedAttention(source, layers, samples)
+    return CachedAttention(source, [LayerCache(pattern, model.layout) for pattern in model.patterns], samples)
 
 
 def text_attention(model: BidirectionalTransformer, source: Source, steps: int) -> CachedAttention:
     """Caches for writing a text of at most ``steps`` tokens about every picture of a source."""
-    dense = LayerCache(Pattern.DENSE, DenseSlots(steps), model.layout.columns, model.config.conv_window)
-    return CachedAttention(source, [dense] * len(model.patterns))
+    line = Layout(text=0, rows=1, columns=steps)
+    return CachedAttention(source, [LayerCache(Dense(), line)] * len(model.patterns))
 
 
 class Decoder:
@@ -92,7 +42,8 @@ class Decoder:
                  places: Tensor):
         self.attention, self._model, self._head = attention, model, head
         self._compiled: CompiledStack | None = None
-        if isinstance(attention.maths, HostMaths) and active() and not model.training:
+        if (isinstance(attention.maths, HostMaths) and active() and not model.training
+                and all(compilable(block.program) for block in model.stack.blocks)):
             self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended)
             tokens, places = tokens.numpy(), places.numpy()
         self._tables = tokens, places

@@ -11,10 +11,10 @@ from paddle import Tensor
 
 from vilg.errors import ShapeError
 from vilg.nn import functional
-from vilg.nn.attention.patterns import CONV_WINDOW, Layout, Pattern, Role, dense_mask
+from vilg.nn.attention.patterns import Layout, Pattern, Role, dense_mask
 
 # Added to the score of a key that must not be seen: exp() of it is zero, and half precision can hold it.
-MASKED = -3e4
+HIDDEN = -3e4
 
 
 @dataclass
@@ -44,9 +44,9 @@ class StreamContext:
         return self.length.shape[0]
 
 
-def additive(visible: np.ndarray) -> Tensor:
-    """Booleans of any shape → float32 to add to scores: 0 where visible, :data:`MASKED` elsewhere."""
-    return paddle.to_tensor(np.where(visible, np.float32(0), np.float32(MASKED)))
+def additive(visible: np.ndarray) -> np.ndarray:
+    """Booleans of any shape → float32 to add to scores: 0 where visible, :data:`HIDDEN` elsewhere."""
+    return np.where(visible, np.float32(0), np.float32(HIDDEN))
 
 
 def check_stream(q: Tensor, *contexts: StreamContext) -> None:
@@ -62,7 +62,7 @@ def check_stream(q: Tensor, *contexts: StreamContext) -> None:
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pattern: Pattern,
-                    window: int = CONV_WINDOW, dropout: float = 0.0) -> Tensor:
+                    dropout: float = 0.0) -> Tensor:
     """Attention with the whole L×L mask of ``pattern``: q, k, v [B, L, N, H] → [B, L, N, H].
 
     Costs L² whatever the pattern. ``dropout`` is the probability applied to the attention weights (0 when evaluating).
@@ -72,15 +72,15 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pat
     heads = q.shape[2]
 
     def build() -> Tensor:
-        visible = dense_mask(context.layout, context.role, pattern, context.length.numpy(), context.prefix.numpy(),
-                             window)
+        visible = dense_mask(context.layout, context.role, pattern, context.length.numpy(), context.prefix.numpy())
         # Expanded over the heads: adding a broadcast mask is several times slower on a CPU.
-        return paddle.expand(additive(visible).astype(q.dtype).unsqueeze(1), [-1, heads, -1, -1]).contiguous()
+        mask = paddle.to_tensor(additive(visible)).astype(q.dtype).unsqueeze(1)  # [B, 1, L, L]
+        return paddle.expand(mask, [-1, heads, -1, -1]).contiguous()  # [B, N, L, L]
 
-    mask = context.once(("dense", pattern, window, heads, q.dtype), build)
+    mask = context.once(("dense", pattern, heads, q.dtype), build)
     q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))  # [B, N, L, H]
     scores = functional.matmul(q * (1 / math.sqrt(q.shape[-1])), k, transpose_y=True)  # [B, N, L, L]
     weights = functional.softmax(scores + mask)
     if dropout:
         weights = F.dropout(weights, dropout)
-    return functional.matmul(weights, v).transpose([0, 2, 1, 3])
+    return functional.matmul(weights, v).transpose([0, 2, 1, 3])  # [B, L, N, H]

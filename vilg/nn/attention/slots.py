@@ -1,8 +1,8 @@
-"""Where a layer keeps the keys and values of tokens being decoded: a shape of cache for every attention pattern.
+"""Where a layer keeps the keys and values of tokens being decoded: the shapes of cache that patterns choose from.
 
 These are pure arithmetic of positions: a cache is ``count`` buffers of ``entries`` each, token number ``step`` goes to
 ``place(step)``, its query reads ``near(step)``, and ``held(step)`` says which token each entry read holds. What is then
-seen is a matter of :func:`vilg.nn.attention.patterns.image_rule` alone. :mod:`vilg.nn.attention.cached` owns the
+seen is a matter of :meth:`vilg.nn.attention.patterns.Pattern.sees` alone. :mod:`vilg.nn.attention.cached` owns the
 buffers.
 """
 from dataclasses import dataclass
@@ -10,10 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from vilg.nn.attention.patterns import Layout, Pattern
-
-# A dense cache is read in whole multiples of this many slots, and a column of rows.
-DENSE_GRAIN, COLUMN_GRAIN = 32, 8
+# A straight cache is read in whole multiples of so many entries, and a lane of so many.
+STRAIGHT_GRAIN, LANE_GRAIN = 32, 8
 
 
 class Slots(Protocol):
@@ -37,19 +35,12 @@ class Slots(Protocol):
 
 
 @dataclass(frozen=True)
-class RowSlots:
-    """A ring of columns + 1 tokens: from the one right above the query to the query itself."""
+class Ring:
+    """The last ``entries`` tokens, the newest in place of the oldest; for patterns that see a full ring whole."""
 
-    layout: Layout
+    steps: int
+    entries: int
     count = 1
-
-    @property
-    def steps(self) -> int:
-        return self.layout.image
-
-    @property
-    def entries(self) -> int:
-        return self.layout.columns + 1
 
     def place(self, step: int) -> tuple[int, int]:
         return 0, step % self.entries
@@ -65,81 +56,84 @@ class RowSlots:
 
 
 @dataclass(frozen=True)
-class ColumnSlots:
+class Lanes:
     """One buffer a column of the grid, so that a query reads its own column as it lies in memory."""
 
-    layout: Layout
+    rows: int
+    columns: int
 
     @property
     def steps(self) -> int:
-        return self.layout.image
+        return self.rows * self.columns
 
     @property
     def count(self) -> int:
-        return self.layout.columns
+        return self.columns
 
     @property
     def entries(self) -> int:
-        return self.layout.rows
+        return self.rows
 
     def place(self, step: int) -> tuple[int, int]:
-        row, column = divmod(step, self.count)
+        row, column = divmod(step, self.columns)
         return column, row
 
     def near(self, step: int) -> slice:
-        return slice(0, min(self.entries, (step // self.count // COLUMN_GRAIN + 1) * COLUMN_GRAIN))
+        return slice(0, min(self.rows, (step // self.columns // LANE_GRAIN + 1) * LANE_GRAIN))
 
     def held(self, step: int) -> np.ndarray:
-        token = np.arange(self.near(step).stop) * self.count + step % self.count
+        token = np.arange(self.near(step).stop) * self.columns + step % self.columns
         return np.where(token <= step, token, -1)
 
     def phase(self, step: int) -> int:
-        return step // self.count
+        return step // self.columns
 
 
 @dataclass(frozen=True)
-class ConvSlots:
-    """A band of the last rows that the window reaches, ring-wise by row and contiguous by column."""
+class Band:
+    """The last ``reach`` + 1 rows of the grid, ring-wise by row and contiguous by column; a query reads the columns at
+    most ``reach`` away."""
 
-    layout: Layout
-    window: int
+    rows: int
+    columns: int
+    reach: int
     count = 1
 
     @property
     def steps(self) -> int:
-        return self.layout.image
+        return self.rows * self.columns
 
     @property
     def band(self) -> int:
         """Rows kept."""
-        return min(self.window // 2 + 1, self.layout.rows)
+        return min(self.reach + 1, self.rows)
 
     @property
     def entries(self) -> int:
-        return self.layout.columns * self.band
+        return self.columns * self.band
 
     def place(self, step: int) -> tuple[int, int]:
-        row, column = divmod(step, self.layout.columns)
+        row, column = divmod(step, self.columns)
         return 0, column * self.band + row % self.band
 
     def near(self, step: int) -> slice:
-        column, reach = step % self.layout.columns, self.window // 2
-        first, last = max(column - reach, 0), min(column + reach, self.layout.columns - 1)
+        column = step % self.columns
+        first, last = max(column - self.reach, 0), min(column + self.reach, self.columns - 1)
         return slice(first * self.band, (last + 1) * self.band)
 
     def held(self, step: int) -> np.ndarray:
         near = self.near(step)
         column, slot = np.divmod(np.arange(near.start, near.stop), self.band)
-        row = step // self.layout.columns
-        token = (row - (row - slot) % self.band) * self.layout.columns + column  # the newest of its entry, if decoded
-        return np.where(token > step, token - self.band * self.layout.columns, token)
+        row = step // self.columns
+        token = (row - (row - slot) % self.band) * self.columns + column  # the newest of its entry, if decoded
+        return np.where(token > step, token - self.band * self.columns, token)
 
     def phase(self, step: int) -> int:
         return step
 
 
 @dataclass(frozen=True)
-class DenseSlots:
+class Straight:
     """Every token so far, in order."""
 
     steps: int
@@ -153,7 +147,7 @@ class DenseSlots:
         return 0, step
 
     def near(self, step: int) -> slice:
-        return slice(0, min(self.steps, (step // DENSE_GRAIN + 1) * DENSE_GRAIN))
+        return slice(0, min(self.steps, (step // STRAIGHT_GRAIN + 1) * STRAIGHT_GRAIN))
 
     def held(self, step: int) -> np.ndarray:
         token = np.arange(self.near(step).stop)
@@ -161,14 +155,3 @@ class DenseSlots:
 
     def phase(self, step: int) -> int:
         return step
-
-
-def image_slots(pattern: Pattern, layout: Layout, window: int) -> Slots:
-    """The cache of a layer that draws image tokens with ``pattern``."""
-    if pattern is Pattern.ROW:
-        return RowSlots(layout)
-    if pattern is Pattern.COLUMN:
-        return ColumnSlots(layout)
-    if pattern is Pattern.CONV:
-        return ConvSlots(layout, window)
-    return DenseSlots(layout.image)

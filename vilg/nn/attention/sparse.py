@@ -16,38 +16,35 @@ from vilg.nn.attention import flashmask
 from vilg.nn.attention.blocks import fused as block_fused
 from vilg.nn.attention.blocks.layout import BlockLayout, block_layout, image_scores_mask, text_scores_mask
 from vilg.nn.attention.dense import StreamContext, check_stream
-from vilg.nn.attention.patterns import CONV_WINDOW, Pattern
+from vilg.nn.attention.patterns import Pattern
 
 
-def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int = CONV_WINDOW,
-                     dropout: float = 0.0) -> Tensor:
+def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, dropout: float = 0.0) -> Tensor:
     """Attention of streams laid one after another along the batch: packed qkv [ΣB, L, 3, N, H] → [ΣB, L, N, H].
 
     ``contexts`` describes the streams in turn. On a CPU the packed tensor is read and its gradient written in place,
-    without a copy. Raises ShapeError when the streams do not fit their contexts, ValueError for an unknown pattern.
+    without a copy. Raises ShapeError when the streams do not fit their contexts.
     """
-    pattern = Pattern(pattern)
     if block_fused.usable(qkv):
-        return block_fused.stream_attention(qkv, contexts, pattern, window, dropout)
+        return block_fused.stream_attention(qkv, contexts, pattern, dropout)
     q, k, v = (qkv[:, :, part] for part in range(3))
     sizes = [context.batch for context in contexts]
     parts = zip(*(paddle.split(x, sizes, axis=0) for x in (q, k, v))) if len(contexts) > 1 else [(q, k, v)]
-    done = [block_sparse_attention(*part, context, pattern, window, dropout) for context, part in zip(contexts, parts)]
+    done = [block_sparse_attention(*part, context, pattern, dropout) for context, part in zip(contexts, parts)]
     return done[0] if len(done) == 1 else paddle.concat(done, axis=0)
 
 
 def block_sparse_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pattern: Pattern,
-                           window: int = CONV_WINDOW, dropout: float = 0.0) -> Tensor:
+                           dropout: float = 0.0) -> Tensor:
     """Attention within the blocks of ``pattern``: q, k, v [B, L, N, H] → [B, L, N, H], of any floating type.
 
     ``dropout`` is the probability applied to the attention weights (0 when evaluating). Raises ShapeError when the
-    stream does not fit the context, ValueError for an unknown pattern.
+    stream does not fit the context.
     """
-    pattern = Pattern(pattern)
     check_stream(q, context)
-    if flashmask.usable(q, pattern):
+    if flashmask.usable(q, pattern, context.layout):
         return flashmask.attention(q, k, v, context, pattern, dropout)
-    blocks = block_layout(pattern, context.role, context.layout, window)
+    blocks = block_layout(pattern, context.role, context.layout)
     m = context.layout.text
     q = q * (1 / math.sqrt(q.shape[-1]))
     image = _image_queries(q, k, v, context, blocks, dropout)
@@ -57,7 +54,7 @@ def block_sparse_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamConte
     keys = mask.shape[-1]
     queries, text_k, text_v = (x.transpose([0, 2, 1, 3]) for x in (q[:, :m], k[:, :keys], v[:, :keys]))  # [B, N, ., H]
     weights = _weights(functional.matmul(queries, text_k, transpose_y=True) + mask, dropout)
-    text = functional.matmul(weights, text_v).transpose([0, 2, 1, 3])
+    text = functional.matmul(weights, text_v).transpose([0, 2, 1, 3])  # [B, M, N, H]
     return paddle.concat([text, image], axis=1)
 
 
@@ -68,19 +65,21 @@ def _image_queries(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, bloc
     m, n = blocks.layout.text, blocks.layout.image
 
     def build() -> Tensor:
-        return _over_heads(image_scores_mask(blocks, context)[:, blocks.index().reshape(-1)], q)
+        order = blocks.index().reshape(-1)  # [n], group by group
+        return _over_heads(image_scores_mask(blocks, context)[:, order], q)
 
     mask = context.once(("blocks", blocks, q.dtype, heads), build)  # [B, N, n, M + S·C], slots group by group
     queries = _grouped(q[:, m:], blocks)  # [B, N, G, C, H]
     keys, values = (_windows(_grouped(x[:, m:], blocks), blocks) for x in (k, v))  # [B, N, G, S·C, H]
-    scores = functional.matmul(queries, keys, transpose_y=True).reshape([batch, heads, n, -1])
+    scores = functional.matmul(queries, keys, transpose_y=True).reshape([batch, heads, n, -1])  # [B, N, n, S·C]
     if m:
         text_k, text_v = (x[:, :m].transpose([0, 2, 1, 3]) for x in (k, v))  # [B, N, M, H]
-        to_text = functional.matmul(queries.reshape([batch, heads, n, head]), text_k, transpose_y=True)
+        queries = queries.reshape([batch, heads, n, head])  # [B, N, n, H]
+        to_text = functional.matmul(queries, text_k, transpose_y=True)
         scores = paddle.concat([to_text, scores], axis=-1)
     weights = _weights(scores + mask, dropout)
-    within = weights[..., m:].reshape([batch, heads, blocks.groups, blocks.size, -1])
-    out = functional.matmul(within, values).reshape([batch, heads, n, head])
+    within = weights[..., m:].reshape([batch, heads, blocks.groups, blocks.size, -1])  # [B, N, G, C, S·C]
+    out = functional.matmul(within, values).reshape([batch, heads, n, head])  # [B, N, n, H]
     if m:
         out = out + functional.matmul(weights[..., :m], text_v)
     return _raster(out, blocks)
@@ -101,15 +100,18 @@ def _grouped(x: Tensor, blocks: BlockLayout) -> Tensor:
     """Image slots in raster order [B, n, N, H] → [B, N, G, C, H]."""
     batch, _, heads, head = x.shape
     if blocks.across:
-        return x.reshape([batch, blocks.size, blocks.groups, heads, head]).transpose([0, 3, 2, 1, 4])
-    return x.reshape([batch, blocks.groups, blocks.size, heads, head]).transpose([0, 3, 1, 2, 4])
+        x = x.reshape([batch, blocks.size, blocks.groups, heads, head])  # [B, C, G, N, H]
+        return x.transpose([0, 3, 2, 1, 4])
+    x = x.reshape([batch, blocks.groups, blocks.size, heads, head])  # [B, G, C, N, H]
+    return x.transpose([0, 3, 1, 2, 4])
 
 
 def _raster(x: Tensor, blocks: BlockLayout) -> Tensor:
     """The way back: [B, N, n, H], group by group → [B, n, N, H] in raster order."""
     batch, heads, n, head = x.shape
-    x = x.reshape([batch, heads, blocks.groups, blocks.size, head])
-    return x.transpose([0, 3, 2, 1, 4] if blocks.across else [0, 2, 3, 1, 4]).reshape([batch, n, heads, head])
+    x = x.reshape([batch, heads, blocks.groups, blocks.size, head])  # [B, N, G, C, H]
+    x = x.transpose([0, 3, 2, 1, 4] if blocks.across else [0, 2, 3, 1, 4])  # [B, C, G, N, H] or [B, G, C, N, H]
+    return x.reshape([batch, n, heads, head])  # [B, n, N, H]
 
 
 def _windows(x: Tensor, blocks: BlockLayout) -> Tensor:

@@ -16,6 +16,8 @@ from vilg.config import configclass
 from vilg.nn import functional
 from vilg.nn.layers import Conv2D, Embedding, as_table
 
+USAGE_DECAY = 0.99  # a step, of the choices that codebook_usage and perplexity are counted from
+
 
 @configclass
 class QuantizerConfig:
@@ -85,6 +87,8 @@ class VectorQuantizer(nn.Layer):
             self.register_buffer("codebook", paddle.uniform([size, code_dim], min=-bound, max=bound))
         self.register_buffer("counts", paddle.zeros([size]), persistable=False)
         self.register_buffer("sums", paddle.zeros([size, code_dim]), persistable=False)
+        # Counts of the vectors' own choices alone, for the log: a revived code has counts before anything chooses it.
+        self.register_buffer("chosen", paddle.zeros([size]), persistable=False)
         self.gather: Callable[[Tensor], Tensor] | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
 
@@ -129,7 +133,8 @@ class VectorQuantizer(nn.Layer):
 
     @paddle.no_grad()
     def update(self, step: int) -> dict[str, float]:
-        """Move averages, revive dead codes; returns codebook usage (share of codes) and perplexity, decayed over time.
+        """Move averages, revive dead codes; returns codebook usage and perplexity of what vectors chose, each step
+        weighing 0.99 of the one after it: about the last hundred steps. A revived code counts once it is chosen.
 
         Deterministic in (state, what was seen, step). Vectors that are not finite, as a step that was skipped for them
         leaves behind, are passed over.
@@ -148,6 +153,7 @@ class VectorQuantizer(nn.Layer):
         size, decay = self.config.codebook_size, self.config.decay
         batch_counts = paddle.bincount(codes, minlength=size).astype("float32")
         batch_sums = paddle.scatter_nd(codes.unsqueeze(-1), vectors, [size, self.code_dim])
+        self.chosen.set_value(USAGE_DECAY * self.chosen + batch_counts)
         self.counts.set_value(decay * self.counts + (1 - decay) * batch_counts)
         self.sums.set_value(decay * self.sums + (1 - decay) * batch_sums)
         if self.config.kind == "ema":
@@ -156,7 +162,7 @@ class VectorQuantizer(nn.Layer):
             self.codebook.set_value(paddle.where(held, mean, self.codebook))
         if self.config.revive_every and step % self.config.revive_every == 0:
             self._revive(vectors, codes, np.random.default_rng(step))
-        return usage_figures(self.counts.numpy())
+        return usage_figures(self.chosen.numpy())
 
     def _revive(self, vectors: Tensor, codes: Tensor, rng: np.random.Generator) -> None:
         counts = self.counts.numpy()

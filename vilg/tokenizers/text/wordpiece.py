@@ -25,6 +25,7 @@ SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"
 CONTINUATION = "##"
 _NUMBERED = re.compile(r"([^\t]+)\t(\d{1,9})\r?", re.ASCII)  # a line that names its token's id
 LONGEST_WORD = 100  # letters; BERT reads a longer unbroken word as unknown
+NO_INK = {ord(letter): None for letter in "\u115f\u1160\u2800\u3164\uffa0"}  # letters and symbols that are drawn blank
 ANSWER_ROOM = 1  # tokens kept free behind a question that is still to be answered, as behind one with a short answer
 
 
@@ -71,15 +72,16 @@ class WordPieceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "WordPieceTokenizer":
-        """Read a tokenizer folder of ours, of ERNIE or of BERT: ``vocab.txt``,
-        and ``tokenizer_config.json`` if there."""
+        """Read a tokenizer folder of ours, ERNIE or BERT: ``vocab.txt``, and ``tokenizer_config.json`` if there."""
         folder = Path(folder)
         if not folder.is_dir():
             raise VilgError(f"{folder}: there is no such folder; name one that holds a vocab.txt")
         settings = _read_settings(folder / "tokenizer_config.json")
         named = {kind: settings.get(f"{kind}_token") for kind in SPECIAL_TOKENS}
-        special = {kind: token["content"] if isinstance(token, dict) else token
+        special = {kind: token.get("content") if isinstance(token, dict) else token
                    for kind, token in named.items() if token}
+        for odd in (kind for kind, token in special.items() if not isinstance(token, str)):
+            raise VilgError(f"{folder / 'tokenizer_config.json'}: {odd}_token must be the token's text")
         return cls(folder / "vocab.txt", lowercase=bool(settings.get("do_lower_case", True)), special=special)
 
     @property
@@ -89,8 +91,7 @@ class WordPieceTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write ``vocab.txt`` and ``tokenizer_config.json``, which :meth:`from_folder` and ERNIE's tokenizers read."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
         settings = {"do_lower_case": self.lowercase, **{f"{kind}_token": name for kind, name in self.special.items()}}
         lines = "".join(f"{token}\n" for token in self.tokens)
         (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
@@ -188,7 +189,7 @@ class WordPieceTokenizer:
 
     def reads(self, text: str) -> bool:
         """Whether anything of the text is left when spaces, control characters and the like are taken out."""
-        return bool(self._pieces(text))
+        return not is_blank(text) and bool(self._pieces(text))
 
     def unknown(self, text: str) -> list[str]:
         """The words of ``text`` (a Chinese character is a word) that the vocabulary lacks, each once, in order."""
@@ -231,6 +232,14 @@ def bert_normalizer(lowercase: bool = True) -> normalizers.Normalizer:
     """BERT's clean-up: control characters out, Chinese characters apart, and when ``lowercase`` accents off as well."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=lowercase,
                                       lowercase=lowercase)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: only spaces, control characters, accents without a letter, characters of no width
+    or of no ink. Such a caption or question is none."""
+    if text[:1].isalnum() and ord(text[0]) not in NO_INK:  # nearly always
+        return False
+    return not bert_normalizer().normalize_str(mend(text)).translate(NO_INK).strip()
 
 
 def word_splitter() -> pre_tokenizers.PreTokenizer:
@@ -280,7 +289,7 @@ def _read_settings(path: Path) -> dict:
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VilgError(f"{path}: not a JSON file ({error}); mend it or leave it out") from None
     if not isinstance(settings, dict):
         raise VilgError(f"{path}: a mapping of settings is expected, found {type(settings).__name__}")

@@ -1,4 +1,4 @@
-"""Seeded scenes of simple objects: pictures, Chinese captions, questions,
+"""Seeded scenes of simple objects: images, Chinese captions, questions,
 and a reader that checks what a model says or draws."""
 from vilg.data.worlds.scenes.captioner import captions
 from vilg.data.worlds.scenes.parser import parse_caption

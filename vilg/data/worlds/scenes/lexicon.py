@@ -20,7 +20,7 @@ MORE_COLOURS: dict[str, tuple[int, int, int]] = {
 MORE_SHAPES = ("rectangle", "semicircle", "hexagon", "trapezoid", "parallelogram", "crescent", "arrow", "drop",
                "flower", "cloud", "hourglass", "pentagon", "sector", "leaf", "fish", "house", "mushroom", "stairs",
                "saltire", "crown", "bow tie", "flag", "bottle")
-SIZES: dict[str, float] = {"small": 15.0, "large": 23.0}  # extent in pixels of a 64-pixel picture
+SIZES: dict[str, float] = {"small": 15.0, "large": 23.0}  # extent in pixels of a 64-pixel image
 SIDES = ("left", "right", "above", "below")
 
 # The first word of each list is the one that answers use; every word is understood.

@@ -24,15 +24,15 @@ SOFTNESS = (0, 2, 5, 8)  # passes of a small blur, which is what a tokenizer doe
 WORST_FIT = 0.3  # share of a template's energy left unexplained above which a shape is unknown
 
 
-def read(picture: np.ndarray) -> Scene:
+def read(image: np.ndarray) -> Scene:
     """Recover the scene from uint8 [H, W, 3] (H = W; resized to 64 when it is another size).
 
     Objects are in reading order. An object whose shape is none of the lexicon's comes back with shape "unknown".
     """
-    if picture.shape[:2] != (REFERENCE_SIZE, REFERENCE_SIZE):
-        resized = Image.fromarray(picture).resize((REFERENCE_SIZE, REFERENCE_SIZE), Image.Resampling.BOX)
-        picture = np.asarray(resized)
-    pixels = picture.astype(np.float32)
+    if image.shape[:2] != (REFERENCE_SIZE, REFERENCE_SIZE):
+        resized = Image.fromarray(image).resize((REFERENCE_SIZE, REFERENCE_SIZE), Image.Resampling.BOX)
+        image = np.asarray(resized)
+    pixels = image.astype(np.float32)
     plane = _background(pixels)
     distance = np.sqrt(((pixels - plane) ** 2).sum(-1))
     objects = [_object(pixels, plane, region) for region in _regions(distance)]
@@ -42,9 +42,9 @@ def read(picture: np.ndarray) -> Scene:
     return Scene(tuple(sorted(objects, key=lambda item: item.cell)), background)
 
 
-def satisfies(picture: np.ndarray, caption: str) -> bool:
-    """Whether the scene read from a picture is what the caption says; False for a caption outside the grammar."""
-    return describes(caption, read(picture))
+def satisfies(image: np.ndarray, caption: str) -> bool:
+    """Whether the scene read from an image is what the caption says; False for a caption outside the grammar."""
+    return describes(caption, read(image))
 
 
 def describes(caption: str, scene: Scene) -> bool:

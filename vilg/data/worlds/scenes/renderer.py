@@ -14,16 +14,16 @@ INKS = COLOURS | MORE_COLOURS
 def render(scene: Scene, size: int = REFERENCE_SIZE) -> np.ndarray:
     """Draw ``scene`` as uint8 [size, size, 3]."""
     scale = size / REFERENCE_SIZE
-    picture = _draw_background(scene.background, size)
+    image = _draw_background(scene.background, size)
     for item in scene.objects:
         cover, top, left = coverage(item.shape, item.x * scale, item.y * scale, item.extent * scale, size)
-        window = picture[top:top + cover.shape[0], left:left + cover.shape[1]]
+        window = image[top:top + cover.shape[0], left:left + cover.shape[1]]
         window += cover[..., None] * (np.array(INKS[item.colour], np.float32) - window)
-    return np.rint(picture).astype(np.uint8)
+    return np.rint(image).astype(np.uint8)
 
 
 def coverage(shape: str, x: float, y: float, extent: float, size: int) -> tuple[np.ndarray, int, int]:
-    """How much of each pixel a shape covers: float32 [h, w] in 0..1 for a window of a ``size``² picture,
+    """How much of each pixel a shape covers: float32 [h, w] in 0..1 for a window of a ``size``² image,
     its top and left.
 
     ``x``, ``y`` is the centre and ``extent`` the width of the square that holds the shape, all in pixels.

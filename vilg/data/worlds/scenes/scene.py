@@ -9,7 +9,7 @@ import numpy as np
 from vilg.data.worlds.scenes.lexicon import COLOURS, MORE_COLOURS, MORE_SHAPES, SHAPES, SIZES
 
 SPLITS = ("train", "test", "unseen")
-CENTRES = (12.0, 32.0, 52.0)  # of rows and columns, in pixels of a 64-pixel picture
+CENTRES = (12.0, 32.0, 52.0)  # of rows and columns, in pixels of a 64-pixel image
 GAP = 3.0  # between the bounding boxes of two objects
 TINTS = ((252, 252, 252), (222, 224, 228), (252, 240, 214), (214, 232, 250))
 Kind = tuple[str, str]  # colour, shape
@@ -21,7 +21,7 @@ NEAR_HELD_OUT = frozenset({("red", "rectangle"), ("cyan", "semicircle"), ("lime"
 
 @dataclass(frozen=True)
 class Object:
-    """One object; ``x``, ``y`` (centre) and ``extent`` are pixels of a 64-pixel picture.
+    """One object; ``x``, ``y`` (centre) and ``extent`` are pixels of a 64-pixel image.
 
     ``colour`` and ``shape`` are names of the lexicon. A reader puts ``"unknown"`` for a shape it cannot make out.
     """

@@ -18,8 +18,9 @@ from vilg.kernels.onednn.switch import active
 from vilg.nn.attention.blocks.fields import Field, Product, array, fields, head_by_head, scores_field
 from vilg.nn.attention.blocks.layout import block_layout, image_text_mask, text_scores_mask
 from vilg.nn.attention.blocks.scores import agrees as masked_products_agree, masked_product
-from vilg.nn.attention.dense import MASKED, StreamContext, check_stream
+from vilg.nn.attention.dense import HIDDEN, StreamContext, check_stream
 from vilg.nn.attention.patterns import Pattern
+
 
 def usable(qkv: Tensor) -> bool:
     """Can this tensor take the path: float32 on a CPU, with the fast operators on?"""
@@ -27,13 +28,12 @@ def usable(qkv: Tensor) -> bool:
             and strided_products_agree() and masked_products_agree())
 
 
-def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
-                     dropout: float) -> Tensor:
+def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, dropout: float) -> Tensor:
     """See :func:`vilg.nn.attention.sparse.stream_attention`."""
     check_stream(qkv, *contexts)
     if wants_gradient(qkv):
-        return _StreamAttention.apply(qkv, contexts, pattern, window, dropout)
-    return _forward(contiguous(qkv), contexts, pattern, window, dropout)[0]
+        return _StreamAttention.apply(qkv, contexts, pattern, dropout)
+    return _forward(contiguous(qkv), contexts, pattern, dropout)[0]
 
 
 def _softmax(scores: Tensor) -> None:
@@ -59,11 +59,11 @@ def _dropped(weights: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
 class _Stream:
     """Forward and backward of one stream of the batch, on the memory of the packed tensors."""
 
-    def __init__(self, context: StreamContext, pattern: Pattern, window: int):
+    def __init__(self, context: StreamContext, pattern: Pattern):
         self.context = context
-        self.blocks = context.once(
-            ("block layout", pattern, window), lambda: block_layout(pattern, context.role, context.layout, window))
-        self.products = context.once(("block products", pattern, window),
+        self.blocks = context.once(("block layout", pattern),
+                                   lambda: block_layout(pattern, context.role, context.layout))
+        self.products = context.once(("block products", pattern),
                                      lambda: [Product(self.blocks, piece) for piece in self.blocks.pieces()])
         self.m, self.n = context.layout.text, context.layout.image
 
@@ -82,7 +82,7 @@ class _Stream:
             masked_product(queries.rows(n), k.rows(m).transposed, field.part(0, m).rows(n), scale, self.image_mask())
         for each in self.products:
             masked_product(each.queries(queries), each.keys(keys).transposed, each.scores(field), scale, each.mask)
-            each.fill_beyond(scores, MASKED)
+            each.fill_beyond(scores, HIDDEN)
         _softmax(scores)
         return scores
 
@@ -149,14 +149,14 @@ class _Stream:
                      each.axis)
 
 
-def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
+def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern,
              dropout: float) -> tuple[Tensor, list[list[Tensor | None]]]:
     """The output [ΣB, L, N, H], and for every stream the weights and dropout factors of its image and text queries."""
     batch, slots, _, heads, head = qkv.shape
     out = paddle.empty([batch, slots, heads, head], "float32")
     scale, at, kept = 1 / math.sqrt(head), 0, []
     for context in contexts:
-        stream = _Stream(context, pattern, window)
+        stream = _Stream(context, pattern)
         q, k, v = fields(qkv, at, context.batch)
         target, = fields(out, at, context.batch)
         weights = stream.image_weights(q, k, scale)
@@ -177,12 +177,11 @@ class _StreamAttention(PyLayer):
     """Block-wise attention of packed streams with a hand-written gradient."""
 
     @staticmethod
-    def forward(ctx, qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, window: int,
-                dropout: float) -> Tensor:
+    def forward(ctx, qkv: Tensor, contexts: list[StreamContext], pattern: Pattern, dropout: float) -> Tensor:
         qkv = contiguous(qkv)
-        out, kept = _forward(qkv, contexts, pattern, window, dropout)
+        out, kept = _forward(qkv, contexts, pattern, dropout)
         ctx.save_for_backward(qkv, *[tensor for stream in kept for tensor in stream if tensor is not None])
-        ctx.streams, ctx.dropout = [_Stream(context, pattern, window) for context in contexts], dropout
+        ctx.streams, ctx.dropout = [_Stream(context, pattern) for context in contexts], dropout
         return out
 
     @staticmethod

@@ -1,17 +1,16 @@
 """How the image slots of a sparse layer fall into blocks, so that attention is computed only where the pattern allows.
 
-The slots are cut into *groups* of equal size (the rows of the grid, or its columns), and a group's queries meet the
-keys of a few groups at fixed *shifts* from it: its own row and the previous one, its own column, or the rows within
-reach of the convolutional window. Inside such a block the rule of :mod:`vilg.nn.attention.patterns` decides, evaluated
-block by
-block: nothing here is n×n.
+The slots are cut into the *groups* of equal size that the pattern names (the rows of the grid, or its columns), and a
+group's queries meet the keys of a few groups at fixed *shifts* from it: its own row and the previous one, its own
+column, or the rows within reach of the convolutional window. Inside such a block the pattern's ``sees`` decides, asked
+block by block: nothing here is n×n.
 """
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vilg.nn.attention.dense import MASKED, StreamContext
-from vilg.nn.attention.patterns import CONV_WINDOW, Layout, Pattern, Role, image_rule, image_sees_text_rule, text_mask
+from vilg.nn.attention.dense import StreamContext, additive
+from vilg.nn.attention.patterns import Layout, Pattern, Role, text_mask
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class BlockLayout:
     pattern: Pattern
     role: Role
     layout: Layout
-    window: int
     groups: int
     size: int
     across: bool
@@ -88,39 +86,30 @@ class BlockLayout:
             shift = self.shifts[position]
             first, last = (min(max(bound, start), stop) for bound in self.meeting(shift))
             q, k = index[first:last, :, None], index[first + shift:last + shift, None, :]
-            seen[first - start:last - start, :, place] = image_rule(
-                self.pattern, self.role, q, k, self.layout.columns, self.window)
+            seen[first - start:last - start, :, place] = self.pattern.sees(q, k, self.layout, self.role)
         return seen
 
 
-def block_layout(pattern: Pattern, role: Role, layout: Layout, window: int = CONV_WINDOW) -> BlockLayout:
+def block_layout(pattern: Pattern, role: Role, layout: Layout) -> BlockLayout:
     """The blocks of one pattern. Dense is a single group that meets itself."""
-    groups, size, across = layout.rows, layout.columns, False
-    if pattern is Pattern.ROW:
-        reach = 1
-    elif pattern is Pattern.COLUMN:
-        groups, size, across, reach = layout.columns, layout.rows, True, 0
-    elif pattern is Pattern.CONV:
-        reach = window // 2
-    else:
-        groups, size, reach = 1, layout.image, 0
-    reach = min(reach, groups - 1)
-    shifts = tuple(range(-reach, reach + 1 if role is Role.SOURCE else 1))
-    return BlockLayout(pattern, role, layout, window, groups, size, across, shifts)
+    groups = pattern.groups(layout)
+    reach = min(groups.reach, groups.count - 1)
+    shifts = tuple(range(-reach, 1 if role.causal else reach + 1))
+    return BlockLayout(pattern, role, layout, groups.count, groups.size, groups.across, shifts)
 
 
 def image_text_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
     """What to add to the scores of any image query with the text: float32 [B, 1, M]."""
-    length, prefix = (value.numpy().reshape(-1, 1) for value in (context.length, context.prefix))
-    seen = image_sees_text_rule(blocks.role, np.arange(blocks.layout.text)[None, :], length, prefix)
-    return _additive(np.broadcast_to(seen, (context.batch, blocks.layout.text)))[:, None]
+    length, prefix = (value.numpy().reshape(-1, 1) for value in (context.length, context.prefix))  # [B, 1]
+    seen = blocks.role.image_sees_text(np.arange(blocks.layout.text)[None, :], length, prefix)  # [B, M]
+    return additive(np.broadcast_to(seen, (context.batch, blocks.layout.text)))[:, None]
 
 
 def block_mask(blocks: BlockLayout, piece: Piece) -> np.ndarray:
     """What to add to the scores of every group of a piece with the groups that it meets: float32 [1, C, keys·C]."""
     first = piece.start - piece.first - blocks.shifts[0]
     seen = blocks.seen(piece.first, piece.first + 1, range(first, first + piece.keys))
-    return _additive(seen.reshape(1, blocks.size, -1))
+    return additive(seen.reshape(1, blocks.size, -1))  # [1, C, keys·C]
 
 
 def image_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
@@ -131,12 +120,8 @@ def image_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray
     m, n = blocks.layout.text, blocks.layout.image
     mask = np.empty((context.batch, n, blocks.keys), dtype="float32")
     mask[:, :, :m] = image_text_mask(blocks, context)
-    mask[:, blocks.index().reshape(-1), m:] = _additive(blocks.visible()).reshape(n, -1)
+    mask[:, blocks.index().reshape(-1), m:] = additive(blocks.visible()).reshape(n, -1)  # [n, S·C]
     return mask
-
-
-def _additive(visible: np.ndarray) -> np.ndarray:
-    return np.where(visible, np.float32(0), np.float32(MASKED))
 
 
 def text_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
@@ -144,7 +129,6 @@ def text_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
 
     Y is M when the image is the target (the text does not see it), and the whole stream otherwise.
     """
-    layout = blocks.layout
-    keys = layout.text if blocks.role is Role.TARGET else layout.length
+    layout, keys = blocks.layout, blocks.role.text_keys(blocks.layout)
     visible = text_mask(layout, blocks.role, context.length.numpy(), context.prefix.numpy())[:, :, :keys]
-    return _additive(np.ascontiguousarray(visible))
+    return additive(np.ascontiguousarray(visible))
