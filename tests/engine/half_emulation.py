@@ -3,8 +3,8 @@
 ``paddle.amp.decorate`` and ``auto_cast`` do nothing on a CPU, and most operators have no half-precision kernel there.
 Here decorate does what it does on a device (it casts the layers and switches masters on), and inside ``auto_cast`` at
 level O2 every operator that the models of these tests call rounds its operands and its result to half precision and
-computes in float32 between, whatever their type, as tensor cores do. Outside it, half-precision operands are
-computed in float32 and rounded likewise, and float32 ones are left alone. AdamW moves the masters, and the weights are their
+computes in float32 between, whatever their type, as tensor cores do. Outside it, half-precision operands are computed
+in float32 and rounded likewise, and float32 ones are left alone. AdamW moves the masters, and the weights are their
 rounding. What stays untested: the kernels of a device, and streams.
 """
 import contextlib

@@ -233,8 +233,8 @@ class BidirectionalTask:
     def _decode(self, codes: Tensor) -> list[np.ndarray]:
         return [from_model(image) for image in self.image_tokenizer.decode(codes).numpy()]
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        release.write(directory, "bidirectional", self.released(), average)
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        release.write(directory, "bidirectional", self.released(), ema)
 
     def released(self) -> ReleasedModel:
         """What is exported."""

@@ -149,8 +149,8 @@ class ImageTokenizerTask:
         for row, (image, again) in enumerate(zip(from_model(images.numpy()), from_model(decoded.numpy()))):
             yield LogPicture(f"reconstruction_{row}", np.concatenate([image, again], axis=1))
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        release.write(directory, "image_tokenizer", self.tokenizer, average)
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        release.write(directory, "image_tokenizer", self.tokenizer, ema)
 
     def state(self) -> dict[str, Tensor]:
         state = self.tokenizer.training_state()

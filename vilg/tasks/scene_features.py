@@ -116,9 +116,9 @@ class SceneFeaturesTask:
     def preview(self, batch: SceneBatch) -> Iterator[LogPicture]:
         return iter(())
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
         prefix = "network."
-        own = {name.removeprefix(prefix): value for name, value in (average or {}).items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): value for name, value in (ema or {}).items() if name.startswith(prefix)}
         release.write(directory, "scene_features", self.network, own)
 
     def state(self) -> dict[str, Tensor]:
