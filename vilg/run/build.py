@@ -96,7 +96,7 @@ def build_trainer(run: RunConfig) -> Trainer:
     task = together(parallel, lambda: build_task(run))
     loader = together(parallel, lambda: build_loader(run, task, parallel.rank, parallel.ranks))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
-    return Trainer(task, loader, run.train, run.optim, run.distributed, run.output_directory, run.seed, run.name,
+    return Trainer(task, loader, run.train, run.optim, parallel, run.output_directory, run.seed, run.name,
                    identity)
 
 
