@@ -164,6 +164,21 @@ def test_previews_set_the_picture_beside_both_reconstructions(make):
     assert shown["reconstructed_1"].shape == (16, 48, 3) and "drawn_0" in shown and "described_0" in shown
 
 
+def test_previews_are_made_without_dropout_and_training_goes_on(make, released_model):
+    shape = settings(released_model)["model"] | {"dropout": 0.5}
+    task = make(model=shape, preview_captions=2)
+    for value in task.phases[0].parameters.values():
+        value.set_value(value + 0.2 * paddle.randn(value.shape))
+    batch = batch_of(task)
+    first, second = ([shown.picture for shown in task.preview(batch)] for _ in range(2))
+    for one, other in zip(first, second):
+        np.testing.assert_array_equal(one, other)
+    task.end_to_end.eval()
+    for one, other in zip(first, [shown.picture for shown in task.preview(batch)]):
+        np.testing.assert_array_equal(one, other)
+    assert task.model.training and task.end_to_end.training
+
+
 @pytest.fixture(scope="module", params=["none", "token"])
 def exported(request, released_model, tmp_path_factory):
     """A folder with a reconstructor, exported by a task whose weights are far from the initial near-uniform ones."""

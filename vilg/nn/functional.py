@@ -24,7 +24,7 @@ __all__ = ["linear", "linear_after_gelu", "matmul", "layer_norm", "softmax", "ge
            "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision", "start_training",
            "stock_operators"]
 
-_FLOAT32 = paddle.float32
+_FLOAT32, _HALF = paddle.float32, (paddle.bfloat16, paddle.float16)
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
                  or paddle.device.get_all_custom_device_type())
 
@@ -186,10 +186,13 @@ def nearest_twice(x: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Negative log-likelihood of labels [...] under logits [..., V], not reduced: [...].
 
-    A label of -100 has no loss; any other that is not a class raises ValueError.
+    A label of -100 has no loss; any other that is not a class raises ValueError. Half-precision logits are taken as
+    float32, and so is the loss: its logarithm of a sum wants the digits, whatever precision is on around it.
     """
     if not _fast(logits) or labels.dtype != paddle.int64 or labels.shape != logits.shape[:-1]:
-        return F.cross_entropy(logits, labels, reduction="none")
+        logits = logits.astype("float32") if logits.dtype in _HALF else logits
+        with paddle.amp.auto_cast(enable=False):
+            return F.cross_entropy(logits, labels, reduction="none")
     if wants_gradient(logits):
         return losses.CrossEntropy.apply(logits, labels)
     return losses.cross_entropy(logits, labels)

@@ -113,7 +113,7 @@ def build_trainer(run: RunConfig) -> Trainer:
     if isinstance(task, BidirectionalTask) and parallel.rank == 0:
         task.survey(first_samples(loader.stream))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
-    return Trainer(task, loader, run.train, run.optim, run.distributed, run.output_directory, run.seed, run.name,
+    return Trainer(task, loader, run.train, run.optim, parallel, run.output_directory, run.seed, run.name,
                    identity)
 
 

@@ -17,6 +17,7 @@ from vilg.errors import ConfigError, DataError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
+from vilg.losses.total import weighted_sum
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.release.kinds.bidirectional import ReleasedModel, start_from
 from vilg.tasks.unknown_words import report_unknown
@@ -102,13 +103,13 @@ class BidirectionalStep(nn.Layer):
         if drawn is not None:
             loss = text_to_image_loss(self.model, drawn, batch.codes)
             figures["loss_t2i"] = loss.detach()
-            losses.append(loss * self.weights[0])
+            losses.append((self.weights[0], loss))
         if described is not None:
             loss = image_to_text_loss(self.model, described, batch.i2t_text, batch.i2t_length, batch.i2t_prefix,
                                       self.unk_id)
             figures["loss_i2t"] = loss.detach()
-            losses.append(loss * self.weights[1])
-        return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
+            losses.append((self.weights[1], loss))
+        return StepOutput(weighted_sum(losses), figures)
 
     def hidden(self, batch: BidirectionalBatch) -> tuple[Tensor | None, Tensor | None]:
         """Hidden vectors of text→image [B, n, D] and image→text [B, M, D], None for a direction left out."""
@@ -242,8 +243,8 @@ class BidirectionalTask:
     def _decode(self, codes: Tensor) -> list[np.ndarray]:
         return [from_model(image) for image in self.image_tokenizer.decode(codes).numpy()]
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        release.write(directory, "bidirectional", self.released(), average)
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        release.write(directory, "bidirectional", self.released(), ema)
 
     def released(self) -> ReleasedModel:
         """What is exported."""

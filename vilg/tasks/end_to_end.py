@@ -19,6 +19,7 @@ from vilg.errors import ConfigError, DataError
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
+from vilg.losses.total import weighted_sum
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
 from vilg.release.kinds.bidirectional import ReleasedModel
@@ -88,7 +89,8 @@ class EndToEndStep(BidirectionalStep):
         drawn, described = self.hidden(batch)
         generation = self.generation(batch, drawn, described)
         picture, figures = self._picture(drawn if self.reaches_generator else drawn.detach(), batch, step)
-        return StepOutput(generation.loss + self._weight_at(step) * picture, generation.figures | figures)
+        loss = weighted_sum([(1.0, generation.loss), (self._weight_at(step), picture)])
+        return StepOutput(loss, generation.figures | figures)
 
     def _picture(self, hidden: Tensor, batch: EndToEndBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         network = self.reconstructor.network
@@ -97,7 +99,7 @@ class EndToEndStep(BidirectionalStep):
         loss, figures = self.picture_loss(raw, batch.image)
         if self.pull is not None and step >= self.pull.config.start_step:
             adversarial, parts = self.pull(loss, raw, features, network)
-            loss, figures = loss + adversarial, figures | parts
+            loss, figures = weighted_sum([(1.0, loss), (1.0, adversarial)]), figures | parts
         return loss, figures
 
     def _weight_at(self, step: int) -> float:
