@@ -102,7 +102,7 @@ def test_shares_are_of_true_drawings(rerank):
 
         def text_to_image(self, texts, num_images, seed, best_of):
             blank, rows = np.full([64, 64, 3], 250, np.uint8), []
-            for one, text in zip(seed, texts):
+            for one in seed:
                 row = []
                 for number in (5, 3, *(place for place in range(num_images) if place not in (3, 5))):
                     picture = scenes.render(scenes.sample_scene(one, "test")) if number == 3 else blank

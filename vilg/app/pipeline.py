@@ -98,15 +98,12 @@ class Pipeline:
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
         with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
-        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed,
-        settings and model, and of ``best_of`` the judge and its score. Raises VilgError on unusable input.
+        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings, model,
+        of ``best_of`` the judge and its score, and, where the vocabulary lacks words of the prompt (a warning names
+        them), ``unknown_words``. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
-        num_images = as_int(num_images, "num_images")
-        best_of = None if best_of is None else as_int(best_of, "best_of")
-        if num_images < 1 or (best_of is not None and best_of < num_images):
-            raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
-                            f"{best_of}")
+        num_images, best_of = _counts(num_images, best_of)
         self._check_path(path)
         judge = ready_judge(judge, texts, best_of, load_encoder)
         settings = self.sampling.over(sampling)
@@ -130,6 +127,8 @@ class Pipeline:
                     chosen, scores = self._best(text, prompt, pictures[row], num_images, best_of, judge)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                              "path": path, **configs.to_dict(settings)}
+                    if unknown := batch.unknown[start + row]:
+                        story["unknown_words"] = " ".join(unknown)
                     results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -237,7 +236,8 @@ class Pipeline:
 
     def _score(self, ids, length, codes) -> np.ndarray:
         with paddle.no_grad():
-            return score_text(self.model, codes, ids.tile([codes.shape[0], 1]), length.tile([codes.shape[0]])).numpy()
+            return score_text(self.model, codes, ids.tile([codes.shape[0], 1]), length.tile([codes.shape[0]]),
+                              unk_id=self.text_tokenizer.unk_id).numpy()
 
     def _write(self, codes, prompts, prefix, max_tokens) -> list[str]:
         with paddle.no_grad():
@@ -245,7 +245,8 @@ class Pipeline:
             for start in range(0, codes.shape[0], DECODE_ROWS):
                 part = slice(start, start + DECODE_ROWS)
                 ids = generate_text(self.model, codes[part], prompts[part], prefix[part],
-                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens)
+                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens,
+                                    never=self.text_tokenizer.unk_id)
                 texts += [self.text_tokenizer.decode(row) for row in ids.numpy().tolist()]
         return texts
 
@@ -272,6 +273,14 @@ class Pipeline:
         if len(images) != texts:
             codes = codes.tile([texts, 1])  # [texts, n]
         return codes, paddle.to_tensor(keep)
+
+
+def _counts(num_images: Any, best_of: Any) -> tuple[int, int | None]:
+    num_images, best_of = as_int(num_images, "num_images"), None if best_of is None else as_int(best_of, "best_of")
+    if num_images < 1 or (best_of is not None and best_of < num_images):
+        raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
+                        f"{best_of}")
+    return num_images, best_of
 
 
 def _listed(given: Any) -> list[Any]:

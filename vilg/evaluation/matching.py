@@ -1,5 +1,4 @@
-"""The figures of a dual encoder on the project's own worlds: retrieval, and whether its similarities mean what they say.
-"""
+"""The figures of a dual encoder on the project's own worlds: retrieval, and whether similarities mean what they say."""
 from collections.abc import Iterator
 from typing import Protocol
 

@@ -108,7 +108,7 @@ def styles_searches(model: Encoder, folder: str) -> dict[tuple[str, str], list[S
     names = sorted({fact["name"] for fact in world.facts})
     place = {name: number for number, name in enumerate(names)}
     searches = defaultdict(list)
-    for style, members in tqdm(world.by_style.items(), desc="styles", mininterval=1):
+    for members in tqdm(world.by_style.values(), desc="styles", mininterval=1):
         said = world.facts[members[0]]["style_name"]
         texts = embed_texts(model, [TEXT.format(style=said, name=name) for name in names])
         for split in HELD_OUT:

@@ -76,8 +76,8 @@ def _flat_index(vectors: np.ndarray) -> Any:
     try:
         import faiss
     except ImportError:
-        raise ConfigError("backend: faiss is not installed; run `pip install 'vilg[search]'`, or take numpy, which finds "
-                          "the same") from None
+        raise ConfigError("backend: faiss is not installed; run `pip install 'vilg[search]'`, or take numpy, which "
+                          "finds the same") from None
     index = faiss.IndexFlatIP(vectors.shape[1])
     for start in range(0, len(vectors), _ROWS):
         index.add(np.ascontiguousarray(vectors[start:start + _ROWS], "float32"))
