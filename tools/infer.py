@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
     drawing = argparse.ArgumentParser(add_help=False)
     drawing.add_argument("--num-images", type=int, default=1, help="pictures a prompt (%(default)s)")
     drawing.add_argument("--best-of", type=int, help="draw this many and keep the best, by P(text|image) or by --judge")
-    drawing.add_argument("--judge", metavar="MODEL", help="dual encoder that chooses among --best-of, by name or folder")
+    drawing.add_argument("--judge", metavar="MODEL", help="dual encoder that chooses among --best-of; name or folder")
     cli.add_settings(drawing, SamplingConfig)
     drawing.add_argument("--path", choices=["two_stage", "end_to_end"], default="two_stage",
                          help="decode codes, or the hidden vectors by the reconstructor (%(default)s)")

@@ -6,8 +6,8 @@
 
 index  embeds every image of a folder, a table (.tsv, .jsonl) or tar shards once; stopped, it goes on where it was, and
        on images that changed since it embeds only those again
-query  prints the images that fit best, best first: similarity in 0–1 (cosine between images) and path; "nothing matches"
-       where no similarity reaches --threshold. The index must be of the same model
+query  prints the images that fit best, best first: similarity in 0–1 (cosine between images) and path; "nothing
+       matches" where no similarity reaches --threshold. The index must be of the same model
 """
 import argparse
 
@@ -56,7 +56,8 @@ def build(arguments: argparse.Namespace) -> int:
     collection = search.open_collection(arguments.images)
     encoder = pipeline.load_encoder(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     built = search.build_index(encoder, collection, arguments.output, arguments.max_broken, arguments.workers)
-    print(f"{arguments.output}: {built.images} images, {built.embedded} of them embedded now; {built.broken} could not be read")
+    print(f"{arguments.output}: {built.images} images, {built.embedded} of them embedded now; {built.broken} could not "
+          "be read")
     return 0
 
 

@@ -98,8 +98,8 @@ class Pipeline:
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
         with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
-        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings, model,
-        of ``best_of`` the judge and its score, and, where the vocabulary lacks words of the prompt (a warning names
+        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings,
+        model, of ``best_of`` the judge and its score, and, where the vocabulary lacks words of the prompt (a warning names
         them), ``unknown_words``. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
@@ -275,14 +275,6 @@ class Pipeline:
         return codes, paddle.to_tensor(keep)
 
 
-def _counts(num_images: Any, best_of: Any) -> tuple[int, int | None]:
-    num_images, best_of = as_int(num_images, "num_images"), None if best_of is None else as_int(best_of, "best_of")
-    if num_images < 1 or (best_of is not None and best_of < num_images):
-        raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
-                        f"{best_of}")
-    return num_images, best_of
-
-
 def _listed(given: Any) -> list[Any]:
     """One text or picture, or several in a list, a tuple or the like → a list."""
     one = isinstance(given, (str, bytes, Image.Image)) or hasattr(given, "read") or getattr(given, "ndim", 1) != 1
@@ -312,6 +304,14 @@ def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
     image = Image.fromarray(picture)
     image.info.update(info)
     return image
+
+
+def _counts(num_images: Any, best_of: Any) -> tuple[int, int | None]:
+    num_images, best_of = as_int(num_images, "num_images"), None if best_of is None else as_int(best_of, "best_of")
+    if num_images < 1 or (best_of is not None and best_of < num_images):
+        raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
+                        f"{best_of}")
+    return num_images, best_of
 
 
 def _token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
