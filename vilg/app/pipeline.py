@@ -99,8 +99,8 @@ class Pipeline:
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
         with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
         ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings,
-        model, of ``best_of`` the judge and its score, and, where the vocabulary lacks words of the prompt (a warning names
-        them), ``unknown_words``. Raises VilgError on unusable input.
+        model, the judge of ``best_of`` with its score and, where the vocabulary lacks words of the prompt (a warning
+        names them), ``unknown_words``. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
         num_images, best_of = _counts(num_images, best_of)
