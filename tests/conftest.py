@@ -94,7 +94,12 @@ class ThinEncoder:
     def embed_text(self, texts, strict=True):
         import paddle
 
+        from vilg.errors import VilgError
+
         ids = self.text_tokenizer.encode_prompts(texts, LENGTH, strict=strict).ids
+        for text, row in zip(texts, ids):
+            if set(row[1:]) <= {self.text_tokenizer.unk_id, self.text_tokenizer.sep_id, self.text_tokenizer.pad_id}:
+                raise VilgError(f"the text {text!r} has no word that the vocabulary of {self.name} knows")
         with paddle.no_grad():
             return self.model.encode_text(paddle.to_tensor(ids)).numpy()
 
