@@ -1,12 +1,13 @@
 """Tables of images and captions: TSV and JSON lines."""
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vilg.config import configclass
 from vilg.data.caption_records import Record, parse_record, readable, visible
 from vilg.data.images import read_image
 from vilg.data.line_index import Lines
 from vilg.data.sample import BrokenSample, Reading, Sample
+from vilg.data.twins import TWIN, Twin, TwinIndex
 from vilg.errors import DataError
 
 
@@ -17,12 +18,15 @@ class TableConfig:
 
     TSV: image path, then one caption a column. JSON lines: ``{"picture": …, "captions": […], "questions": [[q, a],
     …]}``, or ``"caption"`` for a single one; ``questions`` may be left out. ``first_caption_only`` as for a folder.
+    ``twins`` names a key whose value rows of the same thing share, such as ``concept``: each then has the others as
+    :class:`~vilg.data.twins.Twin` among its facts.
     """
 
     kind: Literal["table"] = "table"
     path: str
     pictures: str | None = None
     first_caption_only: bool = False
+    twins: str | None = None
     repeat: int = 1
 
 
@@ -42,6 +46,7 @@ class TableSource:
             raise DataError(f"{self.path}: cannot be read as a UTF-8 table ({error})") from None
         if not len(self.rows):
             raise DataError(f"{self.path}: the table is empty")
+        self.twins = None if config.twins is None else TwinIndex(self._values(config.twins))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,5 +64,22 @@ class TableSource:
         shown = f"{place} ({record.name})"
         if self.reading.texts and not record.captions:
             raise BrokenSample(shown, "no caption")
+        facts = record.facts
+        if self.twins is not None and self.twins.count(index):
+            facts = facts | {TWIN: Twin(self, self.twins, index)}
         return Sample(record.name, read_image(self.root / record.name, shown, self.reading),
-                      record.captions[self.taken], record.questions, facts=record.facts)
+                      record.captions[self.taken], record.questions, facts=facts)
+
+    def _values(self, key: str) -> list[Any]:
+        """What every row says under ``key``, None where it is broken. Raises DataError when none says anything."""
+        values = []
+        for index in range(len(self.rows)):
+            number, line = self.rows.numbered(index)
+            try:
+                values.append(parse_record(line, f"line {number}").facts.get(key))
+            except BrokenSample:
+                values.append(None)
+        if all(value is None for value in values):
+            raise DataError(f"{self.path}: no row has the key {key}, which data.sources.twins names; take one that rows "
+                            "of the same thing share, or leave twins out")
+        return values
