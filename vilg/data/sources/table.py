@@ -52,15 +52,7 @@ class TableSource:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        number, line = self.rows.numbered(index)
-        place = f"{readable(self.path)} line {number}"
-        if self.path.suffix == ".tsv":
-            name, *texts = line.split("\t")
-            record = Record(name, visible(texts), [], {})
-        else:
-            record = parse_record(line, place)
-        if not record.name:
-            raise BrokenSample(place, "names no image")
+        place, record = self.record(index)
         shown = f"{place} ({record.name})"
         if self.reading.texts and not record.captions:
             raise BrokenSample(shown, "no caption")
@@ -70,13 +62,26 @@ class TableSource:
         return Sample(record.name, read_image(self.root / record.name, shown, self.reading),
                       record.captions[self.taken], record.questions, facts=facts)
 
+    def record(self, index: int) -> tuple[str, Record]:
+        """Where row ``index`` stands, as messages say it, and what it says, without its image. Raises BrokenSample when
+        it names none."""
+        number, line = self.rows.numbered(index)
+        place = f"{readable(self.path)} line {number}"
+        if self.path.suffix == ".tsv":
+            name, *texts = line.split("\t")
+            record = Record(name, visible(texts), [], {})
+        else:
+            record = parse_record(line, place)
+        if not record.name:
+            raise BrokenSample(place, "names no image")
+        return place, record
+
     def _values(self, key: str) -> list[Any]:
         """What every row says under ``key``, None where it is broken. Raises DataError when none says anything."""
-        values = []
+        values: list[Any] = []
         for index in range(len(self.rows)):
-            number, line = self.rows.numbered(index)
             try:
-                values.append(parse_record(line, f"line {number}").facts.get(key))
+                values.append(self.record(index)[1].facts.get(key))
             except BrokenSample:
                 values.append(None)
         if all(value is None for value in values):
