@@ -16,7 +16,7 @@ from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 EPILOG = """examples:
   python tools/convert_weights.py vqgan --checkpoint last.ckpt --output weights/vqgan_f8_8192
   python tools/convert_weights.py dvae --encoder encoder.pkl --decoder decoder.pkl --output weights/dvae
-  python tools/convert_weights.py ernie-vil --checkpoint model_state.pdparams --vocabulary ernie_vil --output weights/base
+  python tools/convert_weights.py ernie-vil --checkpoint model.pdparams --vocabulary ernie_vil --output weights/base
 
 Sizes (channels, levels, codes, quantizer) are read off the weights; only the side of the pictures has to be said
 when it is not 256.
@@ -58,13 +58,13 @@ def read(args: argparse.Namespace) -> ImageTokenizer:
 
 def convert_ernie_vil(args: argparse.Namespace) -> None:
     """Write and describe the folder of a dual encoder."""
+    words = WordPieceTokenizer.from_folder(args.vocabulary)
     model = import_dual_encoder(args.checkpoint, args.text_eps)
-    made = ReleasedDualEncoder(model, WordPieceTokenizer.from_folder(args.vocabulary), PREPROCESSINGS[args.preprocess],
-                               args.text_length)
+    made = ReleasedDualEncoder(model, words, PREPROCESSINGS[args.preprocess], args.text_length)
     mark = release.write(args.output, "dual_encoder", made, dtype="float16" if args.half else None)
     image, text = model.config.image, model.config.text
-    print(f"{args.output}: dual encoder, {image.image_size} pixels, {image.layers} and {text.layers} layers, vectors of "
-          f"{model.config.vector_width}, text eps {text.norm_eps:g}, fingerprint {mark}")
+    print(f"{args.output}: dual encoder, {image.image_size} pixels, {image.layers} and {text.layers} layers, vectors "
+          f"of {model.config.vector_width}, text eps {text.norm_eps:g}, fingerprint {mark}")
 
 
 def main() -> int:

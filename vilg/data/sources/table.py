@@ -85,6 +85,6 @@ class TableSource:
             except BrokenSample:
                 values.append(None)
         if all(value is None for value in values):
-            raise DataError(f"{self.path}: no row has the key {key}, which data.sources.twins names; take one that rows "
-                            "of the same thing share, or leave twins out")
+            raise DataError(f"{self.path}: no row has the key {key}, which data.sources.twins names; take a key that "
+                            "rows of the same thing share, or leave twins out")
         return values

@@ -37,8 +37,8 @@ def fit_calibration(true: np.ndarray, shuffled: np.ndarray) -> Calibration:
         raise DataError(f"{len(true)} true and {len(shuffled)} shuffled pairs are too few to fit a calibration; give "
                         f"{LEAST_PAIRS} or more of each")
     if true.mean() <= shuffled.mean():
-        raise DataError(f"true pairs have the mean cosine {true.mean():.3f} and shuffled ones {shuffled.mean():.3f}, so "
-                        "the model tells nothing apart; train it longer, or give data that it was trained for")
+        raise DataError(f"true pairs have the mean cosine {true.mean():.3f} and shuffled ones {shuffled.mean():.3f}, "
+                        "so the model tells nothing apart; train it longer, or give data that it was trained for")
     cosines = np.concatenate([true, shuffled])
     targets = np.repeat([(len(true) + 1) / (len(true) + 2), 1 / (len(shuffled) + 2)], [len(true), len(shuffled)])
     weights = np.repeat([0.5 / len(true), 0.5 / len(shuffled)], [len(true), len(shuffled)])
