@@ -163,7 +163,7 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole(make_run):
     for chunk in (0, 5):
         run = make_run(task__chunk=chunk, task__model__text__dropout=0.0)
         task = build.build_task(run)
-        Parallel(DistributedConfig()).worker(task.phases[0], OptimConfig(), {})
+        Parallel(DistributedConfig()).phase_optimizer(task.phases[0], OptimConfig(), {})
         batch = first_batch(run, task)[1]
         out = loss_of(task, batch)
         out.loss.backward()
@@ -178,7 +178,7 @@ def test_chunks_compute_again_with_the_same_dropout_and_patches(make_run):
     """The gradient must be that of the forward that was seen: along it, the loss falls as fast as it says."""
     run = make_run(task__chunk=7, task__model__text__dropout=0.3, task__model__image__patch_dropout=0.5)
     task = build.build_task(run)
-    Parallel(DistributedConfig()).worker(task.phases[0], OptimConfig(), {})
+    Parallel(DistributedConfig()).phase_optimizer(task.phases[0], OptimConfig(), {})
     batch = first_batch(run, task)[1]
     out = loss_of(task, batch)
     out.loss.backward()
