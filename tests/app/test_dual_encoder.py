@@ -123,7 +123,7 @@ def test_texts_that_cannot_be_read_are_refused(model, caplog):
 
 def test_a_file_that_is_no_image_is_refused_by_name(model, tmp_path):
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(DataError, match="a.png: not a whole picture"):
+    with pytest.raises(DataError, match="a.png: not a whole image"):
         model.embed_image([tmp_path / "a.png"])
 
 

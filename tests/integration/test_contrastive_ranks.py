@@ -20,11 +20,11 @@ def train(folder, values, ranks, level, **task):
     values["task"] |= task
     values["train"] |= {"steps": 6, "batch_size": 8}
     values["optim"] |= {"lr": 1e-3}
-    values["distributed"] = {"level": level} | ({"segment_size": 20} if level == "p_g_os" else {})
+    values["distributed"] = {"level": level}
     folder.mkdir()
     (folder / "run.yaml").write_text(config.to_yaml(config.from_dict(RunConfig, values)), encoding="utf-8")
-    run = subprocess.run([sys.executable, "tools/train.py", "--config", str(folder / "run.yaml"), "--ranks", str(ranks)],
-                         cwd=ROOT, capture_output=True, text=True, timeout=500)
+    command = [sys.executable, "tools/train.py", "--config", str(folder / "run.yaml"), "--ranks", str(ranks)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     model = release.read(folder / "run" / "model", "dual_encoder").model

@@ -64,6 +64,7 @@ def test_a_vocabulary_larger_than_the_tower_is_refused(tmp_path):
 
 def test_a_text_length_beyond_the_positions_is_refused(vocabulary, tmp_path):
     save_weights(tmp_path / "model.safetensors", weights("PaddleNLP"))
-    run = convert("--checkpoint", tmp_path / "model.safetensors", "--vocabulary", vocabulary, "--output", tmp_path / "o")
+    run = convert("--checkpoint", tmp_path / "model.safetensors", "--vocabulary", vocabulary,
+                  "--output", tmp_path / "out")
     assert run.returncode == 2
     assert "text_length must be from 2 to the text tower's 12 positions, not 48" in run.stderr.splitlines()[-1]

@@ -34,7 +34,8 @@ def merged(values: dict, changes: dict) -> dict:
 def make_run(contrastive_values, tmp_path):
     def make(**changes):
         changes = {key.replace("__", "."): value for key, value in changes.items()}
-        return config.from_dict(build.RunConfig, merged(contrastive_values | {"output": str(tmp_path / "run")}, changes))
+        values = contrastive_values | {"output": str(tmp_path / "run")}
+        return config.from_dict(build.RunConfig, merged(values, changes))
     return make
 
 
@@ -88,7 +89,8 @@ def test_the_weight_of_a_view_counts(make_run):
 
 
 def test_equal_things_texts_and_tags_are_no_negatives(make_run):
-    task = build.build_task(make_run(task__loss__image_tags=0.0, task__loss__text_text=0.0, task__loss__image_image=0.0))
+    captions_alone = {f"task__loss__{view}": 0.0 for view in ("image_tags", "text_text", "image_image")}
+    task = build.build_task(make_run(**captions_alone))
     samples, batch = first_batch(make_run(), build.build_task(make_run()), 24)
     assert len({same_of(sample) for sample in samples}) == 8
     same = batch.same[:, 0]

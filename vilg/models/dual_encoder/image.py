@@ -21,17 +21,18 @@ class ImageTowerConfig(TowerConfig):
     norm_eps: float = 1e-6
     activation: Literal["gelu", "quick_gelu"] = "quick_gelu"
     pooling: Literal["cls", "mean"] = "cls"  # mean: over the patches
-    stem: int = 0  # convolutions before patches are cut, each halves the side (arXiv 2106.14881); CLIP's ViT has none
+    stem: int = 0  # convolutions before patches are cut, each halves the side (arXiv 2106.14881)
     patch_dropout: float = 0.0  # share of patches left out in training (FLIP, arXiv 2212.00794)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.patch_size < 1 or self.image_size < self.patch_size or self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
-        if self.stem < 0 or self.patch_size % 2**self.stem or (self.stem and self.width % (GROUPS * 2**(self.stem - 1))):
-            raise ValueError(f"stem {self.stem} halves the side so often that patch_size {self.patch_size} must be a "
-                             f"multiple of {2**max(0, self.stem)}, and halves width {self.width} to channels in groups "
-                             f"of {GROUPS}")
+        halved = 2**max(0, self.stem)
+        if self.stem < 0 or self.patch_size % halved or (self.stem and self.width % (GROUPS * halved // 2)):
+            raise ValueError(f"stem {self.stem} halves the side {halved}-fold, which patch_size {self.patch_size} must "
+                             f"be a multiple of, and starts from {2 * self.width}/{halved} channels, which must make "
+                             f"groups of {GROUPS}")
         if not 0 <= self.patch_dropout < 1:
             raise ValueError(f"patch_dropout must be in [0, 1), not {self.patch_dropout}")
 
@@ -79,7 +80,8 @@ class ImageTower(Tower):
             raise ShapeError(f"images of shape {list(pixels.shape)} do not fit the image tower, which reads "
                              f"[batch, 3, {size}, {size}]")
         batch, width = pixels.shape[0], self.config.width
-        patches = self.patch_map(pixels if self.stem is None else self.stem(pixels)).reshape([batch, width, -1]).transpose([0, 2, 1])  # [B, n, D]
+        features = pixels if self.stem is None else self.stem(pixels)
+        patches = self.patch_map(features).reshape([batch, width, -1]).transpose([0, 2, 1])  # [B, n, D]
         positions = self.position_embedding(paddle.arange(self.config.patches + 1))  # [1 + n, D]
         patches = self._keep_some(patches + positions[1:])
         first = self.class_embedding(paddle.zeros([batch, 1], "int64")) + positions[:1]  # [B, 1, D]
