@@ -8,8 +8,7 @@
 """
 import itertools
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,16 @@ from tqdm import tqdm
 
 from vilg import config as configs
 from vilg import release, runtime
-from vilg.data.images import plain, read_image
-from vilg.data.sample import BrokenSample
+from vilg.app.dual_encoder import Matcher
+from vilg.app.inputs import Picture, listed, open_picture
 from vilg.data.transforms import centre_crop, from_model, to_model
-from vilg.errors import DataError, VilgError
+from vilg.errors import VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import SamplingConfig, as_int, seed_each
 from vilg.release.kinds.bidirectional import ReleasedModel
+from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 
-Picture = str | Path | Image.Image | np.ndarray
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
 DECODE_ROWS = 64
 PATHS = ("two_stage", "end_to_end")
@@ -47,11 +46,13 @@ def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str
 
 
 def load_any(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
-    """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a bidirectional model, and the thing
-    itself for the others (an image tokenizer, a feature network)."""
+    """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a bidirectional model, a
+    :class:`~vilg.app.dual_encoder.Matcher` for a dual encoder, and the thing itself for the others (an image tokenizer,
+    a feature network)."""
     _prepare(device, cpu_math)
     thing = release.read(release.find_model(name_or_directory))
-    return Pipeline(thing) if isinstance(thing, ReleasedModel) else thing
+    offered = next((offer for kind, offer in _OFFERS.items() if isinstance(thing, kind)), None)
+    return thing if offered is None else offered(thing)
 
 
 def _prepare(device: str | None, cpu_math: str | None) -> None:
@@ -90,7 +91,7 @@ class Pipeline:
         and, where the vocabulary lacks words of the prompt (a warning names them), ``unknown_words``. Raises VilgError
         on unusable input.
         """
-        texts = _listed(texts)
+        texts = listed(texts)
         num_images = as_int(num_images, "num_images")
         best_of = None if best_of is None else as_int(best_of, "best_of")
         if num_images < 1 or (best_of is not None and best_of < num_images):
@@ -142,7 +143,7 @@ class Pipeline:
     def answer(self, images: Picture | Sequence[Picture], questions: str | Sequence[str]) -> list[str]:
         """The answer to question i about picture i; one picture may serve several questions,
         or one question several."""
-        images, questions = _listed(images), _listed(questions)
+        images, questions = listed(images), listed(questions)
         count = max(len(images), len(questions))
         if len(images) not in (1, count) or len(questions) not in (1, count):
             raise VilgError(f"{len(images)} pictures and {len(questions)} questions do not pair up; "
@@ -158,7 +159,7 @@ class Pipeline:
 
     def rank(self, texts: str | Sequence[str], images: Picture | Sequence[Picture]) -> np.ndarray:
         """log P(text | image) by the same weights, for every pair: [texts, images]. Higher is better."""
-        texts, codes = _listed(texts), self.encode(images)
+        texts, codes = listed(texts), self.encode(images)
         if not texts or not codes.shape[0]:
             return np.zeros([len(texts), codes.shape[0]], dtype=np.float32)
         batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
@@ -167,7 +168,7 @@ class Pipeline:
 
     def encode(self, images: Picture | Sequence[Picture]) -> paddle.Tensor:
         """Pictures, centre-cropped and resized as in training → codes [B, n]."""
-        images = _listed(images)
+        images = listed(images)
         if not images:
             return paddle.zeros([0, math.prod(self.image_tokenizer.grid)], dtype="int64")
         size = self.image_tokenizer.image_size
@@ -252,38 +253,13 @@ class Pipeline:
             keep = np.repeat(np.arange(height) < rows, width)
         else:
             keep = _token_mask(mask, height, width, self.image_tokenizer.image_size)
-        images = _listed(image)
+        images = listed(image)
         if len(images) not in (1, texts):
             raise VilgError(f"{len(images)} known pictures for {texts} texts; give one for all or one each")
         codes = self.encode(images)
         if len(images) != texts:
             codes = codes.tile([texts, 1])  # [texts, n]
         return codes, paddle.to_tensor(keep)
-
-
-def _listed(given: Any) -> list[Any]:
-    """One text or picture, or several in a list, a tuple or the like → a list."""
-    one = isinstance(given, (str, bytes, Image.Image)) or hasattr(given, "read") or getattr(given, "ndim", 1) != 1
-    return [given] if one or not isinstance(given, Iterable) else list(given)
-
-
-def open_picture(picture: Picture) -> np.ndarray:
-    """A path, PIL picture or array → uint8 [H, W, 3], upright and on white as in training (:func:`plain`).
-    Raises DataError naming the file."""
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise DataError(f"a picture array is uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")
-        return picture
-    if not isinstance(picture, (str, os.PathLike, Image.Image)) and not hasattr(picture, "read"):
-        raise DataError(f"a picture is a path, a PIL picture or an array uint8 [H, W, 3]; got {type(picture).__name__}")
-    try:
-        return plain(picture) if isinstance(picture, Image.Image) else read_image(picture, str(picture))
-    except BrokenSample as broken:
-        raise DataError(f"{broken}; save it again or leave it out") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged image that PIL has not decoded yet makes decoders raise anything
-        raise DataError(f"{picture}: not a whole image ({error}); save it again or leave it out") from None
 
 
 def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
@@ -306,3 +282,6 @@ def _token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) 
         return mask.reshape(-1)
     white = centre_crop(open_picture(mask), size).min(axis=2) > 127
     return white.reshape(rows, size // rows, columns, size // columns).all(axis=(1, 3)).reshape(-1)
+
+
+_OFFERS = {ReleasedModel: Pipeline, ReleasedDualEncoder: Matcher}

@@ -26,6 +26,7 @@ from vilg.generation.sampling import SamplingConfig
 from vilg.models.bidirectional import BidirectionalConfig
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
+from vilg.tasks.contrastive import ContrastiveTask, ContrastiveTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
@@ -44,8 +45,8 @@ class RunConfig:
     name: str
     seed: int = 0
     output: str = "runs/{name}"
-    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | SceneFeaturesTaskConfig,
-                    pydantic.Field(discriminator="kind")]
+    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | ContrastiveTaskConfig
+                    | SceneFeaturesTaskConfig, pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -77,6 +78,7 @@ def build_task(run: RunConfig) -> Task:
     runtime.configure(run.runtime)
     paddle.seed(run.seed)
     return {"bidirectional": lambda: BidirectionalTask(run.task, run.sampling),
+            "contrastive": lambda: ContrastiveTask(run.task),
             "end_to_end": lambda: EndToEndTask(run.task, run.sampling),
             "image_tokenizer": lambda: ImageTokenizerTask(run.task),
             "scene_features": lambda: SceneFeaturesTask(run.task)}[run.task.kind]()

@@ -1,0 +1,39 @@
+"""What users hand over: texts and images, one or several, in the forms that they come in."""
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vilg.data.images import plain, read_image
+from vilg.data.sample import BrokenSample
+from vilg.errors import DataError
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+def listed(given: Any) -> list[Any]:
+    """One text or picture, or several in a list, a tuple or the like → a list."""
+    one = isinstance(given, (str, bytes, Image.Image)) or hasattr(given, "read") or getattr(given, "ndim", 1) != 1
+    return [given] if one or not isinstance(given, Iterable) else list(given)
+
+
+def open_picture(picture: Picture) -> np.ndarray:
+    """A path, PIL picture or array → uint8 [H, W, 3], upright and on white as in training (:func:`plain`).
+    Raises DataError naming the file."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise DataError(f"a picture array is uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")
+        return picture
+    if not isinstance(picture, (str, os.PathLike, Image.Image)) and not hasattr(picture, "read"):
+        raise DataError(f"a picture is a path, a PIL picture or an array uint8 [H, W, 3]; got {type(picture).__name__}")
+    try:
+        return plain(picture) if isinstance(picture, Image.Image) else read_image(picture, str(picture))
+    except BrokenSample as broken:
+        raise DataError(f"{broken}; save it again or leave it out") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged image that PIL has not decoded yet makes decoders raise anything
+        raise DataError(f"{picture}: not a whole image ({error}); save it again or leave it out") from None
