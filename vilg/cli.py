@@ -1,5 +1,6 @@
 """What every command-line tool shares: one clear sentence for an error, and the exit status."""
 import argparse
+import json
 import logging
 import os
 import sys
@@ -45,6 +46,28 @@ def settings_given(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
     """What was said on the command line of the options that :func:`add_settings` made."""
     return {one.name: getattr(arguments, one.name) for one in settings_of(cls)
             if getattr(arguments, one.name) is not None}
+
+
+def report(results: list[dict[str, Any]], json_file: str | None, lines: list[str] | None = None) -> None:
+    """Write results as JSON lines to a file where one is named, and print them for people, as ``lines`` where those are
+    given; with ``json_file`` "-" the JSON lines are printed instead. Raises VilgError where the file cannot be written.
+    """
+    # A terminal may lack a character (GBK has no emoji), and a file's name may be none: neither loses the results.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    if json_file == "-":
+        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"  # elsewhere JSON's own escapes
+        print("\n".join(json.dumps(result, ensure_ascii=not unicode) for result in results))
+        return
+    if json_file:
+        content = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+        try:
+            Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+            Path(json_file).write_text(content, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise VilgError(f"{json_file}: cannot be written ({error.strerror or error}); "
+                            "name another file with --json") from None
+    for line in lines or ["  ".join(str(value) for value in result.values()) for result in results]:
+        print(line)
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -21,8 +21,9 @@ from vilg import config as configs
 from vilg import release, runtime
 from vilg.app.dual_encoder import Matcher
 from vilg.app.inputs import Picture, listed, open_picture
+from vilg.app.judge import name_of, ready_judge
 from vilg.data.transforms import centre_crop, from_model, to_model
-from vilg.errors import VilgError
+from vilg.errors import CheckpointError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import SamplingConfig, as_int, seed_each
@@ -55,6 +56,16 @@ def load_any(name_or_directory: str | Path, device: str | None = None, cpu_math:
     return thing if offered is None else offered(thing)
 
 
+def load_encoder(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
+    """Load a dual encoder, as :func:`load`; it has ``embed_text``, ``embed_image`` and ``similarity``. Raises
+    CheckpointError when the folder is of another kind."""
+    thing = load_any(name_or_directory, device, cpu_math)
+    if not hasattr(thing, "similarity"):
+        raise CheckpointError(f"{name_or_directory}: is no dual encoder, which compares texts and images, but "
+                              f"{type(thing).__name__}; name one, such as ernie_vil_tiny")
+    return thing
+
+
 def _prepare(device: str | None, cpu_math: str | None) -> None:
     if device:
         runtime.set_device(device)
@@ -74,30 +85,28 @@ class Pipeline:
         self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
 
     def text_to_image(self, texts: str | Sequence[str], num_images: int = 1, seed: int | Sequence[int] = 0,
-                      best_of: int | None = None, path: str = "two_stage",
+                      best_of: int | None = None, judge: Any = None, path: str = "two_stage",
                       known_image: Picture | Sequence[Picture] | None = None, known_rows: int | None = None,
                       known_mask: Picture | np.ndarray | None = None, progress: bool = False,
                       **sampling: Any) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
 
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
-        what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
-        P(text | image) are kept, best first.
+        what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` that fit best are kept,
+        best first: those with the highest P(text | image), or those most similar to the text by ``judge``, a dual
+        encoder (its name, its folder, or what :func:`load_encoder` gives).
         ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
         with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
-        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings, model
-        and, where the vocabulary lacks words of the prompt (a warning names them), ``unknown_words``. Raises VilgError
-        on unusable input.
+        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings,
+        model, the judge of ``best_of`` with its score and, where the vocabulary lacks words of the prompt (a warning
+        names them), ``unknown_words``. Raises VilgError on unusable input.
         """
         texts = listed(texts)
-        num_images = as_int(num_images, "num_images")
-        best_of = None if best_of is None else as_int(best_of, "best_of")
-        if num_images < 1 or (best_of is not None and best_of < num_images):
-            raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
-                            f"{best_of}")
+        num_images, best_of = _counts(num_images, best_of)
         self._check_path(path)
+        judge = ready_judge(judge, texts, best_of, load_encoder)
         settings = self.sampling.over(sampling)
         known_codes, mask = self._known(known_image, known_rows, known_mask, len(texts))
         draws = best_of or num_images
@@ -115,7 +124,8 @@ class Pipeline:
                 known = None if known_codes is None else known_codes[part]
                 pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, bar)
                 for row, text in enumerate(texts[part]):
-                    chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
+                    prompt = ids[row:row + 1], length[row:row + 1], codes[row]
+                    chosen, scores = self._best(text, prompt, pictures[row], num_images, best_of, judge)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                              "path": path, **configs.to_dict(settings)}
                     if unknown := batch.unknown[start + row]:
@@ -214,12 +224,16 @@ class Pipeline:
             codes.append(drawn.codes.reshape([len(seeds), count, -1]))
         return pictures, paddle.concat(codes, axis=1)
 
-    def _best(self, ids, length, codes, num_images, best_of):
+    def _best(self, text, prompt, pictures, num_images, best_of, judge):
+        """The places of a text's pictures to keep, best first, and what is noted of each."""
         if not best_of:
             return range(num_images), [{}] * num_images
-        scores = self._score(ids, length, codes)
+        if judge is None:
+            name, key, scores = "P(text | image)", "log_p_text", self._score(*prompt)
+        else:
+            name, key, scores = name_of(judge), "similarity", np.asarray(judge.similarity([text], pictures))[0]
         order = np.argsort(-scores, kind="stable")[:num_images]
-        return order, [{"log_p_text": float(scores[pick])} for pick in order]
+        return order, [{"judge": name, key: float(scores[pick])} for pick in order]
 
     def _score(self, ids, length, codes) -> np.ndarray:
         with paddle.no_grad():
@@ -266,6 +280,14 @@ def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
     image = Image.fromarray(picture)
     image.info.update(info)
     return image
+
+
+def _counts(num_images: Any, best_of: Any) -> tuple[int, int | None]:
+    num_images, best_of = as_int(num_images, "num_images"), None if best_of is None else as_int(best_of, "best_of")
+    if num_images < 1 or (best_of is not None and best_of < num_images):
+        raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
+                        f"{best_of}")
+    return num_images, best_of
 
 
 def _token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
