@@ -1,7 +1,7 @@
 """Captions of AIC-ICC and COCO-CN, a model's or anybody's, scored by words and by characters (ERNIE-ViLG, arXiv
 2112.15283, section 4)."""
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vilg.app.pipeline import DECODE_ROWS, Pipeline
@@ -11,6 +11,7 @@ from vilg.data.benchmarks.files import CaptionedImages
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation.files import claim, write_whole
 from vilg.evaluation.progress import Progress
+from vilg.evaluation.report import Score
 from vilg.metrics.captions.cut import aic_words, find_cut
 from vilg.metrics.captions.score import CaptionScores, score_captions
 from vilg.weights.files import fingerprint
@@ -21,13 +22,19 @@ SPLITS = {"aic-icc": "validation", "coco-cn": "test"}
 """Format → the split that papers score."""
 
 
+def usual_cut(form: str, comes_cut: bool) -> str:
+    """The cut that a format's published scores are of; jieba where that one wants captions that come cut and these do
+    not. Raises ConfigError for another format."""
+    if form not in FORMATS:
+        raise ConfigError(f"there is no format called {form}; choose one of {', '.join(FORMATS)}")
+    return "jieba" if find_cut(FORMATS[form]).hypothesis_comes_cut and not comes_cut else FORMATS[form]
+
+
 def read_benchmark(form: str, root: str | Path, split: str | None = None, cut: str | None = None,
                    kind: str = "human-written") -> CaptionedImages:
     """The images and references of a format of :data:`FORMATS`, ready for ``cut``; ``kind`` of COCO-CN's captions.
     Raises ConfigError for another format, or a cut of the other one's."""
-    if form not in FORMATS:
-        raise ConfigError(f"there is no format called {form}; choose one of {', '.join(FORMATS)}")
-    cut = find_cut(cut or FORMATS[form]).name
+    cut = find_cut(cut or usual_cut(form, comes_cut=True)).name
     if cut in FORMATS.values() and cut != FORMATS[form]:
         raise ConfigError(f"the cut {cut} belongs to another data set than {form}; choose {FORMATS[form]}, jieba or "
                           "characters")
@@ -83,12 +90,20 @@ def score_predictions(images: CaptionedImages, predictions: Iterable[tuple[str, 
     AIC-ICC's published annotations are whole sentences; for the cut aic they are cut by jieba as its evaluation cuts
     captions. Raises DataError for missing, double and unknown images, and for text that should have come cut.
     """
-    pairs, references = list(predictions), images.references
-    scores = {}
+    pairs, scores = list(predictions), {}
     for name in dict.fromkeys((cut, "characters")):
-        wanted = references
-        if find_cut(name).reference_comes_cut and not images.comes_cut:
-            wanted = {key: [" ".join(aic_words(text)) for text in texts] for key, texts in references.items()} \
-                if name == "aic" else references
-        scores[name] = score_captions(wanted, pairs, name)
+        references = images.references
+        if name == "aic" and not images.comes_cut:
+            references = {key: [" ".join(aic_words(text)) for text in texts] for key, texts in references.items()}
+        scores[name] = score_captions(references, pairs, name)
     return scores
+
+
+def flat_scores(scores: Mapping[str, CaptionScores], images: CaptionedImages) -> Iterator[Score]:
+    """``<cut>.bleu_1`` … ``<cut>.cider_plain`` and ``<cut>.empty_hypotheses``, each with its signature."""
+    for cut, found in scores.items():
+        own = "; references cut by jieba here" if cut == "aic" and not images.comes_cut else ""
+        signature = f"{images.name}; {found.signature}{own}"
+        for name, value in found.figures().items():
+            if name not in ("signature", "images"):
+                yield Score(f"{cut}.{name}", value, signature, cut)

@@ -3,8 +3,9 @@ re-ranked, and compared with real images by FID, and by KID, Inception Score, pr
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from vilg import config as configs
 from vilg.app.image_files import save_whole
@@ -22,21 +23,13 @@ from vilg.evaluation.features import (
 )
 from vilg.evaluation.files import claim, write_whole
 from vilg.evaluation.progress import Progress
+from vilg.evaluation.report import Score
 from vilg.metrics.fidelity import SEED, inception_score, kernel_distance, precision_recall
 from vilg.metrics.frechet import frechet_distance, gaussian
 from vilg.models.inception import Inception
 from vilg.weights.files import fingerprint
 
 log = logging.getLogger("vilg.evaluation")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A value and the signature that says exactly what was computed."""
-
-    name: str
-    value: float
-    signature: str
 
 
 def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: int = 1, seed: int = 0,
@@ -56,12 +49,12 @@ def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: in
     due = [number for number, file in enumerate(files) if not file.is_file()]
     progress = Progress(len(files), "pictures", "picture")
     progress.update(len(files) - len(due), found=True)
-    rows = max(1, DECODE_ROWS // best_of)
+    rows, ranked = max(1, DECODE_ROWS // best_of), best_of if best_of > 1 else None
     (output / "pictures").mkdir(exist_ok=True)
     for start in range(0, len(due), rows):
         part = due[start:start + rows]
         # Seeds of their own, so that prompts do not share their luck.
-        drawn = pipeline.text_to_image([chosen[number].caption for number in part], best_of=best_of if best_of > 1 else None,
+        drawn = pipeline.text_to_image([chosen[number].caption for number in part], best_of=ranked,
                                        seed=[seed * 1_000_003 + number for number in part])
         for number, row in zip(part, drawn):
             save_whole(row[0], files[number])
@@ -87,29 +80,37 @@ def score_images(features: Features, reference: Reference, protocol: Protocol, d
     warn_of_few(count, "the set of images")
     base = f"{protocol.signature}; {count} images {features.digest}, {drawn}"
     against = f"{base}; reference {reference.signature}"
-    yield Score("fid", frechet_distance(gaussian(features.pool), reference.gaussian), f"fid; {against}")
-    shuffled = None if protocol.name == "dm-gan" else SEED
-    order = "in order" if shuffled is None else f"shuffled, seed {shuffled}"
-    signature = f"inception score; {base}; 10 splits {order}"
-    try:
-        found = inception_score(features.logits, shuffle_seed=shuffled)
-        yield Score("inception_score", found.mean, signature)
-        yield Score("inception_score_std", found.deviation, signature)
-    except DataError as error:
-        log.warning("left out: %s", error)
+    yield Score("fid", frechet_distance(gaussian(features.pool), reference.gaussian), f"fid; {against}", "fid")
+    parts = [_inception_scores(features, protocol, base)]
     if reference.features is None:
         log.warning("KID, precision and recall are left out: the reference is mu and sigma, without features")
-        return
-    try:
-        distance = kernel_distance(features.pool, reference.features, subset_size=subset_size)
-        signature = f"kid; {against}; 100 subsets of {subset_size}, seed {SEED}"
-        yield Score("kid", distance.mean, signature)
-        yield Score("kid_std", distance.deviation, signature)
-    except DataError as error:
-        log.warning("left out: %s", error)
-    try:
-        shares = precision_recall(features.pool, reference.features)
-        yield Score("precision", shares.precision, f"precision; {against}; k 3")
-        yield Score("recall", shares.recall, f"recall; {against}; k 3")
-    except DataError as error:
-        log.warning("left out: %s", error)
+    else:
+        parts += [_kernel_scores(features, reference.features, against, subset_size),
+                  _precision_scores(features, reference.features, against)]
+    for part in parts:
+        try:
+            yield from part
+        except DataError as error:
+            log.warning("left out: %s", error)
+
+
+def _inception_scores(features: Features, protocol: Protocol, base: str) -> Iterator[Score]:
+    shuffled = None if protocol.name == "dm-gan" else SEED
+    found = inception_score(features.logits, shuffle_seed=shuffled)
+    order = "in order" if shuffled is None else f"shuffled, seed {shuffled}"
+    signature = f"inception score; {base}; 10 splits {order}"
+    yield Score("inception_score", found.mean, signature, "inception_score")
+    yield Score("inception_score_std", found.deviation, signature, "inception_score")
+
+
+def _kernel_scores(features: Features, real: np.ndarray, against: str, subset_size: int) -> Iterator[Score]:
+    found = kernel_distance(features.pool, real, subset_size=subset_size)
+    signature = f"kid; {against}; 100 subsets of {subset_size}, seed {SEED}"
+    yield Score("kid", found.mean, signature, "kid")
+    yield Score("kid_std", found.deviation, signature, "kid")
+
+
+def _precision_scores(features: Features, real: np.ndarray, against: str) -> Iterator[Score]:
+    found = precision_recall(features.pool, real)
+    yield Score("precision", found.precision, f"precision; {against}; k 3", "precision")
+    yield Score("recall", found.recall, f"recall; {against}; k 3", "recall")

@@ -16,7 +16,7 @@ from vilg.errors import ConfigError, DataError
 from vilg.evaluation.files import write_whole
 from vilg.evaluation.progress import Progress
 from vilg.metrics.frechet import Gaussian, gaussian
-from vilg.models.inception import FEATURES, Inception
+from vilg.models.inception import FEATURES, Inception, load_inception
 
 log = logging.getLogger("vilg.evaluation")
 PROTOCOLS = {"dm-gan": ("dm-gan",), "tf": ("pytorch-fid", "torch-fidelity", "clean-fid")}
@@ -187,3 +187,11 @@ def warn_of_few(count: int, what: str) -> None:
     if count < FEATURES:
         log.warning("%s has %d images, fewer than the %d features: the covariance lacks rank, and the Fréchet distance "
                     "is far above that of many images", what, count, FEATURES)
+
+
+def load_protocol(name: str, resize: str | None, weights: str | Path) -> tuple[Protocol, Inception]:
+    """A protocol with its network, from a local file in its public format. Raises ConfigError for another protocol,
+    CheckpointError for the weights of another network; both name what was found and what is due."""
+    protocol = find_protocol(name, resize)
+    network = load_inception(weights, protocol.variant)
+    return Protocol(protocol.name, protocol.resize, network.fingerprint), network

@@ -10,7 +10,7 @@ from vilg.app.pipeline import DECODE_ROWS, Pipeline
 from vilg.data.benchmarks.files import field, read_json, read_jsonl
 from vilg.data.benchmarks.fmiqa import Question
 from vilg.errors import DataError
-from vilg.evaluation.human.kit import Item
+from vilg.evaluation.human.kinds import Item
 from vilg.evaluation.progress import Progress
 
 HUMAN = "human"

@@ -17,51 +17,13 @@ from vilg.data.benchmarks.files import field as value_of
 from vilg.data.benchmarks.files import read_json, read_jsonl
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation.files import write_whole
+from vilg.evaluation.human.kinds import ABOUT_TEXT, FORMAT, KINDS, Item, fingerprint_of
+from vilg.evaluation.human.page import page, picture
 from vilg.evaluation.progress import Progress
 
-FORMAT = 1
 SHARE = 0.05
 """Of repeats, and of trials whose answer is known, beside the others."""
 KEY = "key.json"
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """Whole numbers from ``low`` to ``high`` that raters give; ``question`` as they read it, ``labels`` of the numbers
-    where they have names."""
-
-    name: str
-    low: int
-    high: int
-    question: str
-    labels: tuple[str, ...] = ()
-
-
-KINDS: dict[str, tuple[Criterion, ...]] = {
-    "images": (Criterion("clarity", 1, 5, "清晰度 clarity"), Criterion("texture", 1, 5, "质感 texture"),
-               Criterion("relevance", 1, 5, "与文字相符 relevance")),
-    "captions": (Criterion("fluency", 0, 2, "通顺 fluency"), Criterion("relevance", 0, 2, "与图片相符 relevance"),
-                 Criterion("richness", 0, 2, "丰富 richness")),
-    "answers": (Criterion("human", 0, 1, "谁回答的？who answered?", ("机器 machine", "人 human")),
-                Criterion("score", 0, 2, "回答得对吗？score")),
-}
-ABOUT_TEXT = {"images": "relevance", "captions": "relevance", "answers": "score"}
-"""Kind → the criterion that a text of another item fails."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One output of one system: a prompt and its picture, a picture and its caption, or a question and its answer.
-
-    ``gold`` says, by criterion, the lowest and highest number that a careful rater may give; such an item is no
-    system's."""
-
-    item: str
-    system: str
-    image: Path
-    text: str
-    question: str = ""
-    gold: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,8 +94,6 @@ def make_kit(items: list[Item], kind: str, output: str | Path, raters: int = 3, 
     answer is known: those with ``gold``, or else texts put beside another item's image. Raises DataError and
     ConfigError, as :func:`check_items`, and ConfigError where another kit lies in ``output``.
     """
-    from vilg.evaluation.human.page import page, picture
-
     check_items(items, kind)
     if raters < 1:
         raise ConfigError(f"a kit has at least one rater, not {raters}")
@@ -162,17 +122,6 @@ def make_kit(items: list[Item], kind: str, output: str | Path, raters: int = 3, 
         write_whole(output / f"rater_{rater}.html", content.encode())
     write_whole(place, json.dumps(key, ensure_ascii=False, indent=1).encode())
     return key
-
-
-def fingerprint_of(key: dict[str, Any]) -> str:
-    """A hash of all that a key says, but for its fingerprint."""
-    said = {name: value for name, value in key.items() if name != "fingerprint"}
-    return hashlib.sha256(json.dumps(said, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def salt_of(fingerprint: str, rater: int | str) -> str:
-    """What a rater's page mixes into the digest of its export, so that a number changed by hand shows."""
-    return hashlib.sha256(f"{fingerprint}/{rater}".encode()).hexdigest()[:16]
 
 
 def _chosen(given: list[Item], count: int, generator: np.random.Generator) -> list[Item]:

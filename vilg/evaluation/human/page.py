@@ -11,7 +11,7 @@ from PIL import Image
 from vilg.data.images import read_image
 from vilg.data.sample import BrokenSample
 from vilg.errors import DataError
-from vilg.evaluation.human.kit import FORMAT, KINDS, Item, salt_of
+from vilg.evaluation.human.kinds import FORMAT, KINDS, Item, salt_of
 
 TEMPLATE = Path(__file__).with_name("page.html")
 LARGEST = 640

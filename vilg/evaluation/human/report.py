@@ -2,7 +2,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from vilg.data.benchmarks.files import read_json
 from vilg.errors import DataError
-from vilg.evaluation.human.kit import FORMAT, KINDS, fingerprint_of, salt_of
+from vilg.evaluation.human.kinds import FORMAT, KINDS, fingerprint_of, salt_of
+from vilg.evaluation.report import Score
 from vilg.metrics.agreement import bootstrap, mean_rating, ordinal_alpha, repeats_agreement
 
 log = logging.getLogger("vilg.evaluation")
@@ -133,8 +134,10 @@ def _gold(key: Mapping[str, Any], ratings: Ratings) -> dict[str, float | None]:
     return shares
 
 
-def signature_of(key: Mapping[str, Any], ratings: Ratings) -> str:
-    """Which kit, how many items and raters, and the seed."""
+def signed_scores(key: Mapping[str, Any], ratings: Ratings) -> Iterator[Score]:
+    """:func:`human_figures` with their signature: which kit, how many items and raters, and the seed."""
     items = len({one["item"] for one in key["items"] if one["system"]})
-    return (f"people: {key['kind']}; kit {key['fingerprint'][:12]}, seed {key['seed']}; {items} items, "
-            f"{len(ratings)} raters; bootstrap over items, 95 %")
+    signature = (f"people: {key['kind']}; kit {key['fingerprint'][:12]}, seed {key['seed']}; {items} items, "
+                 f"{len(ratings)} raters; bootstrap over items, 95 %")
+    for name, value in human_figures(key, ratings).items():
+        yield Score(name, value, signature)
