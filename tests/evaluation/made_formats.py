@@ -30,7 +30,7 @@ def coco(root, count=12, split="val2014"):
         save(root / split / f"COCO_{split}_{number:012d}.jpg", number)
     prompts = root / "captions_zh.jsonl"
     prompts.write_text("".join(json.dumps(
-        {"image_id": number, "caption": captions(number)[0], "source": "scenes"}, ensure_ascii=False) + "\n"
+        {"image_id": number, "caption": captions(number)[0][:12], "source": "scenes"}, ensure_ascii=False) + "\n"
         for number in range(1, count + 1)), encoding="utf-8")
     return prompts
 

@@ -10,7 +10,7 @@ import numpy as np
 from vilg import config as configs
 from vilg.app.image_files import save_whole
 from vilg.app.pipeline import DECODE_ROWS, Pipeline
-from vilg.data.benchmarks.coco import Prompts, image_files
+from vilg.data.benchmarks.coco import Prompt, Prompts, image_files
 from vilg.errors import DataError
 from vilg.evaluation.features import (
     Features,
@@ -38,9 +38,10 @@ def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: in
 
     Goes on where an earlier run of the same settings was stopped, at any picture: each depends on its prompt's text,
     number and ``seed`` alone. ``output/items.jsonl`` lists them for people to rate. Raises ConfigError for a folder of
-    other settings.
+    other settings, DataError for a prompt that is longer than the model reads.
     """
     chosen = prompts.prompts[:count]
+    _refuse_long(pipeline, chosen)
     claim(output, {"task": "coco", "model": pipeline.name, "weights": fingerprint(
         {**pipeline.model.state_dict(), **{f"image.{name}": value for name, value
                                            in pipeline.image_tokenizer.state_dict().items()}}),
@@ -63,6 +64,18 @@ def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: in
                          "text": prompt.caption}, ensure_ascii=False) for file, prompt in zip(files, chosen)]
     write_whole(output / "items.jsonl", ("\n".join(lines) + "\n").encode())
     return files
+
+
+def _refuse_long(pipeline: Pipeline, prompts: list[Prompt]) -> None:
+    """Before hours of drawing, and not after them."""
+    room = pipeline.model.config.text_length
+    cut = pipeline.text_tokenizer.encode_batch([prompt.caption for prompt in prompts], room).cut
+    long = np.flatnonzero(cut)
+    if len(long):
+        first = prompts[long[0]]
+        raise DataError(f"{len(long)} of {len(prompts)} prompts are longer than this model reads, such as image "
+                        f"{first.image_id}'s {first.caption!r}, by {int(cut[long[0]])} tokens; shorten them or leave "
+                        "them out")
 
 
 def find_reference(given: str | Path, network: Inception, protocol: Protocol, cache: Path) -> Reference:
