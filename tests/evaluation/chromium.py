@@ -1,4 +1,4 @@
-"""A real browser on a page of ours: Debian's chromium, told what to do through its debugging pipe, as a person would."""
+"""A real browser on a page of ours: Debian's chromium, told by its debugging pipe what a person would do."""
 import json
 import os
 import shutil

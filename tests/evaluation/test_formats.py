@@ -9,7 +9,9 @@ import pytest
 
 import made_formats
 from vilg import runtime
-from vilg.evaluation import features
+from vilg.app import pipeline
+from vilg.data.benchmarks.coco import read_prompts
+from vilg.evaluation import coco, features
 from vilg.evaluation.human.kit import make_kit, read_items
 from vilg.evaluation.tables import markdown
 
@@ -74,16 +76,17 @@ def test_formats_coco(done, refused, released_model, weights, tmp_path, monkeypa
     assert found["fid"] > 0 and found["images"] == 12 and 0 <= found["precision"] <= 1 <= found["inception_score"]
     assert "tf; resize pytorch-fid; weights " in found["signature.fid"] and "12 images" in found["signature.kid"]
     assert found["signature.recall"] in output and "fewer than the 2048 features" in caplog.text
-    # The same again draws and computes nothing; one picture that is gone is drawn as it was.
+    # The same again computes nothing that is there, and a picture that is gone is drawn as it was.
     drawn = sorted(Path("runs/coco/pictures").iterdir())
     before = drawn[3].read_bytes(), drawn[4].stat().st_mtime_ns
     drawn[3].unlink()
+    protocol, network = features.load_protocol("tf", None, weights)
+    files = coco.draw_prompts(pipeline.load(released_model), read_prompts(prompts), Path("runs/coco"), best_of=2)
+    assert files == drawn and (drawn[3].read_bytes(), drawn[4].stat().st_mtime_ns) == before
     with monkeypatch.context() as patch:
         patch.setattr(features, "_computed", None)
-        done(*command)
-    assert (drawn[3].read_bytes(), drawn[4].stat().st_mtime_ns) == before
-    again = figures(tmp_path / "results/coco.json")
-    assert {name: again[name] for name in found} == found
+        kept = features.image_features(files, network, protocol, Path("runs/coco/features"), "features")
+    assert f"12 images {kept.digest}" in found["signature.fid"]
     # A prompt that is too long is refused before anything is drawn, and other settings do not go on with these.
     long = prompts.with_name("long.jsonl")
     long.write_text(prompts.read_text(encoding="utf-8") + '{"image_id": 77, "caption": "' + "圆" * 20 + '"}\n')
@@ -259,7 +262,8 @@ def test_formats_human_and_tables(done, refused, tmp_path):
 def test_tables_give_every_value_its_signature(caplog):
     """Figures as the protocols write them, and this project's own table 7."""
     results = {
-        "a.json": {"task": "coco", "fid": 12.345, "drawn_by": "we", "protocol": "dm-gan (dm-gan)", "signature.fid": "f1"},
+        "a.json": {"task": "coco", "fid": 12.345, "drawn_by": "we", "protocol": "dm-gan (dm-gan)",
+                   "signature.fid": "f1"},
         "b.json": {"task": "captions", "format": "aic-icc", "cuts": "aic", "aic.bleu_4": 0.25, "aic.cider_d": 0.5,
                    "described_by": "we", "signature.aic": "c1"},
         "table7.json": figures(ROOT / "docs/table7.json"), "odd.json": {"speed": 3}}
@@ -278,3 +282,50 @@ def test_progress_says_the_rate_and_the_time_left():
     progress.update(20)
     assert progress.line(10.0) == "features: 60 of 100 images, 2 images a second, 0 min left"
     assert progress.line(600.0).endswith("20 min left")
+
+
+@pytest.mark.parametrize("name, make", [("aic_icc", made_formats.aic_icc), ("coco_cn", made_formats.coco_cn),
+                                        ("fmiqa", made_formats.fmiqa)])
+def test_formats_are_trained_on(name, make, tmp_path):
+    """The small fine-tuning configs read the same files, and every sample has what its benchmark is about."""
+    from vilg.data.config import build_source
+    from vilg.run.build import load_run
+
+    make(tmp_path / name)
+    split = {"aic_icc": "validation", "coco_cn": "test", "fmiqa": "val"}[name]
+    run = load_run(ROOT / f"configs/vilg/benchmarks/{name}_tiny.yaml", [
+        f"data.sources.0.path={tmp_path / name}", f"data.sources.0.split={split}"])
+    source = build_source(run.data.sources[0], None)
+    sample = source[1]
+    assert len(source) >= 8 and sample.image.shape == (48, 48, 3)
+    if name == "fmiqa":
+        assert len(sample.questions) == 1 and sample.captions == []
+    else:
+        assert len(sample.captions) >= 2 and " " not in sample.captions[0]
+
+
+def test_a_benchmark_without_its_images_is_refused(tmp_path):
+    from vilg.data.benchmarks.source import BenchmarkConfig, BenchmarkSource
+    from vilg.errors import DataError
+
+    made_formats.fmiqa(tmp_path)
+    (tmp_path / "val2014").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="looked for as .*COCO_val2014_000000000001.jpg"):
+        BenchmarkSource(BenchmarkConfig(format="fmiqa", path=str(tmp_path), split="val"))
+
+
+def test_formats_fine_tune_then_score(tmp_path):
+    """Two steps on FM-IQA's files, whose images have questions alone; the run's model then answers."""
+    from vilg.run.build import build_trainer, load_run
+
+    made_formats.fmiqa(tmp_path / "qa")
+    run = load_run(ROOT / "configs/vilg/benchmarks/fmiqa_tiny.yaml", [
+        f"data.sources.0.path={tmp_path / 'qa'}", "data.sources.0.split=val", "train.steps=2", "train.batch_size=2",
+        f"task.init_from={ROOT / 'model_zoo/ernie_vilg_tiny'}", f"output={tmp_path / 'run'}",
+        f"task.image_tokenizer={ROOT / 'model_zoo/ernie_vilg_tiny/image_tokenizer'}",
+        f"task.vocabulary={ROOT / 'model_zoo/ernie_vilg_tiny'}"])
+    trainer = build_trainer(run)
+    trainer.fit()
+    trainer.export(tmp_path / "run/model")
+    model = pipeline.load(tmp_path / "run/model")
+    assert isinstance(model.answer([tmp_path / "qa/val2014/COCO_val2014_000000000001.jpg"], ["有什么？"])[0], str)

@@ -58,8 +58,8 @@ def find_protocol(name: str, resize: str | None = None) -> Protocol:
         raise ConfigError(f"there is no protocol called {name}; choose one of {', '.join(PROTOCOLS)}")
     resize = resize or PROTOCOLS[name][0]
     if resize not in PROTOCOLS[name]:
-        raise ConfigError(f"the protocol {name} resizes by {' or '.join(PROTOCOLS[name])}, not by {resize}, which makes "
-                          "another number")
+        raise ConfigError(f"the protocol {name} resizes by {' or '.join(PROTOCOLS[name])}, not by {resize}, which "
+                          "makes another number")
     return Protocol(name, resize)
 
 
@@ -167,8 +167,8 @@ def read_reference(path: str | Path, protocol: Protocol) -> Reference:
             said = str(kept["protocol"]) if "protocol" in kept.files else ""
             count = int(kept["count"]) if "count" in kept.files else 0
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
-        raise DataError(f"{path}: is not an .npz of the arrays mu and sigma; make one with --save-reference, or give the "
-                        "folder of images") from None
+        raise DataError(f"{path}: is not an .npz of the arrays mu and sigma; make one with --save-reference, or give "
+                        "the folder of images") from None
     if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
         raise DataError(f"{path}: has mu {list(mean.shape)} and sigma {list(covariance.shape)}, and {protocol.name} "
                         f"compares [{FEATURES}] and [{FEATURES}, {FEATURES}]; take the reference with this network")

@@ -18,7 +18,7 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: whose it is, its cells ("" for a blank), and the signature of ours ("" for a published one)."""
+    """A line of a table: whose it is, its cells ("" for a blank), and the signature of ours."""
 
     name: str
     cells: list[str]
@@ -82,8 +82,8 @@ def _ablation(figures: Figures, name: str) -> Iterator[Row]:
                           ("end_to_end", "end_to_end"), ("real", "two_stage"), ("real", "end_to_end")):
         key = f"{first}.{second}.frechet"
         if f"{key}.mean" in figures:
-            signature = (f"Fréchet distance in scene features, which is no Inception FID; {figures.get('command')}; seeds "
-                         f"{figures.get('seeds')}; {figures.get('count')} scenes")
+            signature = (f"Fréchet distance in scene features, which is no Inception FID; {figures.get('command')}; "
+                         f"seeds {figures.get('seeds')}; {figures.get('count')} scenes")
             yield Row(f"{words[first]} tokens, {words[second]} reconstructor",
                       [f"{_number(figures, f'{key}.mean', 1)} ± {_number(figures, f'{key}.std', 1)}", ""], signature)
 
@@ -139,8 +139,8 @@ def markdown(results: Mapping[str, Figures]) -> str:
     """All seven tables. Raises DataError for figures of a table that lack their signature; figures of no table are
     named in a warning."""
     lines, used = ["# The paper's tables", "",
-                   "Published numbers are the paper's; a blank is one that is not known. A number in brackets names the "
-                   "signature below the table, and values stand beside each other only where signatures agree."], set()
+                   "Published numbers are the paper's; a blank is one that is not known. A number in brackets names "
+                   "the signature below the table, and values stand beside each other only where signatures agree."], set()
     for number, table in TABLES.items():
         lines += ["", f"## Table {number}. {table.title}", "", f"| | {' | '.join(table.columns)} |",
                   "|---" * (len(table.columns) + 1) + "|"]

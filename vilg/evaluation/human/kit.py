@@ -1,8 +1,8 @@
 """The human kit: what raters are asked, in which order, and the key that stays with whoever asks.
 
 A rater's page holds opaque trials alone; which system made what, which trials are repeats and which have a known answer
-stands in the key. ERNIE-ViLG (arXiv 2112.15283, section 4) asks for 1 to 5 on pictures, 0 to 2 on captions, and human or
-machine and 0 to 2 on answers.
+stands in the key. ERNIE-ViLG (arXiv 2112.15283, section 4) asks for 1 to 5 on pictures, 0 to 2 on captions, and human
+or machine and 0 to 2 on answers.
 """
 import hashlib
 import json

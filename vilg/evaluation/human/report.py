@@ -24,7 +24,7 @@ def read_key(path: str | Path) -> dict[str, Any]:
     """A kit's key. Raises DataError when it is none, or was changed."""
     key = read_json(path)
     if not isinstance(key, dict) or key.get("format") != FORMAT or key.get("kind") not in KINDS:
-        raise DataError(f"{path}: is not the key of a kit; it is the key.json that was written beside the raters' pages")
+        raise DataError(f"{path}: is not the key of a kit; give the key.json that was written beside its pages")
     if key.get("fingerprint") != fingerprint_of(key):
         raise DataError(f"{path}: was changed after the kit was made: it says {key.get('fingerprint')} and is "
                         f"{fingerprint_of(key)}; take the key that was written beside the raters' pages")
@@ -40,8 +40,8 @@ def read_ratings(paths: Iterable[str | Path], key: Mapping[str, Any]) -> Ratings
         if not isinstance(said, dict) or not isinstance(said.get("ratings"), list):
             raise DataError(f"{path}: is not an export of a rater's page")
         if said.get("kit") != key["fingerprint"]:
-            raise DataError(f"{path}: rates the kit {said.get('kit')}, and the key is of {key['fingerprint']}; give the "
-                            "key of that kit")
+            raise DataError(f"{path}: rates the kit {said.get('kit')}, and the key is of {key['fingerprint']}; give "
+                            "the key of that kit")
         rater = str(said.get("rater"))
         if rater not in key["raters"]:
             raise DataError(f"{path}: is of rater {rater}, and the kit has {len(key['raters'])} raters")
