@@ -62,10 +62,8 @@ def parse() -> argparse.Namespace:
     add_human(tasks)
     add_tables(tasks)
     arguments = parser.parse_args()
-    if hasattr(arguments, "run"):
-        return arguments
-    if arguments.seed < 0 or getattr(arguments, "best_of", 1) < 1 or (
-            arguments.count is not None and arguments.count < 1):
+    if getattr(arguments, "seed", 0) < 0 or getattr(arguments, "best_of", 1) < 1 or (
+            getattr(arguments, "count", None) is not None and arguments.count < 1):
         parser.error("--count and --best-of are at least 1 and --seed not negative")
     return arguments
 
