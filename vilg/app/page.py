@@ -25,7 +25,7 @@ from vilg.config import Setting, settings_of
 from vilg.data.worlds import scenes
 from vilg.errors import DataError, VilgError
 from vilg.generation.sampling import SamplingConfig
-from vilg.tokenizers.text.wordpiece import check_text
+from vilg.tokenizers.text.characters import check_text
 
 SETTINGS = settings_of(SamplingConfig)
 MOST_PICTURES = 16

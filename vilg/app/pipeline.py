@@ -86,8 +86,9 @@ class Pipeline:
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
         with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
-        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed,
-        settings and model. Raises VilgError on unusable input.
+        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings, model
+        and, where the vocabulary lacks words of the prompt (a warning names them), ``unknown_words``. Raises VilgError
+        on unusable input.
         """
         texts = _listed(texts)
         num_images = as_int(num_images, "num_images")
@@ -116,6 +117,8 @@ class Pipeline:
                     chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                              "path": path, **configs.to_dict(settings)}
+                    if unknown := batch.unknown[start + row]:
+                        story["unknown_words"] = " ".join(unknown)
                     results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -219,7 +222,8 @@ class Pipeline:
 
     def _score(self, ids, length, codes) -> np.ndarray:
         with paddle.no_grad():
-            return score_text(self.model, codes, ids.tile([codes.shape[0], 1]), length.tile([codes.shape[0]])).numpy()
+            return score_text(self.model, codes, ids.tile([codes.shape[0], 1]), length.tile([codes.shape[0]]),
+                              unk_id=self.text_tokenizer.unk_id).numpy()
 
     def _write(self, codes, prompts, prefix, max_tokens) -> list[str]:
         with paddle.no_grad():
@@ -227,7 +231,8 @@ class Pipeline:
             for start in range(0, codes.shape[0], DECODE_ROWS):
                 part = slice(start, start + DECODE_ROWS)
                 ids = generate_text(self.model, codes[part], prompts[part], prefix[part],
-                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens)
+                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens,
+                                    never=self.text_tokenizer.unk_id)
                 texts += [self.text_tokenizer.decode(row) for row in ids.numpy().tolist()]
         return texts
 

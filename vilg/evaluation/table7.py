@@ -21,6 +21,7 @@ from vilg import config as configs
 from vilg.app import sheet
 from vilg.app.pipeline import DECODE_ROWS, Pipeline, load
 from vilg.data.worlds import scenes
+from vilg.engine.safety.guards import TrainingStopped
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation.report import write_json
 from vilg.generation.autoregressive import generate_images
@@ -98,7 +99,7 @@ def train(run: RunConfig) -> Pipeline:
     if not (released / "model.yaml").is_file():
         summary = build_trainer(run).fit()
         if summary.stopped:
-            raise SystemExit(f"stopped at step {summary.step} of {run.name}; the same command goes on from there")
+            raise TrainingStopped(f"stopped at step {summary.step} of {run.name}; the same command goes on from there")
     return load(released)
 
 

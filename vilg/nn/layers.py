@@ -5,6 +5,20 @@ from paddle import Tensor, nn
 from vilg.nn import functional
 
 
+def as_table(parameter: Tensor) -> Tensor:
+    """Mark ``parameter`` as a table, whose rows are looked up or added and never multiplied with; returns it.
+
+    The layer that creates a parameter says so, for weight decay, which would only pull such rows towards zero.
+    """
+    parameter.is_table = True
+    return parameter
+
+
+def is_table(parameter: Tensor) -> bool:
+    """Whether the layer that created ``parameter`` marked it by :func:`as_table`."""
+    return getattr(parameter, "is_table", False)
+
+
 class Linear(nn.Layer):
     """A linear map [..., in] → [..., out] whose weight [in, out] starts as N(0, std²) and whose bias starts at zero."""
 
@@ -91,7 +105,8 @@ class Embedding(nn.Layer):
 
     def __init__(self, rows: int, width: int, std: float = 0.02):
         super().__init__()
-        self.weight = self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(std=std))
+        self.weight = as_table(
+            self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(std=std)))
 
     def forward(self, ids: Tensor) -> Tensor:
         return paddle.nn.functional.embedding(ids, self.weight)

@@ -14,6 +14,7 @@ from vilg.models.end_to_end import EndToEndReconstructor
 from vilg.release.folder import DESCRIPTION, WEIGHTS, Opened, open_folder
 from vilg.release.kinds.reconstructor import Trained
 from vilg.release.registry import KINDS, Contents, Kind, chosen, register
+from vilg.release.widening import widen
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint, load_weights
@@ -70,11 +71,15 @@ class BidirectionalFolder(Kind):
 
 def start_from(model: BidirectionalTransformer, folder: str | Path, image_tokenizer: ImageTokenizer,
                text_tokenizer: WordPieceTokenizer) -> None:
-    """Give ``model`` the weights of a released folder (fine-tuning). Raises CheckpointError when they do not fit, or
-    the two tokenizers are not the ones in use."""
+    """Give ``model`` the weights of a released folder (fine-tuning). ``text_tokenizer`` may hold more tokens than the
+    folder's (:func:`~vilg.release.widening.widen`). Raises CheckpointError when the weights do not fit, the vocabulary
+    lacks some of the folder's, or the image tokenizer is not the one in use."""
     opened = open_folder(folder, "bidirectional")
-    opened.refuse_others(_identity(image_tokenizer) | {"vocabulary": ("vocabulary", text_tokenizer.fingerprint())})
-    load_weights(model, opened.weights, str(opened.folder / WEIGHTS))
+    opened.refuse_others(_identity(image_tokenizer))
+    weights, theirs = opened.weights, opened.text_tokenizer()
+    if theirs.fingerprint() != text_tokenizer.fingerprint():
+        weights = widen(weights, theirs, text_tokenizer, str(opened.folder))
+    load_weights(model, weights, str(opened.folder / WEIGHTS))
 
 
 def _identity(image_tokenizer: ImageTokenizer) -> dict[str, tuple[str, str]]:
