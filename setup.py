@@ -42,6 +42,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["vilg", "vilg.*"]),
+    package_data={"vilg.evaluation.human": ["page.html"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )
