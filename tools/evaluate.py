@@ -15,7 +15,7 @@ tokenizer  psnr, ssim on held-out scenes and on emoji, and the share of codes in
 import argparse
 
 from vilg import cli
-from vilg.generation.sampling import SamplingConfig
+from vilg.generation.sampling import WAYS
 
 
 def parse() -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
     common.add_argument("--device", help="cpu, gpu:0 …")
     common.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")
     drawing = argparse.ArgumentParser(add_help=False)
-    cli.add_settings(drawing, SamplingConfig)
+    cli.add_settings(drawing, *WAYS)
     emoji_data = argparse.ArgumentParser(add_help=False)
     emoji_data.add_argument("--data", default="data/emoji",
                             help="folder written by tools/prepare_emoji.py (%(default)s)")
@@ -62,7 +62,7 @@ def main() -> int:
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     said = vars(arguments)
     if arguments.task != "tokenizer":
-        model.use_sampling(**cli.settings_given(arguments, SamplingConfig))
+        model.use_sampling(**cli.settings_given(arguments, *WAYS))
     found = {"scenes": lambda: scenes_figures(model, said["count"], said["seed"], said["best_of"], said["trained_on"]),
              "emoji": lambda: emoji_figures(model, said["data"], said["seed"], said["count"]),
              "tokenizer": lambda: tokenizer_figures(model, said["data"], said["seed"], said["count"])}

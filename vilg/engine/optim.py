@@ -39,7 +39,7 @@ class OptimConfig:
             raise ValueError("epsilon must be above 0; weight_decay, warmup_steps and clip_norm must not be negative")
 
 
-TABLES = ("embed", "position", "begin_of", "codebook")
+TABLES = ("embed", "position", "begin_of", "mask_vector", "codebook")
 """What is looked up or added, not multiplied with; decay would only pull it towards zero."""
 
 

@@ -24,6 +24,19 @@ def text_to_image_loss(model: Heads, hidden: Tensor, codes: Tensor) -> Tensor:
     return model.image_head(hidden.reshape([-1, hidden.shape[-1]]), codes.reshape([-1])).mean()
 
 
+def masked_image_loss(model: Heads, hidden: Tensor, codes: Tensor, masked: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean smoothed NLL of the codes [B, n] that are ``masked`` (booleans [B, n]), each predicted by its own slot of
+    ``hidden`` [B, n, D]; zero when none is. Only masked slots go through the head."""
+    flat = hidden.reshape([-1, hidden.shape[-1]])  # [B · n, D]
+    chosen = paddle.nonzero(masked.reshape([-1])).reshape([-1])
+    if chosen.shape[0] == 0:
+        return flat.sum() * 0
+    filled = -chosen.shape[0] % TARGET_GRAIN
+    labels = paddle.concat([paddle.gather(codes.reshape([-1]), chosen), paddle.full([filled], NO_LOSS, "int64")])
+    rows = paddle.concat([chosen, paddle.zeros([filled], "int64")])
+    return model.image_head(paddle.gather(flat, rows), labels, smoothing).sum() / chosen.shape[0]
+
+
 def text_targets(text_length: int, length: Tensor, prefix: Tensor) -> Tensor:
     """Which slots j predict a target: booleans [B, M-1], True where prefix ≤ j+1 < length.
 
