@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import paddle
 from paddle import Tensor, nn
 
 from vilg import release
@@ -12,7 +11,7 @@ from vilg.config import configclass
 from vilg.data.masks import MaskRatio, one_target, token_masks
 from vilg.data.sample import Sample
 from vilg.engine.task import StepOutput
-from vilg.errors import ConfigError, DataError
+from vilg.errors import DataError
 from vilg.generation.mask_predict import check_steps, predict_images
 from vilg.generation.sampling import MaskPredictConfig
 from vilg.losses.sequence import image_to_text_loss, masked_image_loss

@@ -9,7 +9,6 @@ from typing import Literal
 from paddle import Tensor
 
 from vilg.config import configclass
-from vilg.nn import functional
 from vilg.nn.layers import Conv2D
 from vilg.tokenizers.image.autoencoder import Decoder, Encoder, PatchEncoder
 from vilg.tokenizers.image.base import ImageTokenizer, Reconstruction, Reconstructor
