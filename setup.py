@@ -31,7 +31,7 @@ EXTRAS = {
 
 setup(
     name="vilg",
-    version="1.0.0",
+    version="1.1.0",
     description="Draw pictures from Chinese text, describe pictures and answer about them, on PaddlePaddle",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
     if Path(__file__).with_name("README.md").is_file() else "",

@@ -31,7 +31,8 @@ from safetensors import safe_open
 
 from vilg.data.packing import Packing, write_shards
 from vilg.data.sample import BrokenSample
-from vilg.data.sources.shards import ShardsConfig, ShardStream, scan
+from vilg.data.sources.members import scan
+from vilg.data.sources.shards import ShardsConfig, ShardStream
 from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -92,8 +92,8 @@ def test_train_refuses_to_resume_from_nothing(refused, tmp_path):
     (["text2image", "红", "--num-images", "0"], "num_images must be at least 1"),
     (["text2image", "红", "--top-p", "0"], "top_p must be above 0"),
     (["text2image", "红", "--device", "gpu:99"], "the device 'gpu:99' is not there"),
-    (["image2text", "absent.png"], "absent.png: there is no such picture"),
-    (["vqa", "absent.png", "--question", "几个？"], "absent.png: there is no such picture"),
+    (["image2text", "absent.png"], "absent.png: the image is missing"),
+    (["vqa", "absent.png", "--question", "几个？"], "absent.png: the image is missing"),
 ])
 def test_infer_refuses_in_one_sentence(refused, released_model, arguments, sentence):
     assert sentence in refused("infer", arguments[0], *arguments[1:], "--model", released_model)
@@ -103,7 +103,7 @@ def test_infer_refuses_pictures_that_are_none(refused, released_model, picture, 
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:200])
     (tmp_path / "text.png").write_text("no picture")
     for name in ("cut.png", "text.png"):
-        assert f"{name}: not a whole picture" in refused("infer", "image2text", name, "--model", released_model)
+        assert f"{name}: not a whole image" in refused("infer", "image2text", name, "--model", released_model)
     assert "question '' is empty" in refused("infer", "vqa", picture, "--question", "", "--model", released_model)
 
 

@@ -18,6 +18,7 @@ from vilg.data.images import read_image
 from vilg.data.transforms import to_model
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, DataError, VilgError
+from vilg.generation.rerank import score_text
 from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import precision, switch
 from vilg.machine import process
@@ -214,7 +215,7 @@ def test_whatever_decoders_raise_for_damaged_pictures_is_the_same_sentence(tmp_p
         start = content.index(mark) + (80 if kind == "DDS" else 4)
         content[start:start + 4] = bytes(4)
         damaged.write_bytes(content)
-        with pytest.raises(DataError, match="damaged: not a whole picture"):
+        with pytest.raises(DataError, match="damaged: not a whole image"):
             pipeline.open_picture(damaged)
 
 
@@ -283,9 +284,8 @@ def test_an_unknown_model_names_the_way_out():
 def test_another_image_tokenizer_or_vocabulary_is_refused(released_model, tmp_path):
     folder = tmp_path / "swapped"
     shutil.copytree(released_model, folder)
-    text = (folder / "model.yaml").read_text(encoding="utf-8").splitlines()
-    (folder / "model.yaml").write_text("\n".join(
-        "vocabulary: 0123456789abcdef" if line.startswith("vocabulary:") else line for line in text), encoding="utf-8")
+    words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    (folder / "vocab.txt").write_text("\n".join([*words[:-2], words[-1], words[-2]]) + "\n", encoding="utf-8")
     with pytest.raises(CheckpointError, match="vocabulary"):
         pipeline.load(folder)
 
@@ -348,3 +348,44 @@ def test_the_tool_writes_pictures_that_say_how_they_were_made(released_model, tm
     assert again.returncode == 0 and len(list((tmp_path / "out").glob("0*.png"))) == 8
     first, second = Image.open(tmp_path / "out" / "00003.png"), Image.open(tmp_path / "out" / "00007.png")
     assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_words_that_the_vocabulary_lacks_are_named_in_warning_and_picture(model, tmp_path, caplog):
+    drawn = model.text_to_image(["红色的龙和凤。", "红色的圆形。"], num_images=2)
+    assert "lacks 龙 和 凤 of the prompt '红色的龙和凤。'" in caplog.text
+    assert [[picture.info.get("unknown_words") for picture in row] for row in drawn] == [["龙 和 凤"] * 2, [None] * 2]
+    gallery.write_pictures(["a", "b"], drawn, tmp_path)
+    with Image.open(tmp_path / "00000.png") as written:
+        assert written.info["unknown_words"] == "龙 和 凤"
+    caplog.clear()
+    model.answer([drawn[0][0]], ["龙在左边？"])
+    assert "lacks 龙 of the question '龙在左边？'" in caplog.text
+
+
+def test_the_tool_names_words_that_the_vocabulary_lacks(released_model, tmp_path):
+    command = [sys.executable, "tools/infer.py", "text2image", "红色的龙", "--model", str(released_model), "--output",
+               str(tmp_path), "--json", str(tmp_path / "lines.jsonl")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "lacks 龙 of the prompt" in done.stderr
+    assert json.loads((tmp_path / "lines.jsonl").read_text(encoding="utf-8"))["unknown_words"] == "龙"
+
+
+def test_unknown_words_follow_their_prompts_through_several_batches(model, monkeypatch):
+    monkeypatch.setattr(pipeline, "DECODE_ROWS", 1)
+    drawn = model.text_to_image(["红色", "红色的龙", "蓝色"])
+    assert [row[0].info.get("unknown_words") for row in drawn] == [None, "龙", None]
+
+
+def test_the_unknown_word_is_never_written_and_never_scored(released_model, model):
+    eager = pipeline.load(released_model)
+    words, images = eager.text_tokenizer, model.text_to_image(PROMPTS[0], num_images=3)[0]
+    bias = eager.model.text_head.bias
+    bias.set_value(bias + 1e3 * paddle.nn.functional.one_hot(paddle.to_tensor(words.unk_id), len(words.tokens)))
+    told = eager.image_to_text(images) + eager.answer(images, "有几个？")
+    assert all(told) and not any("[UNK]" in text for text in told)
+    asked = words.encode_batch(["红色的龙"], 16)
+    codes = model.encode(images)
+    ids, length = (paddle.to_tensor(value).tile([3, 1][:value.ndim]) for value in (asked.ids, asked.length))
+    with paddle.no_grad():
+        known = score_text(model.model, codes, ids, length, unk_id=words.unk_id).numpy()
+    np.testing.assert_allclose(model.rank("红色的龙", images)[0], known, rtol=1e-5)

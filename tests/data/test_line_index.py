@@ -90,7 +90,8 @@ def test_records_take_little_memory_when_they_are_found_and_none_more_when_they_
     from vilg.weights.files import save_weights
 
     count = 50_000
-    record = json.dumps({"key": "scenes/train/0", "captions": ["左下方有一个粉色的三角形，左上方有一颗青色的星星"] * 6,
+    record = json.dumps({"key": "scenes/train/0", "picture": "texts.jsonl",
+                         "captions": ["左下方有一个粉色的三角形，左上方有一颗青色的星星"] * 6,
                          "questions": [["粉色的图形是什么形状？", "三角形"]] * 6}, ensure_ascii=False) + "\n"
     (tmp_path / "texts.jsonl").write_text(record * count, encoding="utf-8")
     save_weights(tmp_path / "codes.safetensors", {"codes": np.zeros([count, 64], np.uint16)},

@@ -19,7 +19,7 @@ from vilg.run import build
 SUPERVISE = """
 import sys
 from pathlib import Path
-from vilg.engine.supervisor import Supervisor
+from vilg.engine.safety.supervisor import Supervisor
 sys.exit(Supervisor([sys.executable, *sys.argv[1:3]], 2, 0, list, Path(sys.argv[3])).run())
 """
 PROGRAM = Path(__file__).with_name("parallel_cases.py")

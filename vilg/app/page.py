@@ -24,7 +24,7 @@ from vilg.app.demo import PROMPTS
 from vilg.config import Setting, settings_of
 from vilg.data.worlds import scenes
 from vilg.errors import DataError, VilgError
-from vilg.tokenizers.text.wordpiece import check_text
+from vilg.tokenizers.text.characters import check_text
 
 MOST_PICTURES = 16
 LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some

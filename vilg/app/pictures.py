@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vilg.data.images import plain
+from vilg.data.images import plain, read_image
+from vilg.data.sample import BrokenSample
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError, VilgError
 
@@ -30,16 +31,13 @@ def open_picture(picture: Picture) -> np.ndarray:
     if not isinstance(picture, (str, os.PathLike, Image.Image)) and not hasattr(picture, "read"):
         raise DataError(f"a picture is a path, a PIL picture or an array uint8 [H, W, 3]; got {type(picture).__name__}")
     try:
-        if isinstance(picture, Image.Image):
-            return plain(picture)
-        with Image.open(picture) as image:
-            return plain(image)
-    except FileNotFoundError:
-        raise DataError(f"{picture}: there is no such picture") from None
+        return plain(picture) if isinstance(picture, Image.Image) else read_image(picture, str(picture))
+    except BrokenSample as broken:
+        raise DataError(f"{broken}; save it again or leave it out") from None
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file makes decoders raise anything
-        raise DataError(f"{picture}: not a whole picture ({error}); save it again or leave it out") from None
+    except Exception as error:  # a damaged image that PIL has not decoded yet makes decoders raise anything
+        raise DataError(f"{picture}: not a whole image ({error}); save it again or leave it out") from None
 
 
 def token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:

@@ -95,8 +95,9 @@ class Pipeline:
         (:class:`~vilg.generation.sampling.SamplingConfig`, or
         :class:`~vilg.generation.sampling.MaskPredictConfig` for one that draws by mask-predict), such as
         ``temperature`` or ``steps``; those left out are the model's own. ``after_step(step, pictures)``, of the latter
-        alone, is called with all pictures of a batch, uint8 [H, W, 3] each, as they are after every step. Each picture's ``info`` holds prompt, seed,
-        settings and model. Raises VilgError on unusable input.
+        alone, is called with all pictures of a batch, uint8 [H, W, 3] each, as they are after every step. Each
+        picture's ``info`` holds prompt, seed, settings, model and, where the vocabulary lacks words of the prompt (a
+        warning names them), ``unknown_words``. Raises VilgError on unusable input.
         """
         texts = listed(texts)
         num_images = as_int(num_images, "num_images")
@@ -126,6 +127,8 @@ class Pipeline:
                     chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                              "path": path, **configs.to_dict(settings)}
+                    if unknown := batch.unknown[start + row]:
+                        story["unknown_words"] = " ".join(unknown)
                     results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -259,7 +262,8 @@ class Pipeline:
 
     def _score(self, ids, length, seen) -> np.ndarray:
         with paddle.no_grad():
-            return score_text(self.model, seen, ids.tile([seen.shape[0], 1]), length.tile([seen.shape[0]])).numpy()
+            return score_text(self.model, seen, ids.tile([seen.shape[0], 1]), length.tile([seen.shape[0]]),
+                              unk_id=self.text_tokenizer.unk_id).numpy()
 
     def _write(self, seen, prompts, prefix, max_tokens) -> list[str]:
         with paddle.no_grad():
@@ -267,7 +271,8 @@ class Pipeline:
             for start in range(0, seen.shape[0], DECODE_ROWS):
                 part = slice(start, start + DECODE_ROWS)
                 ids = generate_text(self.model, seen[part], prompts[part], prefix[part],
-                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens)
+                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens,
+                                    never=self.text_tokenizer.unk_id)
                 texts += [self.text_tokenizer.decode(row) for row in ids.numpy().tolist()]
         return texts
 

@@ -1,13 +1,16 @@
-"""Counting what cannot be used: every sample once, and a limit."""
+"""Counting what cannot be used: every sample once, by its reason, and a limit; and sets that are wrong as a whole."""
 import logging
 import threading
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from itertools import islice
 
 from vilg.data.sample import BrokenSample
 from vilg.errors import DataError
 
 logger = logging.getLogger(__name__)
 NAMES_SHOWN = 20
+FIRST = 200  # samples that are looked at before a set is called wrong as a whole
 
 
 class BrokenLog:
@@ -22,22 +25,29 @@ class BrokenLog:
         self.total = total
         self.limit = limit
         self.reasons: dict[str, str] = {}
-        self._places: set[Hashable] = set()
+        self.any_good = False
+        self._kinds: dict[Hashable, str] = {}
         self._reported = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._kinds)
 
     def add(self, broken: BrokenSample) -> None:
         """Note a broken sample. Raises DataError when there are more than the limit allows."""
         with self._lock:
             self.reasons.setdefault(broken.name, broken.reason)
-            self._places.add(broken.place)
-            count = len(self._places)
+            self._kinds[broken.place] = broken.kind
+            count = len(self._kinds)
         if count > (max(1, self.limit * self.total) if self.limit else 0):
-            raise DataError(f"{count} of {self.total} samples are broken, more than the share of {self.limit:g} that "
-                            f"max_broken allows: {self.summary()}; repair them or raise the limit")
+            which = f"{count} of {self.total} samples" if self.any_good else f"all of the first {count} samples"
+            raise DataError(f"{which} are broken, more than the share of {self.limit:g} that max_broken allows: "
+                            f"{self.counts()}: {self.summary()}; repair them or raise the limit")
+
+    def counts(self) -> str:
+        """How many broken samples there are of each kind, the commonest first."""
+        with self._lock:
+            return counted(Counter(self._kinds.values()))
 
     def summary(self, start: int = 0) -> str:
         """The names and reasons from number ``start`` on, the first twenty of them, as one line."""
@@ -53,7 +63,34 @@ class BrokenLog:
         return count > self._reported and (count <= NAMES_SHOWN or count >= 2 * self._reported)
 
     def report(self) -> None:
-        """Log what has been added since the last report, so that every name is shown once."""
+        """Log what has been added since the last report, so that every name is shown once, and all by reason."""
         start, self._reported = self._reported, len(self.reasons)
         if self._reported > start:
-            logger.warning("%d of %d samples skipped: %s", self._reported - start, self.total, self.summary(start))
+            logger.warning("%d of %d samples skipped: %s; so far %s", self._reported - start, self.total,
+                           self.summary(start), self.counts())
+
+
+def counted(counts: Counter[str], shown: int = 8) -> str:
+    """``3 × no caption, 1 × the image is missing``: the commonest things first."""
+    more = f" and {len(counts) - shown} more kinds" if len(counts) > shown else ""
+    return ", ".join(f"{count} × {what}" for what, count in counts.most_common(shown)) + more
+
+
+def refuse_wholly_wrong(place: str, numbers: Iterable[int], probe: Callable[[int], object],
+                        wanted: Callable[[], str]) -> None:
+    """Look at samples of a set by ``probe(number)``, in the order of ``numbers``, until one can be used.
+
+    Raises DataError when none of the first 200 can, with their reasons by number and what ``wanted()`` says was found
+    and is wanted: then it is not the samples but the set that is at fault, or how it was named.
+    """
+    problems: list[BrokenSample] = []
+    for number in islice(numbers, FIRST):
+        try:
+            probe(number)
+            return
+        except BrokenSample as broken:
+            problems.append(broken)
+    if problems:
+        kinds = counted(Counter(broken.kind for broken in problems))
+        raise DataError(f"{place}: all of the first {len(problems)} samples are broken: {kinds}, the first: "
+                        f"{problems[0]}; {wanted()}")

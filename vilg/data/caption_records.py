@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vilg.data.sample import BrokenSample, Sample
-from vilg.tokenizers.text.wordpiece import is_blank, mend
+from vilg.tokenizers.text.characters import is_blank, mend
 
 IMAGE_KEYS = ("picture", "image", "file_name")
 TEXT_KEYS = ("captions", "caption", "text")
@@ -75,11 +75,12 @@ def caption_lines(path: Path, name: str) -> list[str]:
     try:
         texts = text_lines(path.read_bytes())
     except FileNotFoundError:
-        raise BrokenSample(name, f"no caption file {readable(path.name)}") from None
+        raise BrokenSample(name, f"no caption file {readable(path.name)}", "no caption file") from None
     except (OSError, UnicodeDecodeError):
-        raise BrokenSample(name, f"{readable(path.name)} cannot be read as UTF-8 text") from None
+        raise BrokenSample(name, f"{readable(path.name)} cannot be read as UTF-8 text",
+                           "a caption file that is no UTF-8 text") from None
     if not texts:
-        raise BrokenSample(name, f"{readable(path.name)} holds no caption")
+        raise BrokenSample(name, f"{readable(path.name)} holds no caption", "an empty caption file")
     return texts
 
 

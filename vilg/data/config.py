@@ -4,6 +4,7 @@ from typing import Annotated
 from pydantic import Field
 
 from vilg.config import configclass
+from vilg.data.images import MOST_PIXELS
 from vilg.data.loader import LoaderConfig, Mixture, Stream
 from vilg.data.sample import Reading, Source
 from vilg.data.sources.codes import CodesConfig, CodesSource
@@ -28,8 +29,8 @@ class DataConfig:
     max_pixels: int = Reading.max_pixels
 
     def __post_init__(self):
-        if self.max_pixels < 1:
-            raise ValueError("max_pixels is at least 1")
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise ValueError(f"max_pixels lies between 1 and {MOST_PIXELS}, above which Pillow opens no image")
         kinds = {source.kind for source in self.sources}
         if not kinds:
             raise ValueError("sources: at least one is needed")

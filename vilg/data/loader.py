@@ -210,7 +210,9 @@ class Loader(Generic[B]):
         for attempt in range(2 * len(self.stream)):
             try:
                 sample = self.stream.sample(position, attempt)
-                return sample if self.view is None else self.view(sample, seed)
+                seen = sample if self.view is None else self.view(sample, seed)
+                self.broken.any_good = True
+                return seen
             except BrokenSample as broken:
                 self.broken.add(broken)
         raise DataError(f"not one usable sample: {self.broken.summary()}")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vilg.data.broken import BrokenLog
 from vilg.data.caption_records import write_record
 from vilg.data.filtering.rules import TextFilter
-from vilg.data.images import IMAGE_SUFFIXES
+from vilg.data.images import is_image_name
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.sources.shards import write_index
 from vilg.data.transforms import centre_crop
@@ -71,6 +71,7 @@ class Packing:
             if packed is None:
                 report.filtered += 1
                 continue
+            broken.any_good = True
             report.written += 1
             yield packed
         report.broken = len(broken)
@@ -103,7 +104,7 @@ def write_shards(folder: str | Path, source: Source, packing: Packing, samples_a
     Shards hold ``samples_a_shard`` or fewer, all of them equally many (one more or less), and appear under their names
     when all are whole. Raises DataError when the folder holds shards already or cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     report = PackingReport()
     if samples_a_shard < 1:
         raise DataError(f"{samples_a_shard} samples a shard are none; give 1 or more")
@@ -136,10 +137,10 @@ def write_folder(folder: str | Path, source: Source, packing: Packing) -> Packin
 
     Raises DataError when the folder cannot be written or holds other images, which would mix with these.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     report = PackingReport()
     own = {f"{number:07d}.{packing.format}" for number in range(len(source))}
-    others = {path.name for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES} - own
+    others = {path.name for path in folder.glob("*") if is_image_name(path.name)} - own
     if others:
         raise DataError(f"{folder}: holds other images already, such as {min(others)}; name another folder")
     try:

@@ -41,12 +41,14 @@ class BrokenSample(Exception):
     """A sample that cannot be used; the loader counts it, names it once and goes on with another.
 
     ``place`` tells it apart from all others of a stream, whatever they are called: a stream of several sources sets it.
+    ``kind`` is the reason without what is this sample's own, for counting.
     """
 
-    def __init__(self, name: str, reason: str):
+    def __init__(self, name: str, reason: str, kind: str | None = None):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
+        self.kind = kind or reason
         self.place: Hashable = name
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 from visualdl import LogWriter
 
-from vilg.engine.parallel.phase_optimizer import Worker
+from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
 from vilg.engine.safety.supervisor import LIVE
 from vilg.engine.task import LogPicture
 
@@ -113,13 +113,14 @@ class MetricsLog:
         return lines
 
 
-def named_by_phase(workers: list[Worker], worker: Worker, report: dict[str, float]) -> dict[str, float]:
+def named_by_phase(phase_optimizers: list[PhaseOptimizer], phase_optimizer: PhaseOptimizer,
+                   report: dict[str, float]) -> dict[str, float]:
     """One phase's figures as the log shows them: of several phases, loss and norm carry the phase's name.
 
     The first phase's loss is also the run's.
     """
-    if len(workers) == 1:
+    if len(phase_optimizers) == 1:
         return report
-    named = {f"{key}_{worker.phase.name}": report[key] for key in ("loss", "grad_norm")}
+    named = {f"{key}_{phase_optimizer.phase.name}": report[key] for key in ("loss", "grad_norm")}
     others = {key: value for key, value in report.items() if key not in ("loss", "grad_norm")}
-    return others | named | ({"loss": report["loss"]} if worker is workers[0] else {})
+    return others | named | ({"loss": report["loss"]} if phase_optimizer is phase_optimizers[0] else {})

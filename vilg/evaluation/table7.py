@@ -21,6 +21,7 @@ from vilg import config as configs
 from vilg.app import sheet
 from vilg.app.pipeline import DECODE_ROWS, Pipeline, load
 from vilg.data.worlds import scenes
+from vilg.engine.safety.guards import TrainingStopped
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation.report import write_json
 from vilg.generation.autoregressive import generate_images
@@ -98,7 +99,7 @@ def train(run: RunConfig) -> Pipeline:
     if not (released / "model.yaml").is_file():
         summary = build_trainer(run).fit()
         if summary.stopped:
-            raise SystemExit(f"stopped at step {summary.step} of {run.name}; the same command goes on from there")
+            raise TrainingStopped(f"stopped at step {summary.step} of {run.name}; the same command goes on from there")
     return load(released)
 
 
@@ -232,6 +233,6 @@ def _save_strip(pictures: list[np.ndarray], path: Path) -> None:
 
 
 def _read_strip(path: Path) -> list[Image.Image]:
-    strip = Image.open(path).convert("RGB")
+    strip = Image.open(path, formats=["PNG"]).convert("RGB")
     side = strip.height
     return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]

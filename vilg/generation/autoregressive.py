@@ -64,14 +64,16 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
 
 def generate_text(model: TextImageTransformer, image: Tensor, prompt: Tensor, prefix: Tensor,
                   sampling: SamplingConfig = GREEDY, seeds: int | Sequence[int] = 0, end_id: int | None = None,
-                  max_tokens: int | None = None, progress: Callable[[int], object] | None = None) -> Tensor:
+                  max_tokens: int | None = None, progress: Callable[[int], object] | None = None,
+                  never: int | None = None) -> Tensor:
     """Write about pictures: int64 [B, T], the new tokens after each prompt, T at most ``max_tokens``.
 
-    ``image`` [B, n …] as the model reads it (codes, or dense features); ``prompt`` [B, m] starts with [CLS] and its first ``prefix`` [B] tokens are source (a question
-    through its [SEP], which may differ in length from row to row; 0 for a caption, whose prompt is [CLS] alone). A row
+    ``image`` [B, n …] as the model reads it (codes, or dense features); ``prompt`` [B, m] starts with [CLS] and its
+    first ``prefix`` [B] tokens are source (a question through its [SEP], which may differ in length from row to row; 0
+    for a caption, whose prompt is [CLS] alone). A row
     that has written ``end_id``, or filled the model's text length, goes on with ``end_id`` (0 when there is none) until
-    all have. Greedy unless ``sampling`` says otherwise. Raises ShapeError when a prompt or ``max_tokens`` leaves no
-    room for a token.
+    all have. The token ``never`` ([UNK], of which no text can be made) is not written. Greedy unless ``sampling`` says
+    otherwise. Raises ShapeError when a prompt or ``max_tokens`` leaves no room for a token.
     """
     if max_tokens is not None and max_tokens < 1:
         raise ShapeError(f"max_tokens is {max_tokens}, but a text has at least 1; leave it out for as many as fit")
@@ -90,7 +92,7 @@ def generate_text(model: TextImageTransformer, image: Tensor, prompt: Tensor, pr
         for step in range(steps):
             decoder.step(step, decoder.embed(token, np.minimum(start + step, slots - 1)))
             ended |= start + step + 1 >= slots
-            token = sample_token(decoder.logits(), sampling, random[:, step])
+            token = sample_token(_without(decoder.logits(), never), sampling, random[:, step])
             token = written[:, step] = np.where(ended, filler, token)
             ended |= (token == end_id) if end_id is not None else False
             if progress is not None:
@@ -107,6 +109,11 @@ def _image_source(model: BidirectionalTransformer, text: Tensor, length: Tensor,
     source = prefill_text(model, *with_empty(text, length))
     prompts = text.shape[0]
     return source.take([*range(prompts), *[prompts] * prompts])
+
+
+def _without(logits: np.ndarray, never: int | None) -> np.ndarray:
+    """Logits [R, V] under which token ``never`` cannot be drawn."""
+    return logits if never is None else np.where(np.arange(logits.shape[-1]) == never, np.float32(-np.inf), logits)
 
 
 def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:

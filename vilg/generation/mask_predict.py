@@ -26,8 +26,8 @@ they will be guessed again."""
 def masked_counts(tokens: int, steps: int, schedule: str) -> list[int]:
     """How many of ``tokens`` unknown tokens are masked on entering each of ``steps`` steps, at most one a token.
 
-    linear: the paper's, ⌊tokens · (steps - t) / steps⌋. cosine: MaskGIT's, ⌊tokens · cos(π/2 · t / steps)⌋, at least one
-    fewer than before and never none. Steps beyond the number of tokens find nothing to do.
+    linear: the paper's, ⌊tokens · (steps - t) / steps⌋. cosine: MaskGIT's, ⌊tokens · cos(π/2 · t / steps)⌋, at least
+    one fewer than before and never none. Steps beyond the number of tokens find nothing to do.
     """
     if schedule == "linear":
         return [tokens * (steps - step) // steps for step in range(steps)]

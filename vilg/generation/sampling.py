@@ -47,8 +47,9 @@ class DrawingConfig:
         for other in (kind for kind in WAYS if not isinstance(self, kind)):
             foreign = sorted(said.keys() & {field.name for field in fields(other)} - own)
             if foreign:
-                raise ConfigError(f"sampling: {', '.join(foreign)} belongs to models that draw {WAYS[other]}, and {name} "
-                                  f"draws {WAYS[type(self)]}, by {', '.join(field.name for field in fields(self))}")
+                raise ConfigError(f"sampling: {', '.join(foreign)} belongs to models that draw {WAYS[other]}, and "
+                                  f"{name} draws {WAYS[type(self)]}, by "
+                                  f"{', '.join(field.name for field in fields(self))}")
         return configs.from_dict(type(self), configs.to_dict(self) | said, "sampling")
 
 

@@ -5,6 +5,20 @@ from paddle import Tensor, nn
 from vilg.nn import functional
 
 
+def as_table(parameter: Tensor) -> Tensor:
+    """Mark ``parameter`` as a table, whose rows are looked up or added and never multiplied with; returns it.
+
+    The layer that creates a parameter says so, for weight decay, which would only pull such rows towards zero.
+    """
+    parameter.is_table = True
+    return parameter
+
+
+def is_table(parameter: Tensor) -> bool:
+    """Whether the layer that created ``parameter`` marked it by :func:`as_table`."""
+    return getattr(parameter, "is_table", False)
+
+
 class Linear(nn.Layer):
     """A linear map [..., in] → [..., out] whose weight [in, out] starts as N(0, std²) and whose bias starts at zero."""
 
@@ -46,11 +60,14 @@ class OutputHead(Linear):
         """How far the label's logit lies above the mean of all, [T]; 0 where there is no label. The part of a smoothed
         loss that is linear in the logits needs but one column of the weight a row, and the columns' mean."""
         rows = paddle.clip(labels, min=0)
-        column = paddle.gather(self.weight, rows, axis=1).transpose([1, 0]) - self.weight.mean(1)  # [T, D]
-        above = (x * column).sum(-1)
-        if self.bias is not None:
-            above = above + paddle.gather(self.bias, rows) - self.bias.mean()
-        return paddle.where(labels >= 0, above, paddle.zeros_like(above))
+        with paddle.amp.auto_cast(enable=False):
+            weight = self.weight.astype("float32")
+            column = paddle.gather(weight, rows, axis=1).transpose([1, 0]) - weight.mean(1)  # [T, D]
+            above = (x.astype("float32") * column).sum(-1)
+            if self.bias is not None:
+                bias = self.bias.astype("float32")
+                above = above + paddle.gather(bias, rows) - bias.mean()
+            return paddle.where(labels >= 0, above, paddle.zeros_like(above))
 
 
 class LayerNorm(nn.Layer):
@@ -105,7 +122,8 @@ class Embedding(nn.Layer):
 
     def __init__(self, rows: int, width: int, std: float = 0.02):
         super().__init__()
-        self.weight = self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(std=std))
+        self.weight = as_table(
+            self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(std=std)))
 
     def forward(self, ids: Tensor) -> Tensor:
         return paddle.nn.functional.embedding(ids, self.weight)

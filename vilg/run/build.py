@@ -1,5 +1,8 @@
 """Run config → data, task, trainer."""
+import contextlib
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +14,8 @@ from vilg import config as configs
 from vilg import runtime
 from vilg.config import configclass
 from vilg.data.config import DataConfig, build_stream
-from vilg.data.loader import Loader
+from vilg.data.loader import Loader, Stream
+from vilg.data.sample import BrokenSample, Sample
 from vilg.engine.checkpoints.resume import admit, together
 from vilg.engine.optim import OptimConfig
 from vilg.engine.parallel.distributed import DistributedConfig, Parallel, ranks_of_launch
@@ -30,6 +34,7 @@ from vilg.yaml_files import shown
 
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,100}")
 _LONGEST_OUTPUT = 1000
+_SURVEY_SAMPLES, _SURVEY_SECONDS = 1000, 10.0
 
 
 @configclass
@@ -93,6 +98,16 @@ def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
                   task.view)
 
 
+def first_samples(stream: Stream) -> Iterator[Sample]:
+    """Some samples of a run's data, to be looked at before it starts: few enough to be read in seconds."""
+    until = time.monotonic() + _SURVEY_SECONDS
+    for position in range(min(len(stream), _SURVEY_SAMPLES)):
+        if time.monotonic() > until:
+            return
+        with contextlib.suppress(BrokenSample):  # the loader counts and names it
+            yield stream.sample(position, 0)
+
+
 def build_trainer(run: RunConfig) -> Trainer:
     """Everything that a run needs, ready to :meth:`~vilg.engine.trainer.Trainer.fit`.
 
@@ -104,8 +119,10 @@ def build_trainer(run: RunConfig) -> Trainer:
     admit(parallel, run.output_directory, configs.to_dict(run))
     task = together(parallel, lambda: build_task(run))
     loader = together(parallel, lambda: build_loader(run, task, parallel.rank, parallel.ranks))
+    if isinstance(task, BidirectionalTask) and parallel.rank == 0:
+        task.survey(first_samples(loader.stream))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
-    return Trainer(task, loader, run.train, run.optim, run.distributed, run.output_directory, run.seed, run.name,
+    return Trainer(task, loader, run.train, run.optim, parallel, run.output_directory, run.seed, run.name,
                    identity)
 
 

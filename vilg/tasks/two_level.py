@@ -15,6 +15,7 @@ from vilg.errors import DataError
 from vilg.generation.mask_predict import check_steps, predict_images
 from vilg.generation.sampling import MaskPredictConfig
 from vilg.losses.sequence import image_to_text_loss, masked_image_loss
+from vilg.losses.total import weighted_sum
 from vilg.models.two_level.model import TwoLevelConfig, TwoLevelTransformer
 from vilg.release.kinds.two_level import ReleasedTwoLevel, feature_reader, start_from
 from vilg.tasks.bidirectional import BidirectionalBatch, BidirectionalTask, BidirectionalTaskConfig, read_codes
@@ -48,8 +49,8 @@ class TwoLevelTaskConfig(BidirectionalTaskConfig):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is at least 0 and below 1, not {self.label_smoothing}")
         if self.image_to_text_every < 0 or self.image_to_text_every == 1:
-            raise ValueError("image_to_text_every is 0 (both tasks in every step) or at least 2; for one task alone set "
-                             "directions")
+            raise ValueError("image_to_text_every is 0 (both tasks in every step) or at least 2; for one task alone "
+                             "set directions")
         if self.image_to_text_every and self.directions != "both":
             raise ValueError(f"image_to_text_every alternates both directions, but directions is {self.directions}")
         if (self.image_tower is None) == (self.model.features == "vit"):
@@ -76,9 +77,9 @@ class TwoLevelBatch(BidirectionalBatch):
 class TwoLevelStep(nn.Layer):
     """The phase's module: a batch → L = w₁·L_masked codes + w₂·L_i2t, or the one of them whose turn it is."""
 
-    def __init__(self, model: TwoLevelTransformer, config: TwoLevelTaskConfig):
+    def __init__(self, model: TwoLevelTransformer, config: TwoLevelTaskConfig, unk_id: int | None):
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.unk_id = model, config, unk_id
 
     def forward(self, batch: TwoLevelBatch, step: int) -> StepOutput:
         draws, describes = self.turn(step)
@@ -106,15 +107,15 @@ class TwoLevelStep(nn.Layer):
         if drawn is not None:
             loss = masked_image_loss(self.model, drawn, batch.codes, batch.masked, self.config.label_smoothing)
             figures["loss_t2i"] = loss.detach()
-            losses.append(loss * self.config.text_to_image_weight)
+            losses.append((self.config.text_to_image_weight, loss))
         if described is not None:
             length, prefix = batch.i2t_length, batch.i2t_prefix
             if batch.i2t_target is not None:
                 length, prefix = batch.i2t_target + 1, batch.i2t_target
-            loss = image_to_text_loss(self.model, described, batch.i2t_text, length, prefix)
+            loss = image_to_text_loss(self.model, described, batch.i2t_text, length, prefix, self.unk_id)
             figures["loss_i2t"] = loss.detach()
-            losses.append(loss * self.config.image_to_text_weight)
-        return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
+            losses.append((self.config.image_to_text_weight, loss))
+        return StepOutput(weighted_sum(losses), figures)
 
 
 class TwoLevelTask(BidirectionalTask):
@@ -139,7 +140,7 @@ class TwoLevelTask(BidirectionalTask):
         model = TwoLevelTransformer(config.model)
         if config.init_from:
             start_from(model, config.init_from, self.image_tokenizer, self.words)
-        return model, TwoLevelStep(model, config)
+        return model, TwoLevelStep(model, config, self.words.unk_id)
 
     def collate(self, samples: list[Sample], seeds: list[int]) -> TwoLevelBatch:
         """A bidirectional batch, with the codes to hide."""

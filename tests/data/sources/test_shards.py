@@ -14,8 +14,9 @@ from vilg.data.packing import Packing, write_folder, write_shards
 from vilg.data.sample import BrokenSample, Sample
 from vilg.data.sources.codes import CodesConfig, CodesSource, write_codes
 from vilg.data.sources.folder import FolderConfig, FolderSource
+from vilg.data.sources.members import scan
 from vilg.data.sources.shards import (
-    INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, scan, shuffled_through_buffer,
+    INDEX_FILE, ShardsConfig, ShardStream, find_shards, index_folder, shuffled_through_buffer,
 )
 from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.transforms import centre_crop

@@ -11,7 +11,7 @@ from vilg.engine.safety.watchdog import EXIT_HANG
 HANGS = """
 import sys, time
 from pathlib import Path
-from vilg.engine.watchdog import Watchdog
+from vilg.engine.safety.watchdog import Watchdog
 with Watchdog(Path(sys.argv[1]), 0, 1, float(sys.argv[2])) as watchdog:
     watchdog.at(3, "computes")
     print("started", flush=True)
@@ -48,7 +48,7 @@ def test_a_collective_that_gloo_gave_up_names_the_rank_behind(tmp_path):
     code = """
 import os, sys
 from pathlib import Path
-from vilg.engine.watchdog import EXCHANGES, Watchdog
+from vilg.engine.safety.watchdog import EXCHANGES, Watchdog
 with Watchdog(Path(sys.argv[1]), 0, 2, 600.0) as watchdog:
     watchdog.at(2, EXCHANGES)
     watchdog._tell()

@@ -100,6 +100,29 @@ def test_revival_brings_usage_up():
     assert figures["perplexity"] > 6
 
 
+def test_revived_codes_that_nothing_chose_are_not_in_use():
+    layer = quantizer(kind="ema", revive_every=1)
+    z = paddle.ones([4, 4, 3, 3])
+    for step in range(1, 130):
+        layer.codebook.set_value(paddle.concat([paddle.ones([1, 4]), paddle.full([11, 4], 50.0)]))
+        layer(z)
+        figures = layer.update(step)
+    assert (layer.counts.numpy() > 0.05).all(), "all others were revived in every step"
+    assert figures == pytest.approx({"codebook_usage": 1 / 12, "perplexity": 1.0})
+
+
+def test_usage_forgets_choices_of_long_ago():
+    layer = quantizer(kind="straight_through", revive_every=0)
+    book = paddle.eye(12)[:, :4] * 9 + paddle.arange(12, dtype="float32").unsqueeze(-1)
+    layer.codebook.set_value(book)
+    used = []
+    for step in range(900):
+        code = 3 if step < 100 else 7
+        layer(book[code].reshape([1, 4, 1, 1]).tile([2, 1, 3, 3]))
+        used.append(layer.update(step)["codebook_usage"] * 12)
+    assert used[99] == pytest.approx(1) and used[150] == pytest.approx(2) and used[-1] == pytest.approx(1)
+
+
 def test_straight_through_codes_are_revived_too():
     layer = quantizer(kind="straight_through", revive_every=1)
     layer.codebook.set_value(paddle.full([12, 4], 50.0))
@@ -161,6 +184,18 @@ def test_gumbel_quantizer_trains_projection_and_codes():
     assert np.abs(layer.project.weight.grad.numpy()).max() > 0
     assert np.abs(layer.codebook.weight.grad.numpy()).max() > 0
     assert 0 < layer.update(1)["codebook_usage"] <= 1
+
+
+def test_gumbel_temperature_falls_while_training():
+    layer, z = gumbel(temperature=2.0, temperature_end=0.01, temperature_steps=100), vectors()
+    assert [layer.temperature_at(step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.005, 0.01])
+    steep = []
+    for step in (0, 50, 100):
+        paddle.seed(0)  # the same noise; a colder softmax is steeper or, far from a tie, flat
+        layer.clear_gradients()
+        (layer(z, step).z ** 2).sum().backward()
+        steep.append(layer.project.weight.grad.numpy().copy())
+    assert not np.allclose(steep[0], steep[1], rtol=1e-2) and not np.allclose(steep[1], steep[2], rtol=1e-2)
 
 
 def test_gumbel_softmax_draws_codes_as_often_as_their_probability():

@@ -44,7 +44,7 @@ class CodesSource:
     """
 
     def __init__(self, config: CodesConfig, fingerprint: str | None):
-        self.path = Path(config.path)
+        self.path = Path(config.path).expanduser()
         self.taken = slice(1 if config.first_caption_only else None)
         self.codes, made_by = _map_codes(self.path / CODES_FILE)
         if fingerprint is None:
@@ -120,6 +120,7 @@ def _usable(source: Source, size: int, broken: BrokenLog, bar: tqdm) -> Iterator
         except BrokenSample as problem:
             broken.add(problem)
         else:
+            broken.any_good = True
             yield replace(sample, image=centre_crop(sample.image, size))
 
 

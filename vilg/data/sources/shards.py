@@ -1,5 +1,5 @@
-"""Tar shards in WebDataset's layout: ``key.jpg`` beside ``key.txt`` (a caption a line) or ``key.json``,
-thousands a file.
+"""Tar shards in WebDataset's layout: ``key.jpg`` beside ``key.txt`` (a caption a line) or ``key.json``, thousands a
+file.
 
 The shards are dealt to *lanes*, one a reader (ranks × workers of the run that started). A lane walks its shards one
 after the other, in an order shuffled every time round, through a shuffle buffer. Global position g is step g // lanes
@@ -12,8 +12,8 @@ import logging
 import os
 import tarfile
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +21,12 @@ import numpy as np
 from tqdm import tqdm
 
 from vilg.config import configclass
+from vilg.data.broken import counted, refuse_wholly_wrong
 from vilg.data.caption_records import Record, parse_record, readable, text_lines
+from vilg.data.folders import is_hidden
 from vilg.data.images import IMAGE_SUFFIXES, read_image
 from vilg.data.sample import BrokenSample, Reading, Sample
+from vilg.data.sources.members import TEXT_SUFFIXES, Member, ShardIndex, scan
 from vilg.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -46,55 +49,6 @@ class ShardsConfig:
             raise ValueError("path: name at least one folder or pattern of .tar files")
         if self.shuffle_buffer < 1:
             raise ValueError("shuffle_buffer is at least 1 (no shuffling within a shard)")
-
-
-@dataclass
-class Member:
-    """Where the files of one sample are in a shard: suffix → (offset, bytes)."""
-
-    key: str
-    files: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-
-@dataclass
-class ShardIndex:
-    """The samples of one shard; ``problem`` says why there may have been more."""
-
-    members: list[Member]
-    problem: str | None = None
-
-
-def scan(path: str | Path) -> ShardIndex:
-    """Find the samples of a shard by its tar headers alone; what comes before a damaged place is kept."""
-    members: list[Member] = []
-    problem = None
-    end = 0  # of the last file, in whole blocks
-    try:
-        size = os.path.getsize(path)
-        with open(path, "rb") as handle:
-            handle.seek(max(0, size - 512))
-            if any(handle.read()):  # a whole tar file ends in blocks of zeros
-                problem = "cut short"
-        with tarfile.open(path, "r:") as tar:
-            for item in tar:
-                folder, _, name = item.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                if item.isfile() and item.offset_data + item.size > size:
-                    problem = "cut short"
-                    break
-                end = item.offset_data + -(-item.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if not item.isfile() or not stem:
-                    continue
-                key = f"{folder}/{stem}" if folder else stem
-                if not members or members[-1].key != key:
-                    members.append(Member(key))
-                members[-1].files[suffix.lower()] = (item.offset_data, item.size)
-        whole = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE  # with its closing zeros
-        if problem is None and members and size > whole:
-            problem = f"nothing but zeros for its last {size - end} bytes, as after a download that broke off"
-    except (tarfile.TarError, OSError, EOFError) as error:
-        problem = f"damaged ({error})" if members else f"not a tar file ({error})"
-    return ShardIndex(members, problem)
 
 
 def write_index(folder: str | Path, counts: dict[str, int]) -> None:
@@ -127,9 +81,16 @@ def find_shards(patterns: str | list[str]) -> list[Path]:
     """The shards that patterns and folders name, sorted. Raises DataError for one that names none."""
     found = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        shards = glob.glob(os.path.join(pattern, "*.tar") if os.path.isdir(pattern) else pattern)
+        path = os.path.expanduser(pattern)
+        if os.path.isdir(path):
+            shards = glob.glob(os.path.join(glob.escape(path), "*.tar"))
+        else:
+            shards = [path] if os.path.isfile(path) else glob.glob(path)
         if not shards:
-            raise DataError(f"{pattern}: names no tar shard; tools/prepare_data.py pack writes some")
+            held = Counter("".join(Path(name).suffixes[-2:]) or "without suffix" for name in
+                           (os.listdir(path) if os.path.isdir(path) else ()) if not is_hidden(name))
+            raise DataError(f"{pattern}: names no tar shard{'; it holds ' + counted(held) if held else ''}; "
+                            "tools/prepare_data.py pack writes some")
         found += shards
     return sorted({Path(shard) for shard in found})
 
@@ -143,7 +104,8 @@ class ShardStream:
         self.counts, self._problems = _count(self.shards)
         self._ends = np.cumsum(self.counts)
         if not self._ends[-1]:
-            raise DataError(f"{config.path}: the shards hold no sample")
+            found = "".join(f"; {problem.name} is {problem.reason}" for problem in self._problems[:1])
+            raise DataError(f"{config.path}: the shards hold no sample{found}")
         self._lanes: list[np.ndarray] = []
         self._seed = 0
         self._reported_uneven = False
@@ -151,6 +113,8 @@ class ShardStream:
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
         self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
         self._lock = threading.Lock()
+        refuse_wholly_wrong(str(config.path), self._spread(), lambda number: self._said(*self._place(number)),
+                            self._found)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -161,8 +125,24 @@ class ShardStream:
 
     def __getitem__(self, number: int) -> Sample:
         """Sample ``number`` in the order of the files, unshuffled. Raises BrokenSample."""
+        return self._read(*self._place(number))
+
+    def _place(self, number: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, number, side="right"))
-        return self._read(shard, number - (int(self._ends[shard - 1]) if shard else 0))
+        return shard, number - (int(self._ends[shard - 1]) if shard else 0)
+
+    def _spread(self) -> Iterator[int]:
+        """Numbers of samples from all shards in turn."""
+        for number in range(max(self.counts)):
+            yield from (int(end) - count + number for end, count in zip(self._ends, self.counts) if number < count)
+
+    def _found(self) -> str:
+        """What files the first shards hold, and what is wanted of them."""
+        indices = list(self._indices.values())
+        suffixes = Counter(f".{suffix}" for index in indices for member in index.members for suffix in member.files)
+        texts = "" if not self.reading.texts else f" and captions (.{', .'.join(TEXT_SUFFIXES)} or .json)"
+        return (f"the files found are {counted(suffixes) or 'none'}; a sample is an image ({', '.join(IMAGE_SUFFIXES)})"
+                f"{texts} under the same key")
 
     def problems(self) -> list[BrokenSample]:
         """Shards that were found damaged when their samples were counted."""
@@ -219,27 +199,30 @@ class ShardStream:
             return self._orders[lane][1]
 
     def _read(self, shard: int, number: int) -> Sample:
+        member, said, name = self._said(shard, number)
+        path = self.shards[shard]
+        image = _contents(path, member, member.images[:1], name)[member.images[0]]
+        return Sample(readable(f"{path.name}/{member.key}"), read_image(image, name, self.reading),
+                      said.captions[:1] if self.config.first_caption_only else said.captions, said.questions,
+                      facts=said.facts)
+
+    def _said(self, shard: int, number: int) -> tuple[Member, Record, str]:
+        """A sample's place, what is said of it, and its name. Raises BrokenSample."""
         index, path = self._index(shard), self.shards[shard]
         if number >= len(index.members):
             raise BrokenSample(f"{readable(path)} sample {number}",
                                index.problem or "fewer samples than its index says")
         member = index.members[number]
         name = readable(f"{path}/{member.key}")
-        images = [suffix for suffix in member.files if f".{suffix}" in IMAGE_SUFFIXES]
-        if not images:
-            raise BrokenSample(name, "no image")
-        try:
-            with open(path, "rb") as handle:
-                contents = {suffix: _piece(handle, *member.files[suffix]) for suffix in (images[0], "txt", "json")
-                            if suffix in member.files}
-        except OSError as error:
-            raise BrokenSample(name, f"its shard cannot be read any more ({error.strerror or error})") from None
-        said = _texts(contents, name)
+        if member.problem:
+            raise BrokenSample(name, member.problem, "a repeated key")
+        if not member.images:
+            found = ", ".join(f".{suffix}" for suffix in list(member.files)[:8])
+            raise BrokenSample(name, f"no image among its files ({found})", "no image")
+        said = _texts(_contents(path, member, [*TEXT_SUFFIXES, "json"], name), name, self.reading.texts)
         if self.reading.texts and not said.captions:
             raise BrokenSample(name, "no caption")
-        return Sample(readable(f"{path.name}/{member.key}"), read_image(contents[images[0]], name, self.reading),
-                      said.captions[:1] if self.config.first_caption_only else said.captions, said.questions,
-                      facts=said.facts)
+        return member, said, name
 
     def _index(self, shard: int) -> ShardIndex:
         with self._lock:
@@ -279,8 +262,8 @@ def _count(shards: list[Path]) -> tuple[list[int], list[BrokenSample]]:
         path = folder / INDEX_FILE
         if path.is_file():
             try:
-                known |= {folder / name: int(count) for name, count in json.loads(path.read_text("utf-8")).items()}
-            except (ValueError, AttributeError, TypeError):
+                known |= _known(folder, json.loads(path.read_text("utf-8")))
+            except (OSError, ValueError, RecursionError):
                 raise DataError(f"{path}: not an index of shards; write it again with "
                                 f"`tools/prepare_data.py index {folder}`") from None
     missing = [shard for shard in shards if shard not in known]
@@ -292,22 +275,42 @@ def _count(shards: list[Path]) -> tuple[list[int], list[BrokenSample]]:
     return [known[shard] for shard in shards], problems
 
 
-def _piece(handle, offset: int, size: int) -> bytes:
-    handle.seek(offset)
-    return handle.read(size)
+def _known(folder: Path, counts: object) -> dict[Path, int]:
+    """The counts of a folder's index. More samples than a shard has room for are left out, and counted anew. Raises
+    ValueError for what is no index."""
+    if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
+        raise ValueError("an index holds whole numbers by name")
+    found = {folder / name: count for name, count in counts.items()}
+    return {shard: count for shard, count in found.items()
+            if shard.is_file() and count * tarfile.BLOCKSIZE <= shard.stat().st_size}
 
 
-def _texts(contents: dict[str, bytes], name: str) -> Record:
+def _contents(path: Path, member: Member, suffixes: list[str], name: str) -> dict[str, bytes]:
+    """The bytes of those files of a sample that are there, by suffix. Raises BrokenSample."""
+    try:
+        with open(path, "rb") as handle:
+            return {suffix: os.pread(handle.fileno(), *reversed(member.files[suffix])) for suffix in suffixes
+                    if suffix in member.files}
+    except OSError as error:
+        raise BrokenSample(name, f"its shard cannot be read any more ({error.strerror or error})",
+                           "its shard cannot be read any more") from None
+
+
+def _texts(contents: dict[str, bytes], name: str, needed: bool) -> Record:
+    """What a sample's .json says, with the captions of its text file where that says none; what cannot be read matters
+    only where texts are ``needed``."""
     said = Record("", [], [], {})
+    written = next((contents[suffix] for suffix in TEXT_SUFFIXES if suffix in contents), None)
     try:
         if "json" in contents:
             said = parse_record(contents["json"].decode("utf-8-sig"), name, ())
     except (UnicodeDecodeError, BrokenSample) as problem:
-        if "txt" not in contents:  # other people's .json need not be about captions
+        if written is None and needed:  # other people's .json need not be about captions
             raise problem if isinstance(problem, BrokenSample) else BrokenSample(name, NOT_UTF8) from None
     try:
-        if "txt" in contents and not said.captions:
-            said.captions = text_lines(contents["txt"])
+        if written is not None and not said.captions:
+            said.captions = text_lines(written)
     except UnicodeDecodeError:
-        raise BrokenSample(name, NOT_UTF8) from None
+        if needed:
+            raise BrokenSample(name, NOT_UTF8) from None
     return said

@@ -12,7 +12,7 @@ from vilg.tokenizers.image.base import ImageTokenizer
 
 
 class FeatureReader:
-    """From images [B, 3, S, S] in [-1, 1] to what the model reads: codes int64 [B, n], or vectors float32 [B, n, width].
+    """From images [B, 3, S, S] in [-1, 1] to what the model reads: codes int64 [B, n], or float32 [B, n, width].
 
     ``kind`` encoder: the image tokenizer's vectors before they are quantized. vit: the patches of ``tower``, which has
     as many as the grid has tokens, of the image brought to its size and the levels that ``preprocess`` says.

@@ -23,8 +23,8 @@ FeatureKind = Literal["codes", "encoder", "vit"]
 class TwoLevelConfig(BidirectionalConfig):
     """Shape of a :class:`TwoLevelTransformer`.
 
-    ``features``: what image→text reads: the discrete codes, the vectors of the image tokenizer's encoder before they are
-    quantized, or the patches of a dual encoder's image tower; ``feature_width`` is the width of the latter two.
+    ``features``: what image→text reads: the discrete codes, the vectors of the image tokenizer's encoder before they
+    are quantized, or the patches of a dual encoder's image tower; ``feature_width`` is the width of the latter two.
     """
 
     features: FeatureKind = "codes"

@@ -15,6 +15,7 @@ from vilg.models.two_level.features import FeatureReader
 from vilg.release.folder import DESCRIPTION, WEIGHTS, Opened, open_folder
 from vilg.release.kinds.reconstructor import Trained
 from vilg.release.registry import KINDS, Contents, Kind, chosen, register
+from vilg.release.widening import widen
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint, load_weights
@@ -79,18 +80,23 @@ class BidirectionalFolder(Kind):
 
 def start_from(model: BidirectionalTransformer, folder: str | Path, image_tokenizer: ImageTokenizer,
                text_tokenizer: WordPieceTokenizer) -> None:
-    """Give ``model`` the weights of a released folder (fine-tuning). Raises CheckpointError when they do not fit, or
-    the two tokenizers are not the ones in use."""
-    opened = open_with(folder, "bidirectional", image_tokenizer, text_tokenizer)
-    load_weights(model, opened.weights, str(opened.folder / WEIGHTS))
+    """Give ``model`` the weights of a released folder (fine-tuning), as :func:`weights_of` reads them. Raises
+    CheckpointError when they do not fit."""
+    opened, weights = weights_of(folder, image_tokenizer, text_tokenizer, "bidirectional")
+    load_weights(model, weights, str(opened.folder / WEIGHTS))
 
 
-def open_with(folder: str | Path, kind: str | None, image_tokenizer: ImageTokenizer,
-              text_tokenizer: WordPieceTokenizer) -> Opened:
-    """Open a released folder that was trained with these two tokenizers. Raises CheckpointError for others."""
+def weights_of(folder: str | Path, image_tokenizer: ImageTokenizer, text_tokenizer: WordPieceTokenizer,
+               kind: str | None = None) -> tuple[Opened, dict[str, np.ndarray]]:
+    """A released folder (of ``kind``) to start from, and its weights for these tokenizers. ``text_tokenizer`` may hold
+    more tokens than the folder's (:func:`~vilg.release.widening.widen`). Raises CheckpointError when the vocabulary
+    lacks some of the folder's, or the image tokenizer is not the one in use."""
     opened = open_folder(folder, kind)
-    opened.refuse_others(_identity(image_tokenizer) | {"vocabulary": ("vocabulary", text_tokenizer.fingerprint())})
-    return opened
+    opened.refuse_others(_identity(image_tokenizer))
+    weights, theirs = opened.weights, opened.text_tokenizer()
+    if theirs.fingerprint() != text_tokenizer.fingerprint():
+        weights = widen(weights, theirs, text_tokenizer, str(opened.folder))
+    return opened, weights
 
 
 def _identity(image_tokenizer: ImageTokenizer) -> dict[str, tuple[str, str]]:

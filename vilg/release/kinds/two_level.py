@@ -8,8 +8,8 @@ import numpy as np
 from vilg.errors import CheckpointError
 from vilg.models.two_level.features import FeatureReader
 from vilg.models.two_level.model import TwoLevelConfig, TwoLevelTransformer
-from vilg.release.folder import DESCRIPTION, WEIGHTS, Opened
-from vilg.release.kinds.bidirectional import BidirectionalFolder, ReleasedModel, open_with
+from vilg.release.folder import DESCRIPTION, WEIGHTS, Opened, describe
+from vilg.release.kinds.bidirectional import BidirectionalFolder, ReleasedModel, weights_of
 from vilg.release.kinds.image_tower import ReleasedTower
 from vilg.release.registry import KINDS, Contents, register
 from vilg.tokenizers.image.base import ImageTokenizer
@@ -69,11 +69,13 @@ def start_from(model: TwoLevelTransformer, folder: str | Path, image_tokenizer: 
     anew, as large as the embeddings of codes that it takes the place of. Raises CheckpointError when weights or
     tokenizers do not fit.
     """
-    opened = open_with(folder, None, image_tokenizer, text_tokenizer)
-    if opened.said["kind"] not in ("bidirectional", "two_level"):
-        raise CheckpointError(f"{opened.folder / DESCRIPTION}: holds {opened.kind.title}; a two-level run starts from a "
-                              "two_level or a bidirectional model")
-    weights = {name.replace("begin_of_image.", "mask_vector."): value for name, value in opened.weights.items()}
+    path = Path(folder) / DESCRIPTION
+    said, _ = describe(folder)
+    if said["kind"] not in ("bidirectional", "two_level"):
+        raise CheckpointError(f"{path}: is of kind {said['kind']}; a two-level run starts from a two_level or a "
+                              "bidirectional model")
+    opened, weights = weights_of(folder, image_tokenizer, text_tokenizer)
+    weights = {name.replace("begin_of_image.", "mask_vector."): value for name, value in weights.items()}
     own = {name: value.numpy() for name, value in model.state_dict().items() if name.startswith("feature_")}
     for name in [name for name in weights if name.startswith("feature_") and name not in own]:
         del weights[name]  # this model reads codes

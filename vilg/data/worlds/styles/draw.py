@@ -33,7 +33,7 @@ def draw(icons: IconSet, name: str, size: int) -> np.ndarray | None:
         drawn = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     except ValueError:
         return None
-    image = plain(Image.open(io.BytesIO(bytes(drawn))))  # [size, size, 3]
+    image = plain(Image.open(io.BytesIO(bytes(drawn)), formats=["PNG"]))  # [size, size, 3]
     if (image == image[0, 0]).all():
         return None
     image = image[:, ::-1] if alias.get("hFlip") else image
