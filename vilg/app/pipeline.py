@@ -99,12 +99,7 @@ class Pipeline:
         picture's ``info`` holds prompt, seed, settings, model and, where the vocabulary lacks words of the prompt (a
         warning names them), ``unknown_words``. Raises VilgError on unusable input.
         """
-        texts = listed(texts)
-        num_images = as_int(num_images, "num_images")
-        best_of = None if best_of is None else as_int(best_of, "best_of")
-        if num_images < 1 or (best_of is not None and best_of < num_images):
-            raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
-                            f"{best_of}")
+        texts, (num_images, best_of) = listed(texts), _counts(num_images, best_of)
         self._check_path(path)
         settings = self._settings(sampling, after_step)
         known_codes, mask = self._known(known_image, known_rows, known_mask, len(texts))
@@ -299,6 +294,15 @@ class Pipeline:
         if len(images) != texts:
             codes = codes.tile([texts, 1])  # [texts, n]
         return codes, paddle.to_tensor(keep)
+
+
+def _counts(num_images: Any, best_of: Any) -> tuple[int, int | None]:
+    num_images = as_int(num_images, "num_images")
+    best_of = None if best_of is None else as_int(best_of, "best_of")
+    if num_images < 1 or (best_of is not None and best_of < num_images):
+        raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
+                        f"{best_of}")
+    return num_images, best_of
 
 
 def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
