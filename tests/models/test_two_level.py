@@ -1,4 +1,7 @@
 """The two-level model: what each direction sees, cached against full, dense features, the smoothed masked loss."""
+import math
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -15,6 +18,7 @@ from vilg.tokenizers.image.dvae import DVAE, DVAEConfig
 from vilg.tokenizers.image.kinds import build_image_tokenizer
 from vilg.tokenizers.image.quantize import QuantizerConfig
 from vilg.tokenizers.image.vqvae import VQConfig
+from vilg.yaml_files import read_chain
 
 SMALL = dict(layers=4, width=16, heads=2, vocab_size=20, codebook_size=12, text_length=5, rows=3, columns=4)
 
@@ -214,3 +218,11 @@ def test_features_that_do_not_fit_are_refused_with_both_sides():
     with pytest.raises(ConfigError, match=r"16 patches, but the grid is 3×4 = 12"):
         FeatureReader("vit", vqvae(), tower()).check(
             TwoLevelConfig(**SMALL | {"features": "vit", "feature_width": 8}), "task.model")
+
+
+def test_the_papers_size_is_built_without_being_allocated():
+    path = Path(__file__).resolve().parents[2] / "configs" / "two_level" / "base.yaml"
+    config = configs.from_dict(TwoLevelConfig, read_chain(path)["task"]["model"])
+    with paddle.LazyGuard():
+        model = TwoLevelTransformer(config)
+    assert sum(math.prod(parameter.shape) for parameter in model.parameters()) == pytest.approx(231e6, rel=0.03)
