@@ -39,7 +39,7 @@ from pathlib import Path
 
 from vilg import cli
 from vilg.data.benchmarks.retrieval import BENCHMARKS
-from vilg.generation.sampling import SamplingConfig
+from vilg.generation.sampling import WAYS
 
 
 def parse() -> argparse.Namespace:
@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     common.add_argument("--device", help="cpu, gpu:0 …")
     common.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")
     drawing = argparse.ArgumentParser(add_help=False)
-    cli.add_settings(drawing, SamplingConfig)
+    cli.add_settings(drawing, *WAYS)
     emoji_data = argparse.ArgumentParser(add_help=False)
     emoji_data.add_argument("--data", default="data/emoji",
                             help="folder written by tools/prepare_emoji.py (%(default)s)")
@@ -183,7 +183,7 @@ def run_coco(arguments: argparse.Namespace) -> None:
     drawn = f"given as {arguments.pictures}"
     if prompts:
         model = load(arguments)
-        model.use_sampling(**cli.settings_given(arguments, SamplingConfig))
+        model.use_sampling(**cli.settings_given(arguments, *WAYS))
         files = coco.draw_prompts(model, prompts, output, arguments.best_of, arguments.seed, arguments.count)
         drawn_by = model.name
         drawn = f"drawn by {model.name} from {prompts.digest}, best of {arguments.best_of}, seed {arguments.seed}"
@@ -305,7 +305,7 @@ def drawer(arguments: argparse.Namespace, said: dict) -> tuple[str, Iterator[tup
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     if arguments.task != "tokenizer":
-        model.use_sampling(**cli.settings_given(arguments, SamplingConfig))
+        model.use_sampling(**cli.settings_given(arguments, *WAYS))
     found = {"scenes": lambda: scenes_figures(model, said["count"], said["seed"], said["best_of"], said["trained_on"]),
              "emoji": lambda: emoji_figures(model, said["data"], said["seed"], said["count"]),
              "tokenizer": lambda: tokenizer_figures(model, said["data"], said["seed"], said["count"])}

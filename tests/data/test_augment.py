@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vilg.config import from_dict
 from vilg.data.augment import AugmentConfig, allowed, augment
 from vilg.errors import ConfigError
-from vilg.config import from_dict
 
 EVERYTHING = AugmentConfig(crop=0.3, shift=0.1, mirror=1.0, jitter=1.0, grey=1.0, blur=0.0)
 NOTHING = {"crop": 1.0, "shift": 0.0, "mirror": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0}

@@ -9,8 +9,8 @@ import pytest
 from vilg import config, release
 from vilg.data.config import build_stream
 from vilg.data.sample import Sample
-from vilg.engine.parallel.distributed import DistributedConfig, Parallel
 from vilg.engine.optim import OptimConfig
+from vilg.engine.parallel.distributed import DistributedConfig, Parallel
 from vilg.errors import CheckpointError, ConfigError, DataError
 from vilg.losses.contrastive import info_nce
 from vilg.models.dual_encoder.model import HIGHEST

@@ -75,7 +75,17 @@ class ImageTower(Tower):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] → [B, D]. Raises ShapeError for images of another size."""
-        size, cls = self.config.image_size, self.config.pooling == "cls"
+        cls = self.config.pooling == "cls"
+        x = self.stack(self._embedded(pixels), first_only=cls)
+        return x[:, 0] if cls else x[:, 1:].mean(1)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S] → the vector of every patch after the last block, in raster order: [B, n, D]."""
+        return self.stack(self._embedded(pixels), first_only=False)[:, 1:]
+
+    def _embedded(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S] → class vector and patches as the first block takes them: [B, 1 + n, D]."""
+        size = self.config.image_size
         if pixels.shape[1:] != [3, size, size]:
             raise ShapeError(f"images of shape {list(pixels.shape)} do not fit the image tower, which reads "
                              f"[batch, 3, {size}, {size}]")
@@ -85,9 +95,7 @@ class ImageTower(Tower):
         positions = self.position_embedding(paddle.arange(self.config.patches + 1))  # [1 + n, D]
         patches = self._keep_some(patches + positions[1:])
         first = self.class_embedding(paddle.zeros([batch, 1], "int64")) + positions[:1]  # [B, 1, D]
-        x = self.drop(self.norm(paddle.concat([first, patches], axis=1)))
-        x = self.stack(x, first_only=cls)
-        return x[:, 0] if cls else x[:, 1:].mean(1)
+        return self.drop(self.norm(paddle.concat([first, patches], axis=1)))
 
     def _keep_some(self, patches: Tensor) -> Tensor:
         """Patches [B, n, D] → [B, kept, D]: in training another random choice for every image."""
