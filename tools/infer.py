@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from vilg import cli
-from vilg.generation.sampling import SamplingConfig
+from vilg.generation.sampling import WAYS
 
 
 def parse() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
     drawing.add_argument("--num-images", type=int, default=1, help="pictures a prompt (%(default)s)")
     drawing.add_argument("--best-of", type=int, help="draw this many and keep the best, by P(text|image) or by --judge")
     drawing.add_argument("--judge", metavar="MODEL", help="dual encoder that chooses among --best-of; name or folder")
-    cli.add_settings(drawing, SamplingConfig)
+    cli.add_settings(drawing, *WAYS)
     drawing.add_argument("--path", choices=["two_stage", "end_to_end"], default="two_stage",
                          help="decode codes, or the hidden vectors by the reconstructor (%(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,7 +61,7 @@ def main() -> int:
     output = Path(arguments.output)
     if arguments.task in ("text2image", "complete"):
         settings = {name: getattr(arguments, name) for name in ("num_images", "seed", "best_of", "judge", "path")}
-        settings |= cli.settings_given(arguments, SamplingConfig)
+        settings |= cli.settings_given(arguments, *WAYS)
         if arguments.task == "complete":
             settings |= {"known_image": arguments.image, "known_rows": arguments.known_rows,
                          "known_mask": arguments.known_mask}
