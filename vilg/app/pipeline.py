@@ -107,13 +107,10 @@ class Pipeline:
         ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
-        with a reconstructor). ``sampling``: any field of the model's own kind of settings
-        (:class:`~vilg.generation.sampling.SamplingConfig`, or
-        :class:`~vilg.generation.sampling.MaskPredictConfig` for one that draws by mask-predict), such as
-        ``temperature`` or ``steps``; those left out are the model's own. ``after_step(step, pictures)``, of the latter
-        alone, is called with all pictures of a batch, uint8 [H, W, 3] each, as they are after every step. Each
-        picture's ``info`` holds prompt, seed, settings, model, the judge of ``best_of`` with its score and, where the
-        vocabulary lacks words of the prompt (a warning names them), ``unknown_words``. Raises VilgError.
+        with a reconstructor). ``sampling``: any field of the model's settings (``SamplingConfig``, or
+        ``MaskPredictConfig`` where ``after_step(step, pictures)`` is called with all pictures of a batch as they are
+        after every step); those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings,
+        model, judge, score and, where the vocabulary lacks words of the prompt, ``unknown_words``. Raises VilgError.
         """
         texts, (num_images, best_of) = listed(texts), counts(num_images, best_of)
         self._check_path(path)
