@@ -23,6 +23,7 @@ EXTRAS = {
     "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
     "eval": ["pycocoevalcap==1.2", "krippendorff>=0.6"],
     "data": ["webdataset==1.0.2"],
+    "search": ["faiss-cpu>=1.8"],  # another backend of exact search; numpy finds the same
     "styles": ["resvg_py==0.5.0"],  # draws the SVGs of tools/prepare_styles.py
     "jit": ["numba>=0.68,<0.69"],  # compiled loops: 208 MB; docs/cpu.md says what they gain
     "demo": ["gradio==6.17.3", "matplotlib>=3.8"],
