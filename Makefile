@@ -22,12 +22,12 @@ debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
 	echo "$(1): not installed; $(2)"
 
 .NOTPARALLEL:
-.PHONY: demo test test-extras lint clean cpu dev extras font emoji java
+.PHONY: demo test test-extras lint clean cpu dev extras font emoji java browser
 
 demo: cpu font
 	$(RUN) tools/infer.py demo --output demo
 
-test: dev emoji java
+test: dev emoji java browser
 	$(if $(TESTS),,VILG_ONEDNN=0 $(RUN) -m pytest -m "not extras" tests/nn)
 	$(RUN) -m pytest -m "not extras" $(TESTS)
 
@@ -57,3 +57,6 @@ emoji:
 
 java:
 	$(call debian,default-jre-headless,the tests that run the captions' original metrics in Java are skipped)
+
+browser:
+	$(call debian,chromium,the test that rates pictures in a real browser is skipped)
