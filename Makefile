@@ -1,12 +1,16 @@
 # make demo   draw, describe and answer with the shipped model; writes demo/
 # make test   the whole suite
 # make lint   style
+# make demo DEVICE=gpu, make test-versions: devices.mk
 # Everything is installed into .venv, which is made when it is not there. On Debian and as root, fonts and data that
 # apt has are installed as well; elsewhere they are done without.
 PYTHON ?= python3
 VENV ?= .venv
+TESTS ?=
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
+.DEFAULT_GOAL = demo
+include devices.mk
 
 # $(call debian,packages,what follows from their absence)
 debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
@@ -16,7 +20,7 @@ debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
 
 .PHONY: demo test lint clean font emoji
 
-demo: $(VENV)/cpu.installed font
+demo: $(VENV)/$(DEVICE).installed font
 	$(RUN) tools/infer.py demo --output demo
 
 test: $(VENV)/dev.installed emoji
@@ -27,7 +31,7 @@ lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) .venv-gpu .venv-paddle-* demo build *.egg-info
 
 # Debian's Python comes without ensurepip unless python3-venv is installed; then pip is brought in from outside.
 $(RUN):

@@ -21,6 +21,7 @@ from vilg.engine.parallel.sharded import ParameterShardedOptimizer, StateSharded
 from vilg.engine.safety.barrier import Barrier, make_barrier_file
 from vilg.engine.task import Phase
 from vilg.errors import ConfigError
+from vilg.machine import wheel
 
 log = logging.getLogger("vilg.distributed")
 BLOCKS = "blocks"
@@ -103,6 +104,7 @@ class Parallel:
         config.check_ranks(self.ranks)
         self.on_gpu = paddle.get_device().startswith("gpu")
         self.mixed_precision = self.on_gpu and config.amp != "none"
+        self._check_device()
         # Recomputation runs layers out of the order that asynchronous gathering has recorded.
         self.gathers_ahead = self.on_gpu and config.recompute == "none"
         if config.amp != "none" and not self.on_gpu and self.rank == 0:
@@ -117,6 +119,17 @@ class Parallel:
             self._barrier = self._make_barrier()
         self._degree = config.sharding_degree or self.ranks
         self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
+
+    def _check_device(self) -> None:
+        """Refuse a CUDA Paddle without a GPU, and half precision on a GPU that lacks it."""
+        if missing := wheel.no_device(paddle):
+            raise ConfigError(missing)
+        able = {"bfloat16": paddle.amp.is_bfloat16_supported, "float16": paddle.amp.is_float16_supported}
+        dtype = self.config.amp_dtype
+        if self.mixed_precision and not able[dtype]():
+            instead = "float16" if dtype == "bfloat16" and able["float16"]() else None
+            raise ConfigError(f"distributed.amp_dtype: this GPU does not compute in {dtype}; set distributed."
+                              + (f"amp_dtype: {instead}" if instead else "amp: none"))
 
     def phase_optimizer(self, phase: Phase, optim: OptimConfig, names: dict[int, str]) -> PhaseOptimizer:
         """The phase made ready for this run's level; names map a tensor's id to its name in checkpoints."""

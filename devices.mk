@@ -1,0 +1,27 @@
+# make demo DEVICE=gpu CUDA=126    the demo on a GPU: Paddle's wheel for that CUDA version (118, 126, 129, 130)
+# make test-versions               the suite on each of VERSIONS of Paddle's CPU wheels; TESTS=tests/engine runs a part
+# PyPI's paddlepaddle-gpu ends at 2.6.2; later ones come from Paddle's own index. The two wheels must not meet: a .venv
+# that holds the CPU's is left alone, and GPUs get one of their own.
+DEVICE ?= cpu
+CUDA ?= 126
+PADDLE_GPU ?= 3.3.1
+VERSIONS ?= 3.0.0 3.2.2 3.3.1
+ifeq ($(DEVICE),gpu)
+VENV = .venv-gpu
+endif
+
+.PHONY: gpu test-versions
+gpu: $(VENV)/gpu.installed
+
+$(VENV)/gpu.installed: setup.py | $(RUN)
+	$(PIP) paddlepaddle-gpu==$(PADDLE_GPU) -i https://www.paddlepaddle.org.cn/packages/stable/cu$(CUDA)/
+	$(PIP) -e '.[gpu]'
+	touch $@
+
+test-versions: $(addprefix test-paddle-,$(VERSIONS))
+
+test-paddle-%:
+	$(MAKE) .venv-paddle-$*/bin/python VENV=.venv-paddle-$*
+	.venv-paddle-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		-e '.[jit,eval,data,dev]' paddlepaddle==$*
+	.venv-paddle-$*/bin/python -m pytest $(TESTS)
