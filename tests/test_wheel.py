@@ -52,7 +52,8 @@ for attempt in range(2):
 
 
 def said(code: str, variables: dict[str, str]) -> str:
-    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def test_every_import_of_an_old_paddle_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """Which Paddle is installed, and what is wrong with it, said before anything fails for reasons nobody would guess.
 
-PyPI's ``paddlepaddle-gpu`` ends at 2.6.2, which imports and then cannot train; Paddle's own index has the releases since,
-one folder a CUDA version (paddlepaddle.org.cn, installation by pip).
+PyPI's ``paddlepaddle-gpu`` ends at 2.6.2, which imports and then cannot train; Paddle's own index has the releases
+since, one folder a CUDA version (paddlepaddle.org.cn, installation by pip).
 """
 import os
 from collections.abc import Iterable
@@ -38,8 +38,8 @@ def check_installed(found: dict[str, str]) -> None:
     Raises VilgError with the line to type.
     """
     if len(found) > 1:
-        raise VilgError(f"{' and '.join(found)} are both installed and overwrite each other's files; type: pip uninstall "
-                        f"-y {' '.join(found)}, then {_CHOICE}")
+        raise VilgError(f"{' and '.join(found)} are both installed and overwrite each other's files; type: pip "
+                        f"uninstall -y {' '.join(found)}, then {_CHOICE}")
     for name, version in found.items():
         check_version(version, name)
 

@@ -1,5 +1,7 @@
 """Run config → data, task, trainer."""
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
@@ -67,11 +69,12 @@ def load_run(path: str | Path, overrides: list[str] = ()) -> RunConfig:
     return configs.load(path, RunConfig, list(overrides))
 
 
-def build_task(run: RunConfig) -> Task:
-    """The task that ``task.kind`` names, its models initialised from the run's seed."""
+def build_task(run: RunConfig, making: Callable[[], AbstractContextManager] = nullcontext) -> Task:
+    """The task that ``task.kind`` names, its models initialised from the run's seed; ``making`` is
+    :meth:`~vilg.engine.parallel.distributed.Parallel.making` of the ranks that train them."""
     runtime.configure(run.runtime)
     paddle.seed(run.seed)
-    return {"bidirectional": lambda: BidirectionalTask(run.task, run.sampling),
+    return {"bidirectional": lambda: BidirectionalTask(run.task, run.sampling, making),
             "end_to_end": lambda: EndToEndTask(run.task, run.sampling),
             "image_tokenizer": lambda: ImageTokenizerTask(run.task),
             "scene_features": lambda: SceneFeaturesTask(run.task)}[run.task.kind]()
@@ -93,7 +96,7 @@ def build_trainer(run: RunConfig) -> Trainer:
     run.train.check_parallel(run.distributed, ranks_of_launch())
     parallel = Parallel(run.distributed)
     admit(parallel, run.output_directory, configs.to_dict(run))
-    task = together(parallel, lambda: build_task(run))
+    task = together(parallel, lambda: build_task(run, parallel.making))
     loader = together(parallel, lambda: build_loader(run, task, parallel.rank, parallel.ranks))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
     return Trainer(task, loader, run.train, run.optim, parallel, run.output_directory, run.seed, run.name,
