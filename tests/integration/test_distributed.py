@@ -113,7 +113,7 @@ def test_two_ranks_train_as_one_process_does(single, pair, name):
 
 
 def test_parameters_made_when_they_are_sliced_are_those_made_at_once(single, pair):
-    assert pair[1]["p_g_os-late"]["late"] == 14 and pair[1]["p_g_os-1"]["late"] == 0
+    assert pair[1]["p_g_os-late"]["late"] == 16 and pair[1]["p_g_os-1"]["late"] == 0
     resumed = pair[1]["p_g_os-late-from-one"]
     np.testing.assert_allclose(single[1]["plain"]["losses"][10:], resumed["losses"], rtol=RTOL)
 
