@@ -22,8 +22,9 @@ LEVELS = {"dp": {}, "os": {"buffer_size": 200}, "os_g": {"buffer_size": 200}, "p
 def case(name, level="none", steps=STEPS, accumulate=1, clip=0.5, resume="none", batch=8, late=False, task=None,
          **distributed):
     """One training as parallel_cases.py runs it."""
-    return {"name": name, "late": late, "task": task or {}, "train": {"steps": steps, "batch_size": batch, "accumulate_steps": accumulate,
-                                    "resume": resume, "guards": {"hang_seconds": 60}},
+    return {"name": name, "late": late, "task": task or {},
+            "train": {"steps": steps, "batch_size": batch, "accumulate_steps": accumulate, "resume": resume,
+                      "guards": {"hang_seconds": 60}},
             "optim": {"lr": 1e-2, "warmup_steps": 2, "clip_norm": clip, "schedule": "constant"},
             "distributed": {"level": level, **LEVELS.get(level, {}), **distributed}}
 

@@ -35,7 +35,8 @@ class LinearAfterGelu(PyLayer):
 
 
 class LinearCrossEntropy(PyLayer):
-    """NLL [T], float32, of labels [T] (-100: none) under x [T, D] · weight [D, V] + bias [V], :data:`CHUNK` by chunk."""
+    """NLL [T], float32, of labels [T] (-100: none) under x [T, D] · weight [D, V] + bias [V], a :data:`CHUNK` at a
+    time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class StepPlan:
     ``batch``: samples a micro-batch and device. ``roles``: the directions trained in it. ``half``: activations in two
     bytes. ``flash``: attention that keeps no weights (FlashMask on a GPU) for every pattern that
     fits it. ``recompute_every``: every k-th block forgets its activations (0: none). ``gelu_again``: what
-    GELU gives is not kept (``linear_after_gelu`` on a CPU, and in half precision on a device). ``logits_again``: nor are
-    logits (``linear_cross_entropy`` in half precision on a device); a chunk of them is there at a time, in float32.
+    GELU gives is not kept (``linear_after_gelu`` on a CPU, and in half precision on a device). ``logits_again``: nor
+    are logits (``linear_cross_entropy`` in half precision on a device); a chunk of them is there at a time, in float32.
     """
 
     batch: int

@@ -29,7 +29,8 @@ def test_intervals_equal_the_rule(pattern, role, grid, text, length, prefix):
     layout = Layout(text, *grid)
     length, prefix = np.array(length), np.array(prefix)
     runs = pattern.runs(layout)
-    visible = expand(flashmask.hidden_rows(runs, role, layout, paddle.to_tensor(length), paddle.to_tensor(prefix)).numpy())
+    hidden = flashmask.hidden_rows(runs, role, layout, paddle.to_tensor(length), paddle.to_tensor(prefix))
+    visible = expand(hidden.numpy())
     expected = dense_mask(layout, role, pattern, length, prefix)
     if runs.across:
         back = flashmask.turned(paddle.arange(layout.length).unsqueeze(0), text, grid[1], grid[0])[0].numpy()

@@ -57,7 +57,8 @@ def check_same_config(parallel: Parallel, config: dict[str, Any]) -> None:
 
 def choose_checkpoint(parallel: Parallel, resume: str, directory: Path,
                       identity: dict[str, Any]) -> Checkpoint | None:
-    """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh; the same on all ranks.
+    """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh; the same on all
+    ranks.
 
     ``directory`` is where the run keeps its checkpoints. Raises CheckpointError when none can be used, when one is in
     the way of a fresh start, or when it was made with other fingerprints or another model than ``identity`` tells.

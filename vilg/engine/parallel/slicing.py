@@ -2,8 +2,8 @@
 
 Paddle's own wrapper cuts up a model that is there, so that 10 B parameters would take 39.5 GB of every device before
 the first slice. Here parameters that were made under ``paddle.LazyGuard`` are allocated one layer at a time, made equal
-on all ranks, cast, cut, and freed (ZeRO, arXiv:1910.02054, stage 3). At the other levels they are allocated likewise, so
-that half-precision weights are never there whole in float32.
+on all ranks, cast, cut, and freed (ZeRO, arXiv:1910.02054, stage 3). At the other levels they are allocated likewise,
+so that half-precision weights are never there whole in float32.
 """
 from typing import Any
 

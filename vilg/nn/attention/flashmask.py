@@ -63,7 +63,8 @@ def turned(x: Tensor, text: int, rows: int, columns: int) -> Tensor:
     """
     image = x[:, text:]
     rest = list(range(3, x.ndim + 1))
-    image = image.reshape([x.shape[0], rows, columns, *x.shape[2:]]).transpose([0, 2, 1, *rest])  # [B, columns, rows, …]
+    image = image.reshape([x.shape[0], rows, columns, *x.shape[2:]])  # [B, rows, columns, …]
+    image = image.transpose([0, 2, 1, *rest])  # [B, columns, rows, …]
     image = image.reshape([x.shape[0], rows * columns, *x.shape[2:]])  # [B, n, …]
     return paddle.concat([x[:, :text], image], axis=1) if text else image
 
