@@ -7,7 +7,7 @@ from typing import Literal
 
 from vilg.config import configclass
 from vilg.errors import VilgError
-from vilg.machine import allocator, process
+from vilg.machine import allocator, process, wheel
 
 logger = logging.getLogger("vilg.runtime")
 
@@ -66,5 +66,7 @@ def set_device(device: str) -> None:
     known = number.isdigit() or not number
     if kind not in here or not known or int(number or 0) >= here[kind] or (kind == "cpu" and number):
         offered = ["cpu", *(f"gpu:{index}" for index in range(here["gpu"]))]
-        raise VilgError(f"the device {device!r} is not there; this machine and this Paddle offer {', '.join(offered)}")
+        missing = wheel.no_device(paddle) if kind == "gpu" else ""
+        raise VilgError(f"the device {device!r} is not there; this machine and this Paddle offer {', '.join(offered)}"
+                        + (f"; {missing}" if missing else ""))
     paddle.set_device(device)
