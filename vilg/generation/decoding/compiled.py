@@ -158,7 +158,9 @@ class CompiledStack:
         product = int8.product_of(self._rows, width, weight.outputs, after)
         packed, of_columns, bias = weight.operands(product)
         self._kept.append(weight)
-        return [rounding, product.run.at(values.address, packed, target.address, scales.address, of_columns, bias)]
+        sums = self._buffer("sums", weight.outputs, F32)
+        return [rounding, product.multiply.at(values.address, packed, sums.address, of_columns),
+                product.finish.at(sums.address, scales.address, target.address, bias)]
 
     def _product(self, linear: Linear, source: Buffer, target: Buffer, *after: Step) -> Bound:
         inputs, outputs = linear.weight.shape

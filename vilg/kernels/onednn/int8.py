@@ -15,8 +15,8 @@ from vilg.kernels.onednn import switch
 from vilg.kernels.onednn.autograd import contiguous, new
 from vilg.kernels.onednn.buffers import Buffer
 from vilg.kernels.onednn.library import (
-    DST, NOTHING, S8, SRC, WEIGHTS, Cache, Descriptor, Handle, Library, Primitive, Unavailable, descriptor_bytes,
-    load, operation, plain, query, reorder,
+    DST, NOTHING, S8, SRC, SRC_1, WEIGHTS, Cache, Descriptor, Library, Primitive, Unavailable, descriptor_bytes, load,
+    operation, plain, query, reorder,
 )
 from vilg.kernels.onednn.precision import BINARY_ADD, BINARY_MUL, Step, chain, post_operand
 
@@ -105,27 +105,25 @@ class Int8Weight:
 class Int8Product:
     """x [rows, inputs] · weights [inputs, outputs] · scales + bias, and what is done ``after``; float32 results.
 
-    ``run`` takes the int8 rows, the packed weights (``size`` bytes), the result, the rows' scales, the columns' scales
-    and the bias.
+    ``multiply`` takes the int8 rows, the packed weights (``size`` bytes), float32 memory for the sums in scales of their
+    columns, and these scales; ``finish`` the sums, the rows' scales, the result and the bias. They are two because the
+    library multiplies without its fast kernels where every row is to have a factor of its own.
     """
 
     def __init__(self, rows: int, inputs: int, outputs: int, after: tuple[Step, ...] = ()):
         source, result = plain([rows, inputs], S8), plain([rows, outputs])
         of_rows, offset = plain([rows, 1]), plain([1, outputs])
-        descriptor = operation("matmul", source, Descriptor([inputs, outputs], None, S8), NOTHING, result,
-                               _attributes((BINARY_MUL, of_rows), (BINARY_ADD, offset), *after))
+        attributes = chain()
+        Library.check(load().api.dnnl_primitive_attr_set_scales_mask(attributes.value, WEIGHTS, _PER_COLUMN), "scales")
+        descriptor = operation("matmul", source, Descriptor([inputs, outputs], None, S8), NOTHING, result, attributes)
         self.layout = query(descriptor, _WEIGHTS_OF_DESCRIPTOR)
         self.size = descriptor_bytes(self.layout)
         self.pack = reorder(plain([inputs, outputs], S8), self.layout)
-        self.run = Primitive(descriptor, [(SRC, source), (WEIGHTS, self.layout), (DST, result),
-                                          (post_operand(0), of_rows), (_SCALES, plain([outputs])),
-                                          (post_operand(1), offset)])
-
-
-def _attributes(*steps: Step) -> Handle:
-    attributes = chain(*steps)
-    Library.check(load().api.dnnl_primitive_attr_set_scales_mask(attributes.value, WEIGHTS, _PER_COLUMN), "scales")
-    return attributes
+        self.multiply = Primitive(descriptor, [(SRC, source), (WEIGHTS, self.layout), (DST, result),
+                                               (_SCALES, plain([outputs]))])
+        descriptor = operation("binary", BINARY_MUL, result, of_rows, result, chain((BINARY_ADD, offset), *after))
+        self.finish = Primitive(descriptor, [(SRC, result), (SRC_1, of_rows), (DST, result),
+                                             (post_operand(0), offset)])
 
 
 def product_of(rows: int, inputs: int, outputs: int, after: tuple[Step, ...] = ()) -> Int8Product:
@@ -142,7 +140,8 @@ def linear(x: Tensor, weight: Int8Weight) -> Tensor:
     quantize_rows(array, np.empty_like(array), values, scales)
     y, product = new([*lead, weight.outputs]), product_of(rows, inputs, weight.outputs)
     packed, of_columns, bias = weight.operands(product)
-    product.run(values.ctypes.data, packed, y.data_ptr(), scales.ctypes.data, of_columns, bias)
+    product.multiply(values.ctypes.data, packed, y.data_ptr(), of_columns)
+    product.finish(y.data_ptr(), scales.ctypes.data, y.data_ptr(), bias)
     return y
 
 
