@@ -56,6 +56,19 @@ def test_compiled_steps_and_prefill_are_the_full_forward_in_int8(model, in_int8)
 
 @needs_int8
 @pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("left", ["qkv", "proj", "fc1", "fc2"])
+def test_maps_left_in_other_arithmetic_stand_between_those_in_int8(model, in_int8, bf16, left):
+    precision.use_bf16(bf16)
+    for block in model.stack.blocks:
+        getattr(block, left).int8 = None
+    drawn = draw(model)
+    with paddle.no_grad():
+        full = model.text_to_image_hidden(*TEXTS, drawn.codes).numpy()
+    assert np.abs(drawn.hidden.numpy() - full).mean() / np.abs(full).max() < 0.01
+
+
+@needs_int8
+@pytest.mark.parametrize("bf16", [False, True])
 def test_a_sample_has_the_same_bits_alone_and_among_others_in_int8(model, in_int8, bf16):
     precision.use_bf16(bf16)
     alone, many = draw(model, slice(0, 1)), draw(model, samples=9)

@@ -155,7 +155,7 @@ class CompiledStack:
         x = source.array.reshape(self._rows, width)  # [R, D] of what may be heads, [R, N, H]
         rounding = functools.partial(int8.quantize_rows, x, self._buffer("scaled", width, F32).array, values.array,
                                      scales.array)
-        product = int8.product_of(self._rows, width, weight.outputs, after)
+        product = int8.product_of(self._rows, width, weight.outputs, after, target.dtype)
         packed, of_columns, bias = weight.operands(product)
         self._kept.append(weight)
         sums = self._buffer("sums", weight.outputs, F32)

@@ -15,12 +15,12 @@ from vilg.kernels.onednn import switch
 from vilg.kernels.onednn.autograd import contiguous, new
 from vilg.kernels.onednn.buffers import Buffer
 from vilg.kernels.onednn.library import (
-    DST, NOTHING, S8, SRC, SRC_1, WEIGHTS, Cache, Descriptor, Library, Primitive, Unavailable, descriptor_bytes, load,
-    operation, plain, query, reorder,
+    DST, F32, NOTHING, S8, SRC, SRC_1, WEIGHTS, Cache, Descriptor, Library, Primitive, Unavailable, descriptor_bytes,
+    load, operation, plain, query, reorder,
 )
 from vilg.kernels.onednn.precision import BINARY_ADD, BINARY_MUL, Step, chain, post_operand
+from vilg.weights.int8 import LARGEST, rounded
 
-LARGEST = 127
 _VNNI = 0x48  # of AVX-512 or of AVX2
 _WEIGHTS_OF_DESCRIPTOR = 131
 _SCALES = 4096 | WEIGHTS
@@ -50,8 +50,8 @@ def missing() -> str:
 
 def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """weight [in, out] float32 → int8 [in, out] and scales [out]: the largest of a column is 127 scales."""
-    scales = np.maximum(np.maximum(weight.max(axis=0), -weight.min(axis=0)), _SMALLEST) / np.float32(LARGEST)
-    return np.rint(weight / scales).astype("int8"), scales
+    values, scales = rounded(weight, axis=1)
+    return values, scales[0]
 
 
 def quantize_rows(x: np.ndarray, scratch: np.ndarray, values: np.ndarray, scales: np.ndarray) -> None:
@@ -103,32 +103,32 @@ class Int8Weight:
 
 
 class Int8Product:
-    """x [rows, inputs] · weights [inputs, outputs] · scales + bias, and what is done ``after``; float32 results.
+    """x [rows, inputs] · weights [inputs, outputs] · scales + bias, and what is done ``after``; results of type ``target``.
 
     ``multiply`` takes the int8 rows, the packed weights (``size`` bytes), float32 memory for the sums in scales of their
     columns, and these scales; ``finish`` the sums, the rows' scales, the result and the bias. They are two because the
     library multiplies without its fast kernels where every row is to have a factor of its own.
     """
 
-    def __init__(self, rows: int, inputs: int, outputs: int, after: tuple[Step, ...] = ()):
-        source, result = plain([rows, inputs], S8), plain([rows, outputs])
+    def __init__(self, rows: int, inputs: int, outputs: int, after: tuple[Step, ...] = (), target: int = F32):
+        source, sums, result = plain([rows, inputs], S8), plain([rows, outputs]), plain([rows, outputs], target)
         of_rows, offset = plain([rows, 1]), plain([1, outputs])
         attributes = chain()
         Library.check(load().api.dnnl_primitive_attr_set_scales_mask(attributes.value, WEIGHTS, _PER_COLUMN), "scales")
-        descriptor = operation("matmul", source, Descriptor([inputs, outputs], None, S8), NOTHING, result, attributes)
+        descriptor = operation("matmul", source, Descriptor([inputs, outputs], None, S8), NOTHING, sums, attributes)
         self.layout = query(descriptor, _WEIGHTS_OF_DESCRIPTOR)
         self.size = descriptor_bytes(self.layout)
         self.pack = reorder(plain([inputs, outputs], S8), self.layout)
-        self.multiply = Primitive(descriptor, [(SRC, source), (WEIGHTS, self.layout), (DST, result),
+        self.multiply = Primitive(descriptor, [(SRC, source), (WEIGHTS, self.layout), (DST, sums),
                                                (_SCALES, plain([outputs]))])
-        descriptor = operation("binary", BINARY_MUL, result, of_rows, result, chain((BINARY_ADD, offset), *after))
-        self.finish = Primitive(descriptor, [(SRC, result), (SRC_1, of_rows), (DST, result),
+        descriptor = operation("binary", BINARY_MUL, sums, of_rows, result, chain((BINARY_ADD, offset), *after))
+        self.finish = Primitive(descriptor, [(SRC, sums), (SRC_1, of_rows), (DST, result),
                                              (post_operand(0), offset)])
 
 
-def product_of(rows: int, inputs: int, outputs: int, after: tuple[Step, ...] = ()) -> Int8Product:
+def product_of(rows: int, inputs: int, outputs: int, after: tuple[Step, ...] = (), target: int = F32) -> Int8Product:
     """The product of these shapes, made once; ``after`` of steps that are no handles."""
-    return _products.get((rows, inputs, outputs, after), Int8Product)
+    return _products.get((rows, inputs, outputs, after, target), Int8Product)
 
 
 def linear(x: Tensor, weight: Int8Weight) -> Tensor:
