@@ -29,6 +29,21 @@ def text_to_image_loss(model: Heads, hidden: Tensor, codes: Tensor) -> Tensor:
         return nll.mean()
 
 
+def masked_image_loss(model: Heads, hidden: Tensor, codes: Tensor, masked: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean smoothed NLL of the codes [B, n] that are ``masked`` (booleans [B, n]), each predicted by its own slot
+    of ``hidden`` [B, n, D]; zero when none is. Only masked slots go through the head."""
+    flat = hidden.reshape([-1, hidden.shape[-1]])  # [B · n, D]
+    chosen = paddle.nonzero(masked.reshape([-1])).reshape([-1])
+    if chosen.shape[0] == 0:
+        return flat.astype("float32").sum() * 0
+    filled = -chosen.shape[0] % TARGET_GRAIN
+    labels = paddle.concat([paddle.gather(codes.reshape([-1]), chosen), paddle.full([filled], NO_LOSS, "int64")])
+    rows = paddle.concat([chosen, paddle.zeros([filled], "int64")])
+    nll = model.image_head(paddle.gather(flat, rows), labels, smoothing)
+    with paddle.amp.auto_cast(enable=False):  # half precision counts to 256 and no further
+        return nll.sum() / chosen.shape[0]
+
+
 def text_targets(text: Tensor, length: Tensor, prefix: Tensor, unk_id: int | None = None) -> Tensor:
     """Which slots j of ``text`` [B, M] predict a target: booleans [B, M-1], True where prefix ≤ j+1 < length.
 

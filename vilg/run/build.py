@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import paddle
 import pydantic
@@ -22,13 +22,15 @@ from vilg.engine.parallel.distributed import DistributedConfig, Parallel, ranks_
 from vilg.engine.task import Task
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import ConfigError
-from vilg.generation.sampling import SamplingConfig
+from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingConfig
 from vilg.models.bidirectional import BidirectionalConfig
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
+from vilg.tasks.contrastive import ContrastiveTask, ContrastiveTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
+from vilg.tasks.two_level import TwoLevelTask, TwoLevelTaskConfig
 from vilg.yaml_files import shown
 
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,100}")
@@ -38,28 +40,35 @@ _SURVEY_SAMPLES, _SURVEY_SECONDS = 1000, 10.0
 
 @configclass
 class RunConfig:
-    """One training run. ``output`` may hold ``{name}``;
-    ``sampling`` is what previews and the released model draw with."""
+    """One training run. ``output`` may hold ``{name}``; ``sampling`` is what previews and the released model draw with,
+    in the settings of the task's kind of model (:attr:`drawing`)."""
 
     name: str
     seed: int = 0
     output: str = "runs/{name}"
-    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | SceneFeaturesTaskConfig,
-                    pydantic.Field(discriminator="kind")]
+    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | ContrastiveTaskConfig
+                    | SceneFeaturesTaskConfig | TwoLevelTaskConfig, pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.sampling = configs.to_dict(self.drawing)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if not _NAME.fullmatch(self.name) or self.name in (".", ".."):
             raise ValueError(f"name is a plain file name of at most 100 characters, got {shown(self.name)}")
         if set("{}") & set(self.output.replace("{name}", "")) or len(self.output) > _LONGEST_OUTPUT:
             raise ValueError(f"output may hold {{name}} and no other braces, got {shown(self.output)}")
+
+    @property
+    def drawing(self) -> DrawingConfig:
+        """``sampling``, as the task's kind of model takes it. Raises ConfigError."""
+        own = MaskPredictConfig() if self.task.kind == "two_level" else SamplingConfig()
+        return own.over(self.sampling, self.name)
 
     @property
     def output_directory(self) -> Path:
@@ -76,9 +85,11 @@ def build_task(run: RunConfig) -> Task:
     """The task that ``task.kind`` names, its models initialised from the run's seed."""
     runtime.configure(run.runtime)
     paddle.seed(run.seed)
-    return {"bidirectional": lambda: BidirectionalTask(run.task, run.sampling),
-            "end_to_end": lambda: EndToEndTask(run.task, run.sampling),
+    return {"bidirectional": lambda: BidirectionalTask(run.task, run.drawing),
+            "contrastive": lambda: ContrastiveTask(run.task),
+            "end_to_end": lambda: EndToEndTask(run.task, run.drawing),
             "image_tokenizer": lambda: ImageTokenizerTask(run.task),
+            "two_level": lambda: TwoLevelTask(run.task, run.drawing),
             "scene_features": lambda: SceneFeaturesTask(run.task)}[run.task.kind]()
 
 

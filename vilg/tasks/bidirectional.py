@@ -113,19 +113,20 @@ class BidirectionalStep(nn.Layer):
 
     def hidden(self, batch: BidirectionalBatch) -> tuple[Tensor | None, Tensor | None]:
         """Hidden vectors of text→image [B, n, D] and image→text [B, M, D], None for a direction left out."""
-        codes, drawn = batch.codes, _read_codes(batch)
+        codes, drawn = batch.codes, read_codes(batch)
         source = (batch.t2i_text, batch.t2i_length)
         target = (batch.i2t_text if batch.i2t_read is None else batch.i2t_read, batch.i2t_length, batch.i2t_prefix)
         if self.directions == "text_to_image":
-            return self.model.text_to_image_hidden(*source, codes if drawn is None else drawn), None
+            return self.model.text_to_image_hidden(*source, drawn), None
         if self.directions == "image_to_text":
             return None, self.model.image_to_text_hidden(codes, *target)
-        return self.model.both_hidden(*source, codes, *target, drawn)
+        return self.model.both_hidden(*source, codes, *target, None if batch.code_noise is None else drawn)
 
 
-def _read_codes(batch: BidirectionalBatch) -> Tensor | None:
+def read_codes(batch: BidirectionalBatch) -> Tensor:
+    """The codes [B, n] that drawing reads: the true ones, but where they are noised."""
     noise = batch.code_noise
-    return None if noise is None else paddle.where(noise >= 0, noise, batch.codes)
+    return batch.codes if noise is None else paddle.where(noise >= 0, noise, batch.codes)
 
 
 class BidirectionalTask:
@@ -144,10 +145,7 @@ class BidirectionalTask:
         self.image_tokenizer.eval()
         self.least_side = self.image_tokenizer.image_size
         _check_fit(config.model, self.image_tokenizer, self.words)
-        self.model = BidirectionalTransformer(config.model)
-        if config.init_from:
-            start_from(self.model, config.init_from, self.image_tokenizer, self.words)
-        self.step = BidirectionalStep(self.model, config, self.words.unk_id)
+        self.model, self.step = self._build()
         self.phases = [Phase("model", self.step, dict(self.model.named_parameters()))]
         self.captions_cut = self.words_read = self.words_unknown = 0
 
@@ -155,6 +153,13 @@ class BidirectionalTask:
         """Read the texts of the first samples before training, and warn of words that the vocabulary lacks: they train
         nothing."""
         report_unknown(self.words, self.config.vocabulary, samples)
+
+    def _build(self) -> tuple[nn.Layer, nn.Layer]:
+        """The model, with the weights it starts from, and the phase's module."""
+        model = BidirectionalTransformer(self.config.model)
+        if self.config.init_from:
+            start_from(model, self.config.init_from, self.image_tokenizer, self.words)
+        return model, BidirectionalStep(model, self.config, self.words.unk_id)
 
     def view(self, sample: Sample, seed: int) -> Sample:
         """The sample with the largest centred square of its image, uint8 [S, S, 3] (ERNIE-ViLG, section 2.1)."""
@@ -229,16 +234,23 @@ class BidirectionalTask:
         self.model.eval()
         with paddle.no_grad():
             if self.config.directions != "image_to_text":
-                drawn = generate_images(self.model, captions, few.t2i_length, sampling=self.sampling)
-                for row, picture in enumerate(self._decode(drawn.codes)):
+                for row, picture in enumerate(self._decode(self._drawn(captions, few.t2i_length))):
                     yield LogPicture(f"drawn_{row}", picture, self.words.decode(captions[row].numpy().tolist()))
             if self.config.directions != "text_to_image":
                 prompts = paddle.full([count, 1], self.words.cls_id, dtype="int64")
-                texts = generate_text(self.model, codes, prompts, paddle.zeros([count], dtype="int64"),
+                texts = generate_text(self.model, self._read(few), prompts, paddle.zeros([count], dtype="int64"),
                                       end_id=self.words.sep_id, never=self.words.unk_id)
                 for row, (picture, ids) in enumerate(zip(self._decode(codes), texts.numpy().tolist())):
                     yield LogPicture(f"described_{row}", picture, self.words.decode(ids))
         self.model.train()
+
+    def _drawn(self, text: Tensor, length: Tensor) -> Tensor:
+        """Codes [P, n] drawn for texts."""
+        return generate_images(self.model, text, length, sampling=self.sampling).codes
+
+    def _read(self, batch: BidirectionalBatch) -> Tensor:
+        """What image→text reads of a batch's images."""
+        return batch.codes
 
     def _decode(self, codes: Tensor) -> list[np.ndarray]:
         return [from_model(image) for image in self.image_tokenizer.decode(codes).numpy()]

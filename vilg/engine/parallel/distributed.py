@@ -3,6 +3,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Literal
 
 import paddle
@@ -123,10 +124,11 @@ class Parallel:
         level, module = self.config.level, phase.module
         module.train()
         put_on_recompute(module, self.config.recompute)
-        if self.ranks > 1:
-            for layer in module.sublayers(include_self=True):
-                if hasattr(layer, "gather"):
-                    layer.gather = self.concatenate
+        for layer in module.sublayers(include_self=True):
+            if self.ranks > 1 and hasattr(layer, "gather"):
+                layer.gather = self.concatenate
+            if hasattr(layer, "forgetting"):
+                layer.forgetting = forgetting
         half = self.mixed_precision and self.config.amp == "O2"
         optimizer = build_optimizer(optim, phase.parameters, multi_precision=half)
         if half:
@@ -290,6 +292,15 @@ def put_on_recompute(module: nn.Layer, which: str | int) -> int:
                 block.recomputed = True
                 count += 1
     return count
+
+
+def forgetting(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """``function(inputs)``, whose activations are computed again in backward, with the same random numbers; for a part
+    of a step that a layer cuts up by itself. ``inputs`` need no gradient, as pixels and ids do not."""
+    # Paddle only recomputes what hangs on an input with a gradient.
+    anchor = paddle.zeros([1])
+    anchor.stop_gradient = False
+    return recompute(lambda part, zero: function(part) + zero, inputs, anchor, use_reentrant=True)
 
 
 def _recomputed(forward: Any) -> Any:
