@@ -14,16 +14,18 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from vilg.kernels.jit import elementwise as loop_maps, groups as loop_norms, rows as loop_rows, switch as loops
-from vilg.kernels.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, resampling
+from vilg.kernels.onednn import (
+    conv, elementwise, groups as group_norms, int8, losses, matmul as products, norm, precision, resampling,
+)
 from vilg.kernels.onednn.autograd import wants_gradient
 from vilg.kernels.onednn.precision import full_precision
 from vilg.kernels.onednn.switch import active, stock_operators
 from vilg.machine import process
 from vilg.nn import memory_savers
 
-__all__ = ["linear", "linear_after_gelu", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d",
-           "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision", "start_training",
-           "stock_operators"]
+__all__ = ["linear", "linear_after_gelu", "takes_int8", "linear_int8", "matmul", "layer_norm", "softmax", "gelu",
+           "silu", "group_norm", "conv2d", "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision",
+           "start_training", "stock_operators"]
 
 _FLOAT32, _HALF = paddle.float32, (paddle.bfloat16, paddle.float16)
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
@@ -64,6 +66,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         sums = loop_rows.add_column_sums if bias is not None and loops.use_in_training(True) else None
         return products.Linear.apply(x, weight, bias, sums)
     return products.linear(x, weight, bias)
+
+
+def takes_int8(x: Tensor, weight: Tensor) -> bool:
+    """Are int8 products on, and is x one for them? Nothing is recorded then: gradients are those of float weights."""
+    return precision.int8() and _fast(x) and not wants_gradient(x, weight) and x.shape[-1] == weight.shape[0]
+
+
+def linear_int8(x: Tensor, weight: int8.Int8Weight) -> Tensor:
+    """x [..., in] · weight + bias → [..., out], for an x that :func:`takes_int8` takes."""
+    return int8.linear(x, weight)
 
 
 def linear_after_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
