@@ -10,6 +10,7 @@ local network as well, without a password. Ctrl-C ends it.
 import argparse
 
 from vilg import cli
+from vilg.runtime import CPU_MATHS
 
 
 def parse() -> argparse.Namespace:
@@ -18,7 +19,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve at (%(default)s)")
     parser.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
-    parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    parser.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
     return parser.parse_args()
 
 

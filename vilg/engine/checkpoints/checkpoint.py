@@ -8,7 +8,6 @@ it since.
 """
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -25,7 +24,6 @@ from vilg.engine.checkpoints.files import sha256, sync, write_json
 from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.errors import CheckpointError
 
-log = logging.getLogger("vilg.checkpoint")
 MANIFEST = "manifest.json"
 FORMAT, WITHOUT_CHECKSUM = 2, 1
 MODEL, EMA, OPTIMIZER = "model/", "average/", "optimizer/"
@@ -91,7 +89,10 @@ def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> 
 
 
 class Checkpoint:
-    """A finished checkpoint on disk. Opening reads the manifest only; :meth:`verify` reads everything."""
+    """A finished checkpoint on disk. Opening reads the manifest only; :meth:`verify` reads everything.
+
+    ``bytes_verified`` and ``bytes_read`` count what this process took from the files, to verify them and to use it.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -102,6 +103,7 @@ class Checkpoint:
             raise CheckpointError(f"{path}: not a checkpoint (no readable {MANIFEST}); "
                                   "name a directory step-…") from None
         self._open: dict[str, Any] = {}
+        self.bytes_verified, self.bytes_read = 0, 0
         if self.header.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
             raise CheckpointError(f"{path}: has format {self.header.get('format')}, this version reads {FORMAT}")
         if self.header["format"] == FORMAT and self.header.pop("sha256", None) != _digest(self.header):
@@ -116,14 +118,25 @@ class Checkpoint:
         """The full shape of tensor ``name``."""
         return tuple(self._tensors[name]["shape"])
 
-    def verify(self) -> None:
-        """Check every file's size and checksum. Raises CheckpointError naming the first bad file."""
-        for name, facts in self._files.items():
+    def verifier(self, name: str, start: int, ranks: int) -> int:
+        """The rank that verifies the file in which element ``start`` of tensor ``name`` lies: it reads it cheapest."""
+        file = next(file for file, first, last in self._tensors[name]["pieces"] if first <= start < last)
+        return list(self._files).index(file) % ranks
+
+    def verify(self, rank: int = 0, ranks: int = 1) -> None:
+        """Check the size and checksum of every file, or of this rank's share of the files.
+
+        Raises CheckpointError naming the first bad file.
+        """
+        for number, (name, facts) in enumerate(self._files.items()):
+            if number % ranks != rank:
+                continue
             path = self.path / name
             if not path.is_file():
                 raise CheckpointError(f"{path}: is missing")
             if path.stat().st_size != facts["bytes"]:
                 raise CheckpointError(f"{path}: holds {path.stat().st_size} bytes instead of {facts['bytes']}")
+            self.bytes_verified += facts["bytes"]
             if sha256(path) != facts["sha256"]:
                 raise CheckpointError(f"{path}: its contents do not match their checksum")
 
@@ -136,6 +149,7 @@ class Checkpoint:
             low, high = max(start, first), min(stop, last)
             if low < high:
                 parts.append(self._file(file).get_slice(name)[low - first:high - first])
+                self.bytes_read += parts[-1].nbytes
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
     def _file(self, name: str) -> Any:
@@ -150,8 +164,8 @@ class Checkpoint:
         """Tensor ``name`` in its own shape."""
         return self.read(name).reshape(self.shape(name))
 
-    def restore(self, shards: list[TensorShard]) -> None:
-        """Fill ``shards``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+    def check(self, shards: list[TensorShard]) -> None:
+        """Raises CheckpointError when names or shapes of ``shards`` are not those of the checkpoint."""
         names = {shard.name for shard in shards}
         missing, shapes = sorted(names - self.names), []
         if missing and all(name.startswith(EMA) for name in missing):
@@ -168,6 +182,10 @@ class Checkpoint:
             problem = "; ".join(shapes[:3]) if shapes else f"lacks {', '.join(missing[:3])}"
             raise CheckpointError(f"{self.path}: made by another model size or vocabulary: {problem}; "
                                   "use the config it was made with, or a new output directory")
+
+    def restore(self, shards: list[TensorShard]) -> None:
+        """Fill ``shards``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+        self.check(shards)
         for shard in shards:
             if shard.stop > shard.start:
                 shard.write(self.read(shard.name, shard.start, shard.stop))
@@ -181,15 +199,3 @@ def checkpoints_in(directory: Path) -> list[Path]:
     """Finished checkpoints in ``directory``, oldest first (they may be damaged)."""
     found = [path for path in directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def newest_sound(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint of ``directory`` that verifies; broken ones are passed over with a warning."""
-    for path in reversed(checkpoints_in(directory)):
-        try:
-            checkpoint = Checkpoint(path)
-            checkpoint.verify()
-            return checkpoint
-        except CheckpointError as error:
-            log.warning("skipping a broken checkpoint: %s", error)
-    return None
