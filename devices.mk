@@ -4,24 +4,19 @@
 # that holds the CPU's is left alone, and GPUs get one of their own.
 DEVICE ?= cpu
 CUDA ?= 126
-PADDLE_GPU ?= 3.3.1
 VERSIONS ?= 3.0.0 3.2.2 3.3.1
 ifeq ($(DEVICE),gpu)
 VENV = .venv-gpu
 endif
 
 .PHONY: gpu test-versions
-gpu: $(VENV)/gpu.installed
-
-$(VENV)/gpu.installed: setup.py | $(RUN)
-	$(PIP) paddlepaddle-gpu==$(PADDLE_GPU) -i https://www.paddlepaddle.org.cn/packages/stable/cu$(CUDA)/
-	$(PIP) -e '.[gpu]'
-	touch $@
+gpu:
+	@PYTHON="$(PYTHON)" PIP_EXTRA_INDEX_URL=https://www.paddlepaddle.org.cn/packages/stable/cu$(CUDA)/ \
+		sh .ci/environment $(VENV) gpu paddle
 
 test-versions: $(addprefix test-paddle-,$(VERSIONS))
 
 test-paddle-%:
-	$(MAKE) .venv-paddle-$*/bin/python VENV=.venv-paddle-$*
-	.venv-paddle-$*/bin/python -m pip install --quiet --disable-pip-version-check \
-		-e '.[jit,eval,data,dev]' paddlepaddle==$*
-	.venv-paddle-$*/bin/python -m pytest $(TESTS)
+	@PYTHON="$(PYTHON)" sh .ci/environment .venv-paddle-$* jit,eval,data,styles,dev numba
+	.venv-paddle-$*/bin/python -m pip install --quiet --disable-pip-version-check paddlepaddle==$*
+	.venv-paddle-$*/bin/python -m pytest -m "not extras" $(TESTS)

@@ -19,6 +19,7 @@ from vilg.generation.sampling import SamplingConfig
 from vilg.run import build
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
+from vilg.tokenizers.text.vocab_file import write_vocab
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ["一个红色的圆形", "蓝色的方块在左边"]
@@ -324,3 +325,14 @@ def test_a_run_resumes_exactly_and_accumulates(released_model, tmp_path, accumul
     for first, second in ((whole.model, parts.model), (whole.reconstructor, parts.reconstructor)):
         for name, value in first.state_dict().items():
             assert np.array_equal(value.numpy(), second.state_dict()[name].numpy()), name
+
+
+def test_a_reconstructor_goes_along_to_a_wider_vocabulary(make, exported, tmp_path):
+    words = pipeline.load(exported).text_tokenizer
+    write_vocab(tmp_path, [*words.tokens, "貓", "。"], words.lowercase, words.special)
+    anchor = pipeline.load(exported).reconstructor.config.anchor
+    shape = settings(exported)["model"] | {"vocab_size": words.vocab_size + 2}
+    task = make(init_from=str(exported), vocabulary=str(tmp_path), model=shape,
+                reconstructor={"map_layers": 1, "anchor": anchor})
+    assert np.allclose(task.reconstructor.map.norm.bias.numpy(), 0.125)
+    assert task.model.text_head.bias.shape == [words.vocab_size + 2] and task.step.unk_id == words.unk_id

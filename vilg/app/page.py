@@ -24,10 +24,8 @@ from vilg.app.demo import PROMPTS
 from vilg.config import Setting, settings_of
 from vilg.data.worlds import scenes
 from vilg.errors import DataError, VilgError
-from vilg.generation.sampling import SamplingConfig
-from vilg.tokenizers.text.wordpiece import check_text
+from vilg.tokenizers.text.characters import check_text
 
-SETTINGS = settings_of(SamplingConfig)
 MOST_PICTURES = 16
 LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
 QUEUE = 32  # jobs that wait their turn before the page says that it is busy
@@ -54,7 +52,7 @@ class Page:
         self.model = self._run(lambda: pipeline.load(name_or_directory, device=device, cpu_math=cpu_math))
 
     def draw(self, text: str | None, count: int | None = 4, seed: int | None = 0, ranked: bool = False,
-             **sampling: float | None) -> tuple[list[tuple[Image.Image, str]], str]:
+             **sampling: float | str | None) -> tuple[list[tuple[Image.Image, str]], str]:
         """``count`` pictures (1 to 16) of a sentence, each with a line below it, and a remark about the sentence.
 
         The same sentence, settings and seed draw the same pictures. ``ranked``: those that tell most of the sentence
@@ -181,6 +179,7 @@ def build(page: Page) -> Any:
 
 def _draw_tab(gradio: ModuleType, page: Page) -> None:
     own = page.model.sampling
+    settings = settings_of(type(own))
     text = gradio.Textbox(label="一句话 Sentence", placeholder=PROMPTS[0], autofocus=True)
     _examples(gradio, page.examples(), text)
     with gradio.Row():
@@ -193,19 +192,23 @@ def _draw_tab(gradio: ModuleType, page: Page) -> None:
     gallery = gradio.Gallery(label="图片 Pictures", columns=4, object_fit="contain", format="png", interactive=False,
                              buttons=["download", "fullscreen"], elem_classes="enlarged")
     with gradio.Accordion("更多设置 More settings", open=False):
-        sliders = [_slider(gradio, one, getattr(own, one.name)) for one in SETTINGS]
+        inputs = [_input(gradio, one, getattr(own, one.name), page.model.model.layout.image) for one in settings]
         ranked = gradio.Checkbox(False, label="最像的排在前面 Best match first")
     other.click(new_seed, None, seed, api_visibility="private")
-    def draw(text: str, count: int, seed: int, ranked: bool, *values: float) -> Any:
-        return page.draw(text, count, seed, ranked, **{one.name: value for one, value in zip(SETTINGS, values)})
+    def draw(text: str, count: int, seed: int, ranked: bool, *values: float | str) -> Any:
+        return page.draw(text, count, seed, ranked, **{one.name: value for one, value in zip(settings, values)})
 
     _on(gradio, [button.click, text.submit], draw,
-        [text, count, seed, ranked, *sliders], [gallery, remark])
+        [text, count, seed, ranked, *inputs], [gallery, remark])
 
 
-def _slider(gradio: ModuleType, one: Setting, own: float) -> Any:
+def _input(gradio: ModuleType, one: Setting, own: float | str, tokens: int) -> Any:
+    """A slider, or a choice among words; no model of ``tokens`` tokens draws in more steps."""
+    said = {"label": one.name, "info": f"{one.chinese} · {one.meaning}"}
+    if one.choices:
+        return gradio.Dropdown(list(one.choices), value=own, **said)
     least, most, step = one.slider
-    return gradio.Slider(least, max(most, own), own, step=step, label=one.name, info=f"{one.chinese} · {one.meaning}")
+    return gradio.Slider(least, max(min(most, tokens) if one.name == "steps" else most, own), own, step=step, **said)
 
 
 def _examples(gradio: ModuleType, texts: Sequence[str], box: Any) -> None:

@@ -107,11 +107,18 @@ def _multiply(x: list[int], y: list[int], transpose_x: bool, transpose_y: bool) 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Normalise the last axis of x [..., D]; weight and bias are [D]."""
     if not (_fast(x, weight, bias) and weight.shape == bias.shape == x.shape[-1:]):
-        return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+        return _stock_layer_norm(x, weight, bias, epsilon)
     gradient = wants_gradient(x, weight, bias)
     normalise = loop_rows.normalise if loops.use_in_training(gradient) else norm.normalise
     operator = norm.LayerNorm.apply if gradient else norm.layer_norm
     return operator(x, weight, bias, epsilon, normalise)
+
+
+def _stock_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    if not weight.stop_gradient or x.stop_gradient:
+        return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+    # On a CPU Paddle 3.3 gives x the gradient of weights that are 1 where the weight itself asks for none.
+    return F.layer_norm(x, [x.shape[-1]], None, None, epsilon) * weight + bias
 
 
 def softmax(x: Tensor) -> Tensor:

@@ -5,10 +5,9 @@ import pytest
 
 from vilg.nn.attention import flashmask
 from vilg.nn.attention.dense import StreamContext, dense_attention
-from vilg.nn.attention.patterns import SOURCE, TARGET, Column, Convolution, Dense, Layout, Role, Row, dense_mask
+from vilg.nn.attention.patterns import MASKED, SOURCE, TARGET, Column, Convolution, Dense, Layout, Row, dense_mask
 from vilg.nn.transformer import StreamAttention
 
-MASKED = Role("masked", image_is_target=True, causal=False)  # an image of which some tokens are to be guessed
 
 
 def expand(hidden: np.ndarray) -> np.ndarray:

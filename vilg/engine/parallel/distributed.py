@@ -18,7 +18,7 @@ from vilg.engine.optim import OptimConfig, build_optimizer
 from vilg.engine.parallel.concatenate import Concatenate
 from vilg.engine.parallel.half import to_half
 from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
-from vilg.engine.parallel.recomputing import put_on_recompute
+from vilg.engine.parallel.recomputing import forgetting, put_on_recompute
 from vilg.engine.parallel.slicing import allocate, is_late, slice_parameters
 from vilg.engine.parallel.sharded import ParameterShardedOptimizer, StateShardedOptimizer
 from vilg.engine.safety.barrier import Barrier, make_barrier_file
@@ -139,10 +139,11 @@ class Parallel:
         level, module = self.config.level, phase.module
         module.train()
         put_on_recompute(module, self.config.recompute)
-        if self.ranks > 1:
-            for layer in module.sublayers(include_self=True):
-                if hasattr(layer, "gather"):
-                    layer.gather = self.concatenate
+        for layer in module.sublayers(include_self=True):
+            if self.ranks > 1 and hasattr(layer, "gather"):
+                layer.gather = self.concatenate
+            if hasattr(layer, "forgetting"):
+                layer.forgetting = forgetting
         late = any(map(is_late, module.parameters()))
         if late and level != "p_g_os":
             with self._randomness():

@@ -1,8 +1,9 @@
 """Recomputation, put on from outside: blocks forget their activations and compute them again in backward."""
+from collections.abc import Callable
 from typing import Any
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
 BLOCKS = "blocks"
@@ -22,6 +23,15 @@ def put_on_recompute(module: nn.Layer, which: str | int) -> int:
                 block.recomputed = True
                 count += 1
     return count
+
+
+def forgetting(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """``function(inputs)``, whose activations are computed again in backward, with the same random numbers; for a part
+    of a step that a layer cuts up by itself. ``inputs`` need no gradient, as pixels and ids do not."""
+    # Paddle only recomputes what hangs on an input with a gradient.
+    anchor = paddle.zeros([1])
+    anchor.stop_gradient = False
+    return recompute(lambda part, zero: function(part) + zero, inputs, anchor, use_reentrant=True)
 
 
 def _recomputed(forward: Any) -> Any:

@@ -234,9 +234,15 @@ class DVAE(ImageTokenizer):
         self.check_images(images)
         return self.encoder(to_laplace(images))
 
-    def encode(self, images: Tensor) -> Tensor:
-        with functional.full_precision():  # bf16 would make another code the likeliest where two are close
-            return self.logits(images).argmax(1).reshape([images.shape[0], -1])
+    @property
+    def vector_width(self) -> int:
+        return self.codebook_size
+
+    def vectors(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+    def quantize(self, vectors: Tensor) -> Tensor:
+        return vectors.argmax(1).reshape([vectors.shape[0], -1])  # [B, n]
 
     def embed(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
