@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from tqdm import tqdm
 
 from vilg import cli
 from vilg.errors import VilgError
+from vilg.progress import progress
 from vilg.tokenizers.text.vocabulary import build_vocab, vocab_hash, vocab_text
 
 
@@ -38,7 +38,7 @@ def main() -> int:
     if output.is_dir():
         raise VilgError(f"{output}: is a folder; name the file to write, such as {output / 'vocab.txt'}")
     texts = chain(*map(_captions, arguments.sources), _scene_texts(arguments.scenes))
-    tokens = build_vocab(tqdm(texts, desc="counting", unit="text"), arguments.size, lowercase=not arguments.cased,
+    tokens = build_vocab(progress(texts, desc="counting", unit="text"), arguments.size, lowercase=not arguments.cased,
                          min_count=arguments.min_count)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(vocab_text(tokens), encoding="utf-8", newline="\n")

@@ -9,14 +9,13 @@
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 from PIL import Image
-from tqdm import tqdm
 
 from vilg import config as configs
 from vilg import release, runtime
@@ -27,6 +26,7 @@ from vilg.errors import DataError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import SamplingConfig, as_int, seed_each
+from vilg.progress import progress as progress_bar
 from vilg.release.kinds.bidirectional import ReleasedModel
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -75,7 +75,8 @@ class Pipeline:
     def text_to_image(self, texts: str | Sequence[str], num_images: int = 1, seed: int | Sequence[int] = 0,
                       best_of: int | None = None, path: str = "two_stage",
                       known_image: Picture | Sequence[Picture] | None = None, known_rows: int | None = None,
-                      known_mask: Picture | np.ndarray | None = None, progress: bool = False,
+                      known_mask: Picture | np.ndarray | None = None,
+                      progress: bool | Callable[[int], object] = False,
                       **sampling: Any) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
 
@@ -86,7 +87,8 @@ class Pipeline:
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
         with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
-        ``temperature``; those left out are the model's own. Each picture's ``info`` holds prompt, seed,
+        ``temperature``; those left out are the model's own. ``progress``: show it, or a function that
+        is called with 1 after every token, and ends the drawing by raising. Each picture's ``info`` holds prompt, seed,
         settings and model. Raises VilgError on unusable input.
         """
         texts = _listed(texts)
@@ -103,15 +105,16 @@ class Pipeline:
         batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
         rows = max(1, DECODE_ROWS // draws)
         parts = -(-len(texts) // rows) * -(-draws // DECODE_ROWS)
-        bar = tqdm(total=parts * self.model.config.rows * self.model.config.columns, desc="drawing", unit="token",
-                   disable=not progress)
+        bar = progress_bar(total=parts * math.prod(self.image_tokenizer.grid), desc="drawing", unit="token",
+                           shown=progress is True)
+        tell = progress if callable(progress) else bar.update
         results = []
         with paddle.no_grad(), bar:
             for start in range(0, len(texts), rows):
                 part = slice(start, start + rows)
                 ids, length = paddle.to_tensor(batch.ids[part]), paddle.to_tensor(batch.length[part])
                 known = None if known_codes is None else known_codes[part]
-                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, bar)
+                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, tell)
                 for row, text in enumerate(texts[part]):
                     chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
@@ -195,14 +198,14 @@ class Pipeline:
             raise VilgError(f"{self.name} has no reconstructor, so it cannot draw with path='end_to_end'; "
                             "use path='two_stage'")
 
-    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, bar):
+    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, tell):
         """Pictures [P][draws] of P texts, and their codes [P, draws, n]; many of one text in several batches."""
         pictures, codes = [[] for _ in seeds], []
         for first in range(0, draws, DECODE_ROWS):
             count = min(DECODE_ROWS, draws - first)
             drawn = generate_images(self.model, ids, length, num_images=count, first_sample=first, seeds=seeds,
                                     sampling=sampling, known_codes=known_codes, known_mask=known_mask,
-                                    keep_hidden=path == "end_to_end", progress=bar.update)
+                                    keep_hidden=path == "end_to_end", progress=tell)
             decoded = iter(self.decode_hidden(drawn.hidden, drawn.codes) if path == "end_to_end"
                            else self.decode(drawn.codes))
             for row in pictures:

@@ -3,23 +3,19 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 from visualdl import LogWriter
 
 from vilg.engine.parallel.phase_optimizer import Worker
-from vilg.engine.safety.supervisor import LIVE
 from vilg.engine.task import LogPicture
+from vilg.progress import live, progress
 
 log = logging.getLogger("vilg.metrics")
-_SECONDS_IN_A_FILE = 10.0
-"""A progress bar that is written to a file is a line each time."""
 
 
 class MetricsLog:
@@ -39,9 +35,8 @@ class MetricsLog:
             whole.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             os.replace(whole, self.path)
         self._visual = LogWriter(str(directory / "visualdl"), display_name=name)
-        self._live = sys.stderr.isatty() or LIVE in os.environ
-        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True, smoothing=0.1,
-                        mininterval=0.1 if self._live else _SECONDS_IN_A_FILE)
+        self._live = live()
+        self.bar = progress(total=steps, initial=step, desc=name, unit="step")
         self._mark, self._worked, self._tokens, self._waited = time.perf_counter(), time.process_time(), 0, 0.0
 
     def advance(self, tokens: int) -> None:
