@@ -14,6 +14,7 @@ from paddle import Tensor
 from vilg.config import configclass
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.checkpoints.files import make_directory
+from vilg.engine.checkpoints.output import claim, release
 from vilg.engine.checkpoints.resume import choose_checkpoint, together
 from vilg.engine.checkpoints.saver import Saver
 from vilg.engine.checkpoints.tensor_shards import Piece, whole
@@ -26,7 +27,7 @@ from vilg.engine.parallel.phase_optimizer import Worker
 from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal
 from vilg.engine.safety.watchdog import EXCHANGES, WAITS, Watchdog
 from vilg.engine.task import Batch, Batches, Task
-from vilg.errors import CheckpointError, ConfigError
+from vilg.errors import CheckpointError, ConfigError, DataError
 from vilg.nn import functional
 
 log = logging.getLogger("vilg.train")
@@ -41,6 +42,7 @@ class TrainConfig:
     ``batch_size`` counts samples an optimizer step, over all ranks and all ``accumulate_steps`` micro-batches. The
     ``*_every`` are in steps, 0 turns the thing off. ``ema_decay`` 0 ships the last weights instead of their average.
     ``resume``: none (refuses a directory that already holds checkpoints), auto (the newest that verifies), or a path.
+    ``resume_changed`` lets a run go on with other data, batch size, rate or schedule than it began with.
     ``keep_best`` also keeps the checkpoint whose steps had the lowest mean loss.
     """
 
@@ -54,6 +56,7 @@ class TrainConfig:
     keep_best: bool = False
     ema_decay: float = 0.999
     resume: str = "none"
+    resume_changed: bool = False
     export: bool = True
     guards: GuardConfig = field(default_factory=GuardConfig)
 
@@ -130,6 +133,12 @@ class Trainer:
 
     def fit(self) -> TrainSummary:
         """Train to the last step (or to SIGTERM), save, export. Raises TrainingStopped, CheckpointError."""
+        try:
+            return self._fit()
+        finally:
+            release(self.output)
+
+    def _fit(self) -> TrainSummary:
         functional.start_training()
         start, batches, stopped = self.step, iter(self.loader), False
         first = self.parallel.rank == 0
@@ -283,8 +292,11 @@ class Trainer:
         return Watchdog(self.output / "ranks", self.parallel.rank, self.parallel.ranks, hang_seconds)
 
     def _prepare(self) -> Checkpoint | None:
+        if self.parallel.rank == 0:  # for all ranks
+            claim(self.output)
         make_directory(self.output)
-        return choose_checkpoint(self.train.resume, self.output / "checkpoints", self.identity)
+        return choose_checkpoint(self.train.resume, self.output / "checkpoints", self.identity,
+                                 self.train.resume_changed)
 
     def _state_pieces(self) -> list[Piece]:
         first = self.parallel.rank == 0
@@ -306,10 +318,18 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         header = checkpoint.header
         checkpoint.restore(self._engine_pieces())
-        self.step, self.loss = checkpoint.step, header["loss"]
-        self.guard.load_state(header["guard"])
-        self.scale.load_state(header["scale"])
-        self.loader.load_state_dict(header["loader"])
+        try:
+            self.step, self.loss = checkpoint.step, float(header["loss"])
+            self.guard.load_state(header["guard"])
+            self.scale.load_state(header["scale"])
+            self.loader.load_state_dict(header["loader"])
+        except DataError as error:
+            if not self.train.resume_changed:
+                raise DataError(f"{error}, or begin the changed data anew by train.resume_changed: true") from None
+            log.warning("%s; they are begun anew", error)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise CheckpointError(f"{checkpoint.path}: its manifest tells no place in the data, guard or loss scale to "
+                                  "go on from; use another checkpoint") from None
         if self.parallel.rank == 0:
             log.info("resumed from %s", checkpoint.path)
 
