@@ -16,7 +16,7 @@ log = logging.getLogger("vilg.train")
 FREE = ("name.", "output.", "train.resume.", "train.resume_changed.", "train.log_every.", "train.preview_every.",
         "train.checkpoint_every.", "train.keep_last.", "train.keep_best.", "train.export.", "train.guards.",
         "train.accumulate_steps.", "distributed.", "runtime.", "sampling.", "data.loader.", "task.preview_captions.",
-        "task.preview_pictures.", "task.init_from.", "task.image_tokenizer.", "task.vocabulary.")
+        "task.preview_pictures.", "task.init_from.", "task.image_tokenizer.", "task.vocabulary.", "task.model.dropout.")
 """Keys that may change on resuming: they decide where, how fast and with what reports a run goes on, or name files
 whose fingerprints are compared. ``train.steps`` is as free where the rate does not depend on it."""
 MOST_CHANGES = 8
