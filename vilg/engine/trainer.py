@@ -327,7 +327,7 @@ class Trainer:
             if not self.train.resume_changed:
                 raise DataError(f"{error}, or begin the changed data anew by train.resume_changed: true") from None
             log.warning("%s; they are begun anew", error)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise CheckpointError(f"{checkpoint.path}: its manifest tells no place in the data, guard or loss scale to "
                                   "go on from; use another checkpoint") from None
         if self.parallel.rank == 0:
