@@ -9,12 +9,15 @@ import urllib.request
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vilg.app import layout
 from vilg.app import page as web
+from vilg.app.jobs import Worker
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, VilgError
 
@@ -66,15 +69,15 @@ def test_descriptions_and_answers_are_the_pipelines(page, tmp_path):
     Image.fromarray(picture).save(tmp_path / "scene.png")
     path = str(tmp_path / "scene.png")
     assert page.describe(path) == page.model.image_to_text([picture])[0] != ""
-    assert page.ask(path, web.QUESTIONS[0]) == (page.model.answer([picture], [web.QUESTIONS[0]])[0], "")
+    assert page.ask(path, layout.QUESTIONS[0]) == (page.model.answer([picture], [layout.QUESTIONS[0]])[0], "")
     assert not np.array_equal(page.scene(), page.scene())
 
 
 def test_examples_are_what_the_model_can_read(page, untrained):
     assert page.examples() == list(web.PROMPTS)
     assert set(untrained.examples()) < set(web.PROMPTS)
-    assert all(scenes.parse_question(question) for question in web.QUESTIONS)
-    assert not any(page.model.text_tokenizer.unknown(question) for question in web.QUESTIONS)
+    assert all(scenes.parse_question(question) for question in layout.QUESTIONS)
+    assert not any(page.model.text_tokenizer.unknown(question) for question in layout.QUESTIONS)
 
 
 def test_words_that_the_model_never_learned_are_named(page):
@@ -144,15 +147,16 @@ def test_serving_ends_without_leaving_pictures_behind(monkeypatch, capsys):
             self.folder = Path(os.environ["GRADIO_TEMP_DIR"])
             (self.folder / "picture.png").write_bytes(b"")
 
-    app, asked = App(), []
+    app, asked, made = App(), [], []
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setattr(web, "_gradio", lambda: None)
     monkeypatch.setattr(web, "_check_address", lambda host, port: None)
-    monkeypatch.setattr(web, "Page", lambda *settings: settings)
+    page = SimpleNamespace(worker=Worker(1))
+    monkeypatch.setattr(web, "Page", lambda *settings: (made.append(settings), page)[1])
     monkeypatch.setattr(web, "start", lambda *given: (asked.append(given), app)[1])
     with warnings.catch_warnings():  # it changes the filters of its process
         web.serve("model", "127.0.0.1", 1, device="cpu", cpu_math="bf16")
-    assert asked == [(("model", "cpu", "bf16"), "127.0.0.1", 1)] and not app.folder.exists()
+    assert made == [("model", "cpu", "bf16")] and asked == [(page, "127.0.0.1", 1, None)] and not app.folder.exists()
     assert app.local_url in capsys.readouterr().out
 
 
@@ -186,7 +190,7 @@ def test_the_page_is_served_without_asking_anyone_else(served):
         text = text.replace(app.local_url, "/")
         assert re.findall(r"(?:<script[^>]*src|<link[^>]*href|@import|url\()[=\s\"'(]*https?://[^\"') ]*", text) == []
     config = urllib.request.urlopen(app.local_url + "config", timeout=30).read().decode("utf-8")
-    assert all(text in config for text in ("文字画图", "看图说话", "看图问答", *web.PROMPTS, *web.QUESTIONS))
+    assert all(text in config for text in ("文字画图", "看图说话", "看图问答", *web.PROMPTS, *layout.QUESTIONS))
 
 
 def test_a_call_over_http_returns_the_pictures_of_the_seed(served, page):
@@ -205,8 +209,8 @@ def test_pictures_travel_over_http_and_refusals_come_back_as_sentences(served, p
     picture = tmp_path / "scene.png"
     Image.fromarray(page.scene()).save(picture)
     assert client.predict(handle_file(picture), api_name="/describe") == page.describe(picture)
-    asked = client.predict(handle_file(picture), web.QUESTIONS[0], api_name="/ask")
-    assert tuple(asked) == page.ask(picture, web.QUESTIONS[0])
+    asked = client.predict(handle_file(picture), layout.QUESTIONS[0], api_name="/ask")
+    assert tuple(asked) == page.ask(picture, layout.QUESTIONS[0])
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture.read_bytes()[:100])
     for arguments, name, sentence in (([handle_file(broken)], "/describe", "不是一张完整的图片"),
