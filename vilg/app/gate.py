@@ -14,6 +14,7 @@ MEGABYTE = 2 ** 20
 LARGEST_BODY, LARGEST_UPLOAD, ALL_UPLOADS = MEGABYTE, 20 * MEGABYTE, 500 * MEGABYTE
 """Bytes of a request, of one that uploads a file, and of all files that lie in the page's folder."""
 _MULTIPART = 64 * 1024  # what surrounds the file in its request
+_PATIENCE = 64 * MEGABYTE  # of a refused body that is read to its end
 _SAFE = ("GET", "HEAD", "OPTIONS")
 UPLOAD = "/gradio_api/upload"
 RESULTS, CALL = "/gradio_api/queue/data", "/gradio_api/call/"
@@ -44,6 +45,7 @@ class Gate:
         limit = LARGEST_UPLOAD + _MULTIPART if _path(scope) == UPLOAD else LARGEST_BODY
         refusal = self._stranger(scope, headers) or self._too_large(scope, headers, limit)
         if refusal:
+            await _drain(receive)
             await _refuse(send, *refusal)
             return
         uploading = limit if _path(scope) == UPLOAD else 0
@@ -120,7 +122,17 @@ async def _limited(app: Any, scope: dict[str, Any], receive: Callable[[], Awaita
         if not over:
             raise
     if over and not begun:
+        await _drain(receive)
         await _refuse(send, 413, f"太大了。Too large: {limit // MEGABYTE} MB at most.")
+
+
+async def _drain(receive: Callable[[], Awaitable[dict]]) -> None:
+    """Let a body that is not too absurd go by: a client that is still sending would see a broken connection and not
+    the refusal."""
+    size, more = 0, True
+    while more and size < _PATIENCE:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
 
 
 async def _refuse(send: Send, status: int, sentence: str) -> None:
