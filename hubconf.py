@@ -5,10 +5,11 @@
 >>> model = paddle.hub.load(".", "ernie_vilg_tiny", source="local")
 >>> model.text_to_image("一个红色的圆形")[0][0].save("circle.png")
 """
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+# paddle.hub lists every name here that can be called, so that no class is imported.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 dependencies = ["paddle", "numpy", "PIL", "pydantic", "safetensors", "tokenizers", "tqdm", "yaml"]
 

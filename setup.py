@@ -23,9 +23,12 @@ EXTRAS = {
     "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
     "eval": ["pycocoevalcap==1.2", "krippendorff>=0.6"],
     "data": ["webdataset==1.0.2"],
+    "search": ["faiss-cpu>=1.8"],  # another backend of exact search; numpy finds the same
     "styles": ["resvg_py==0.5.0"],  # draws the SVGs of tools/prepare_styles.py
     "jit": ["numba>=0.68,<0.69"],  # compiled loops: 208 MB; docs/cpu.md says what they gain
     "demo": ["gradio==6.17.3", "matplotlib>=3.8"],
+    # Tests hold vilg against these. Where pip finds a CPU wheel of this torch, it takes that; torchvision belongs to it.
+    "oracle": ["torch==2.13.0", "torchvision==0.28.0", "torch-fidelity==0.4.0", "pytorch-fid==0.3.0", "scipy>=1.11"],
     "dev": ["pytest>=8", "ruff>=0.6"],
 }
 
@@ -39,6 +42,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["vilg", "vilg.*"]),
+    package_data={"vilg.evaluation.human": ["page.html"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

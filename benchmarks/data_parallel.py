@@ -39,16 +39,17 @@ def rank_main(batch: int, steps: int, seed: int, clock: str) -> None:
     config = BidirectionalConfig(**SHAPE)
     module = BidirectionalStep(BidirectionalTransformer(config),
                                BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
-    worker = parallel.worker(Phase("model", module, dict(module.named_parameters())), OptimConfig(), {})
+    phase = Phase("model", module, dict(module.named_parameters()))
+    phase_optimizer = parallel.phase_optimizer(phase, OptimConfig(), {})
     tensors = harness.random_batch(config, batch, np.random.default_rng([seed, parallel.rank]))
     times, now = [], CLOCKS[clock]
     for number in range(steps + 2):
         start = now()
-        worker.forward(tensors, number, True, True).loss.backward()
-        worker.exchange()
-        parallel.sum(worker.square_norm().reshape([1]))
-        worker.step(1e-4)
-        worker.clear()
+        phase_optimizer.forward(tensors, number, True, True).loss.backward()
+        phase_optimizer.exchange()
+        parallel.sum(phase_optimizer.square_norm().reshape([1]))
+        phase_optimizer.step(1e-4)
+        phase_optimizer.clear()
         times.append(now() - start)
     print(json.dumps(statistics.median(times[2:])))
 

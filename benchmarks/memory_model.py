@@ -26,7 +26,7 @@ def measure(shape: dict, batch: int, every: int) -> tuple[int, int]:
     import numpy as np
     from paddle.base import core
 
-    from vilg.engine.ema import WeightAverage
+    from vilg.engine.ema import WeightEMA
     from vilg.engine.optim import OptimConfig
     from vilg.engine.parallel.distributed import DistributedConfig, Parallel
     from vilg.engine.task import Phase
@@ -39,20 +39,20 @@ def measure(shape: dict, batch: int, every: int) -> tuple[int, int]:
                              BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     phase = Phase("model", step, dict(step.named_parameters()))
     parallel = Parallel(DistributedConfig(recompute=every or "none"))
-    worker = parallel.worker(phase, OptimConfig(), {})
-    average = WeightAverage(worker.pieces(), 0.99)
+    phase_optimizer = parallel.phase_optimizer(phase, OptimConfig(), {})
+    ema = WeightEMA(phase_optimizer.tensor_shards(), 0.99)
     tensors = harness.random_batch(config, batch, np.random.default_rng(0))
     for number in range(3):
         core.host_memory_stat_reset_peak_value("Allocated", 0)
-        worker.forward(tensors, number, True, True).loss.backward()
-        worker.exchange()
-        worker.square_norm()
-        worker.scale_gradients(0.5)
-        worker.step(1e-4)
-        worker.clear()
-        average.update(number)
+        phase_optimizer.forward(tensors, number, True, True).loss.backward()
+        phase_optimizer.exchange()
+        phase_optimizer.square_norm()
+        phase_optimizer.scale_gradients(0.5)
+        phase_optimizer.step(1e-4)
+        phase_optimizer.clear()
+        ema.update(number)
     parameters = sum(int(np.prod(tensor.shape)) for tensor in phase.parameters.values())
-    standing = 4 * FLOAT * parameters  # weights, two moments, average
+    standing = 4 * FLOAT * parameters  # weights, two moments, EMA
     predicted = standing + backward_peak(config, StepPlan(batch, recompute_every=every, gelu_again=True))
     return core.host_memory_stat_peak_value("Allocated", 0), predicted
 

@@ -32,14 +32,14 @@ def training_step(which: str, batch: int, width: int, seed: int) -> Callable[[],
     module = BidirectionalStep(BidirectionalTransformer(config),
                                BidirectionalTaskConfig(model=config, image_tokenizer="", vocabulary=""))
     phase = Phase("model", module, dict(module.named_parameters()))
-    worker = Parallel(DistributedConfig(recompute=which)).worker(phase, OptimConfig(), {})
+    phase_optimizer = Parallel(DistributedConfig(recompute=which)).phase_optimizer(phase, OptimConfig(), {})
     tensors = harness.random_batch(config, batch, np.random.default_rng(seed))
 
     def step() -> None:
-        worker.forward(tensors, 0, True, True).loss.backward()
-        worker.square_norm()
-        worker.step(1e-4)
-        worker.clear()
+        phase_optimizer.forward(tensors, 0, True, True).loss.backward()
+        phase_optimizer.square_norm()
+        phase_optimizer.step(1e-4)
+        phase_optimizer.clear()
 
     return step
 

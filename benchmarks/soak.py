@@ -8,6 +8,7 @@ train_growth, draw_growth and page_growth are its growth from the end of the fir
 is 3 %); <name>_megabytes is what it held at the end. Requests go over HTTP where the extra `demo` is installed
 (page_over_http 1), and else to the page's functions (0).
 """
+import functools
 import json
 import multiprocessing
 import os
@@ -95,7 +96,7 @@ def page(held: Held, seed: int) -> dict[str, float]:
     from PIL import Image
 
     from vilg.app import page as web
-    from vilg.app.layout import SETTINGS
+    from vilg.config import settings_of
     from vilg.errors import VilgError
 
     with tempfile.TemporaryDirectory() as folder:
@@ -106,11 +107,11 @@ def page(held: Held, seed: int) -> dict[str, float]:
             app = web.start(served, "127.0.0.1", free_port())
         except VilgError:
             for number in range(held.count):
-                (lambda: served.draw(PROMPT, 1, seed + number), lambda: served.describe(picture),
-                 lambda: refused(lambda: served.draw("红" * 99), VilgError))[number % 3]()
+                (functools.partial(served.draw, PROMPT, 1, seed + number), functools.partial(served.describe, picture),
+                 functools.partial(refused, lambda: served.draw("红" * 99), VilgError))[number % 3]()
                 held.tick()
             return {"page_over_http": 0.0}
-        sampling = [getattr(served.model.sampling, one.name) for one in SETTINGS]
+        sampling = [getattr(served.model.sampling, one.name) for one in settings_of(type(served.model.sampling))]
         for number in range(held.count):
             name, given = (("draw", [PROMPT, 1, seed + number, False, *sampling]),
                            ("describe", [{"path": str(picture), "meta": {"_type": "gradio.FileData"}}]),

@@ -21,7 +21,7 @@ def same(left, right):
 
 def test_paddle_hub_lists_explains_and_loads(released_model):
     entries = paddle.hub.list(str(ROOT), source="local")
-    assert {"ernie_vilg_tiny", "ernie_vilg", "text_to_image", "image_to_text", "answer"} <= set(entries)
+    assert sorted(entries) == ["answer", "ernie_vilg", "ernie_vilg_tiny", "image_to_text", "text_to_image"]
     assert "list of PIL pictures" in paddle.hub.help(str(ROOT), "text_to_image", source="local")
     model = paddle.hub.load(str(ROOT), "ernie_vilg", source="local", name=str(released_model))
     drawn = model.text_to_image(PROMPTS, num_images=2, seed=3)
@@ -48,6 +48,7 @@ def module(released_model, tmp_path_factory):
     return hub.Module(directory=str(folder), model=str(released_model))
 
 
+@pytest.mark.extras
 def test_the_module_draws_as_the_service_did(module, tmp_path):
     pictures = module.generate_image(PROMPTS, topk=3, output_dir=str(tmp_path))
     assert len(pictures) == 6 and all(isinstance(picture, Image.Image) for picture in pictures)
@@ -57,6 +58,7 @@ def test_the_module_draws_as_the_service_did(module, tmp_path):
     assert not same(pictures[3:], module.generate_image(PROMPTS[1], topk=3, visualization=False, seed=1))
 
 
+@pytest.mark.extras
 def test_equal_prompts_are_drawn_twice_and_styles_join_the_prompt(module):
     pictures = module.generate_image([PROMPTS[0]] * 2, topk=1, visualization=False)
     assert len(pictures) == 2
@@ -68,6 +70,7 @@ def test_equal_prompts_are_drawn_twice_and_styles_join_the_prompt(module):
         module.generate_image("")
 
 
+@pytest.mark.extras
 def test_the_module_takes_the_settings_of_drawing(module, tmp_path):
     settings = {"temperature": 0.5, "top_p": 0.9, "guidance": 4.0, "guidance_min_p": 0.5}
     drawn, = module.generate_image(PROMPTS[0], topk=1, visualization=False, **settings)
@@ -81,8 +84,40 @@ def test_the_module_takes_the_settings_of_drawing(module, tmp_path):
         module.generate_image(PROMPTS[0], guidance_min_p=2.0)
 
 
+@pytest.mark.extras
 def test_the_module_runs_and_serves(module, tmp_path):
     pictures = module.run_cmd(["--text_prompts", *PROMPTS, "--topk", "1", "--output_dir", str(tmp_path / "out")])
     assert len(pictures) == 2 and len(list((tmp_path / "out").glob("[0-9]*.png"))) == 2
     served = module.serving_method(PROMPTS, topk=1)
     assert same(pictures, [Image.open(io.BytesIO(base64.b64decode(text))) for text in served])
+
+
+def test_every_call_of_version_1_1_is_taken(module, tmp_path, caplog):
+    plain = module.generate_image(PROMPTS[0], topk=1, visualization=False)
+    assert not caplog.text
+    drawn = module.generate_image(PROMPTS[0], "探索无限", "1024*1536", 1, False, str(tmp_path))
+    assert same(plain, drawn) and "resolution 1024*1536 has no effect: this model draws 16×16" in caplog.text
+    caplog.clear()
+    ran = module.run_cmd(["--text_prompts", PROMPTS[0], "--resolution", "1024*1024", "--topk", "1", "--ak", "a", "--sk",
+                          "b", "--visualization", "False", "--output_dir", str(tmp_path / "none")])
+    assert same(plain, ran) and not (tmp_path / "none").exists()
+    assert "ak and sk have no effect" in caplog.text and "resolution 1024*1024" in caplog.text
+    assert "b" not in [record.args for record in caplog.records]
+    with pytest.raises(ValueError, match="resolution must be one of"):
+        module.generate_image(PROMPTS[0], resolution="64*64")
+    for style, told in (("像素风格", "，像素风格"), ("超现实主义", "，超现实主义风格"), ("概念艺术", "，概念艺术风格")):
+        assert module.generate_image("圆", style, topk=1, visualization=False)[0].info["prompt"] == "圆" + told
+
+
+def test_keys_of_the_service_are_taken(module, released_model, caplog):
+    hub = pytest.importorskip("paddlehub", reason="the hub extra is not installed")
+    hub.Module(directory=str(ROOT / "model_zoo/hub/ernie_vilg"), ak="a", sk="b", model=str(released_model))
+    assert "ak and sk have no effect" in caplog.text
+
+
+def test_a_style_without_room_is_left_out_with_a_warning(module, caplog):
+    fits = "一个红色的圆形在左边"  # 10 of the 14 tokens that the model reads
+    styled, = module.generate_image(fits, style="卡通", topk=1, visualization=False)
+    assert styled.info["prompt"] == fits and "it is 1 too long: drawn without the style" in caplog.text
+    with pytest.raises(VilgError, match="has 15 tokens and this model reads 14"):
+        module.generate_image("一" * 15, style="卡通", topk=1, visualization=False)

@@ -2,6 +2,7 @@
 import argparse
 import errno
 import io
+import json
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vilg.config import settings_of
+from vilg.config import Setting, settings_of
 from vilg.errors import VilgError
 
 # Ranks of one job mostly fail alike; the others let rank 0 speak, and its exit ends them before they repeat it.
@@ -37,16 +38,42 @@ def _may_hold_files(folder: Path) -> bool:
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
-def add_settings(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Offer every :class:`~vilg.config.Setting` of a config class as an option; left out means the model's own."""
-    for one in settings_of(cls):
-        parser.add_argument("--" + one.name.replace("_", "-"), type=one.type, help=f"{one.meaning} (the model's own)")
+def add_settings(parser: argparse.ArgumentParser, *classes: type) -> None:
+    """Offer every :class:`~vilg.config.Setting` of some config classes as an option; left out means the model's own."""
+    for one in _settings(classes):
+        parser.add_argument("--" + one.name.replace("_", "-"), type=one.type, choices=one.choices or None,
+                            help=f"{one.meaning} (the model's own)")
 
 
-def settings_given(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
+def settings_given(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
     """What was said on the command line of the options that :func:`add_settings` made."""
-    return {one.name: getattr(arguments, one.name) for one in settings_of(cls)
+    return {one.name: getattr(arguments, one.name) for one in _settings(classes)
             if getattr(arguments, one.name) is not None}
+
+
+def report(results: list[dict[str, Any]], json_file: str | None, lines: list[str] | None = None) -> None:
+    """Write results as JSON lines to a file where one is named, and print them for people, as ``lines`` where those are
+    given; with ``json_file`` "-" the JSON lines are printed instead. Raises VilgError where the file cannot be written.
+    """
+    if json_file == "-":
+        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"  # elsewhere JSON's own escapes
+        print("\n".join(json.dumps(result, ensure_ascii=not unicode) for result in results))
+        return
+    if json_file:
+        content = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+        try:
+            Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+            Path(json_file).write_text(content, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise VilgError(f"{json_file}: cannot be written ({error.strerror or error}); "
+                            "name another file with --json") from None
+    for line in lines or ["  ".join(str(value) for value in result.values()) for result in results]:
+        print(line)
+
+
+def _settings(classes: tuple[type, ...]) -> list[Setting]:
+    """The settings of all classes, each name once."""
+    return list({one.name: one for cls in classes for one in settings_of(cls)}.values())
 
 
 def run(main: Callable[[], int | None]) -> None:

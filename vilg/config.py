@@ -49,25 +49,31 @@ def configclass(cls: type[T]) -> type[T]:
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What an interface needs to offer a field: its name and type, a line for users in English and in Chinese, and the
-    range and step of a slider."""
+    range and step of a slider, or, for words to choose from, ``choices``."""
 
     name: str
     type: type
     meaning: str
     chinese: str
-    slider: tuple[float, float, float]
+    slider: tuple[float, float, float] | None
+    choices: tuple[str, ...] = ()
 
 
-def setting(default: Any, meaning: str, chinese: str, slider: tuple[float, float, float]) -> Any:
-    """A field of a config class that users set in tools and on the page as well: a :class:`Setting`."""
+def setting(default: Any, meaning: str, chinese: str, slider: tuple[float, float, float] | None = None) -> Any:
+    """A field of a config class that users set in tools and on the page as well: a :class:`Setting`. A field of words
+    to choose from (Literal) has no slider."""
     return dataclasses.field(default=default, metadata={"meaning": meaning, "chinese": chinese, "slider": slider})
 
 
 def settings_of(cls: type) -> list[Setting]:
     """The fields of ``cls`` made by :func:`setting`, in their order."""
     hints = typing.get_type_hints(cls)
-    return [Setting(field.name, hints[field.name], **field.metadata) for field in dataclasses.fields(cls)
-            if "meaning" in field.metadata]
+    return [_setting(field, hints[field.name]) for field in dataclasses.fields(cls) if "meaning" in field.metadata]
+
+
+def _setting(field: dataclasses.Field, hint: Any) -> Setting:
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return Setting(field.name, str if choices else hint, choices=choices, **field.metadata)
 
 
 def _refuse_truth(cls: type, value: Any) -> Any:
@@ -110,6 +116,8 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str = "config") -> T
     adapter = pydantic.TypeAdapter(cls)
     try:
         return adapter.validate_python(values)
+    except ConfigError as error:  # of a part that its owner checks as it builds itself
+        raise ConfigError(f"{source}: {error}") from None
     except pydantic.ValidationError as error:
         problems = error.errors()
         named = dict.fromkeys(_sentence(cls, values, problem) for problem in problems[:MOST_PROBLEMS])

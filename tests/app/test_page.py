@@ -21,6 +21,7 @@ from PIL import Image
 from vilg.app import layout
 from vilg.app import page as web
 from vilg.app.jobs import Worker
+from vilg.config import settings_of
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, VilgError
 from vilg.generation.sampling import SamplingConfig
@@ -284,7 +285,7 @@ def test_neither_a_file_of_this_machine_nor_an_address_can_be_named_over_http(se
 ])
 def test_numbers_that_are_none_get_a_sentence_over_http(served, data, sentence):
     app, _, _ = served
-    own = [getattr(SamplingConfig(), one.name) for one in layout.SETTINGS]
+    own = [getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)]
     told = result(app, "draw", begun(app, "draw", [*data, *[False, *own][len(data) - 3:]]))
     assert "event: error" in told and sentence in json.loads(told.splitlines()[1].removeprefix("data: "))["error"]
 
@@ -306,7 +307,7 @@ def test_what_nobody_waits_for_is_not_done(served, page, monkeypatch):
     monkeypatch.setattr("vilg.app.jobs._NEVER_CAME_SECONDS", 2.0)
     held = page.worker.submit(lambda: (began.set(), go.wait(60)))
     assert began.wait(30)
-    own = [getattr(SamplingConfig(), one.name) for one in layout.SETTINGS]
+    own = [getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)]
     for _ in range(5):
         begun(app, "draw", ["左边是红色的圆形", 1, 0, False, *own])
     event = begun(app, "draw", ["右边是红色的圆形", 1, 0, False, *own])

@@ -18,6 +18,7 @@ from vilg.data.images import read_image
 from vilg.data.transforms import to_model
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, DataError, VilgError
+from vilg.generation.rerank import score_text
 from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import precision, switch
 from vilg.machine import process
@@ -347,3 +348,44 @@ def test_the_tool_writes_pictures_that_say_how_they_were_made(released_model, tm
     assert again.returncode == 0 and len(list((tmp_path / "out").glob("0*.png"))) == 8
     first, second = Image.open(tmp_path / "out" / "00003.png"), Image.open(tmp_path / "out" / "00007.png")
     assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_words_that_the_vocabulary_lacks_are_named_in_warning_and_picture(model, tmp_path, caplog):
+    drawn = model.text_to_image(["红色的龙和凤。", "红色的圆形。"], num_images=2)
+    assert "lacks 龙 和 凤 of the prompt '红色的龙和凤。'" in caplog.text
+    assert [[picture.info.get("unknown_words") for picture in row] for row in drawn] == [["龙 和 凤"] * 2, [None] * 2]
+    gallery.write_pictures(["a", "b"], drawn, tmp_path)
+    with Image.open(tmp_path / "00000.png") as written:
+        assert written.info["unknown_words"] == "龙 和 凤"
+    caplog.clear()
+    model.answer([drawn[0][0]], ["龙在左边？"])
+    assert "lacks 龙 of the question '龙在左边？'" in caplog.text
+
+
+def test_the_tool_names_words_that_the_vocabulary_lacks(released_model, tmp_path):
+    command = [sys.executable, "tools/infer.py", "text2image", "红色的龙", "--model", str(released_model), "--output",
+               str(tmp_path), "--json", str(tmp_path / "lines.jsonl")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "lacks 龙 of the prompt" in done.stderr
+    assert json.loads((tmp_path / "lines.jsonl").read_text(encoding="utf-8"))["unknown_words"] == "龙"
+
+
+def test_unknown_words_follow_their_prompts_through_several_batches(model, monkeypatch):
+    monkeypatch.setattr(pipeline, "DECODE_ROWS", 1)
+    drawn = model.text_to_image(["红色", "红色的龙", "蓝色"])
+    assert [row[0].info.get("unknown_words") for row in drawn] == [None, "龙", None]
+
+
+def test_the_unknown_word_is_never_written_and_never_scored(released_model, model):
+    eager = pipeline.load(released_model)
+    words, images = eager.text_tokenizer, model.text_to_image(PROMPTS[0], num_images=3)[0]
+    bias = eager.model.text_head.bias
+    bias.set_value(bias + 1e3 * paddle.nn.functional.one_hot(paddle.to_tensor(words.unk_id), len(words.tokens)))
+    told = eager.image_to_text(images) + eager.answer(images, "有几个？")
+    assert all(told) and not any("[UNK]" in text for text in told)
+    asked = words.encode_batch(["红色的龙"], 16)
+    codes = model.encode(images)
+    ids, length = (paddle.to_tensor(value).tile([3, 1][:value.ndim]) for value in (asked.ids, asked.length))
+    with paddle.no_grad():
+        known = score_text(model.model, codes, ids, length, unk_id=words.unk_id).numpy()
+    np.testing.assert_allclose(model.rank("红色的龙", images)[0], known, rtol=1e-5)

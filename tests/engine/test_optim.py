@@ -40,7 +40,8 @@ def test_only_matrices_outside_embeddings_decay():
     lambda: OptimConfig(clip_norm=-1.0), lambda: TrainConfig(steps=0), lambda: TrainConfig(ema_decay=1.0),
     lambda: TrainConfig(checkpoint_every=-1), lambda: GuardConfig(max_skips=0), lambda: GuardConfig(spike_ratio=0.5),
     lambda: DistributedConfig(level="zero"), lambda: DistributedConfig(offload=True),
-    lambda: DistributedConfig(level="os", offload=True), lambda: DistributedConfig(level="dp", sharding_degree=2),
+    lambda: DistributedConfig(level="os", offload=True, amp="O2", amp_dtype="float16"),
+    lambda: DistributedConfig(level="dp", sharding_degree=2),
     lambda: DistributedConfig(level="os", sharding_degree=1), lambda: DistributedConfig(recompute=0)])
 def test_values_that_make_no_sense_are_refused(make):
     with pytest.raises(pydantic.ValidationError):

@@ -8,59 +8,17 @@ import time
 import numpy as np
 import paddle
 import pytest
+from toy_run import averages, fail, interrupt, lines, losses, trainer, weights
 from toy_task import ToyLoader, ToyTask
 
 from vilg.engine.checkpoints import checkpoint as store
 from vilg.engine.optim import OptimConfig
-from vilg.engine.parallel.distributed import DistributedConfig
 from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal, TrainingStopped
 from vilg.engine.task import Phase
-from vilg.engine.trainer import TrainConfig, Trainer
+from vilg.engine.trainer import Trainer
 from vilg.errors import CheckpointError, ConfigError
 from vilg.kernels.jit import switch
 from vilg.weights.files import save_weights
-
-
-def trainer(output, steps=12, poison=range(0), width=16, fingerprints=None, task=None, optim=None, parallel=None,
-            **train):
-    train = {"batch_size": 8, "log_every": 1, "preview_every": 0, "checkpoint_every": 5} | train
-    config = TrainConfig(steps=steps, **train)
-    loader = ToyLoader(config.micro_batch_size(1), poison=poison)
-    return Trainer(task or ToyTask(width=width), loader, config, optim or OptimConfig(lr=1e-2, warmup_steps=3),
-                   DistributedConfig(**(parallel or {})), output, identity={"fingerprints": fingerprints or {}})
-
-
-def lines(output):
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(output):
-    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines(output)]
-
-
-def weights(run):
-    return {name: value.numpy() for name, value in run.task.state().items()}
-
-
-def averages(run):
-    return {piece.name: piece.read() for piece in run.average.pieces()}
-
-
-def interrupt(run, step, action):
-    """Let ``run`` do ``action`` right after ``step``."""
-    original = run._between_steps
-
-    def between(*arguments):
-        original(*arguments)
-        if run.step == step:
-            action()
-
-    run._between_steps = between
-    return run
-
-
-def fail():
-    raise KeyboardInterrupt
 
 
 def test_two_runs_with_one_seed_are_identical(tmp_path):
@@ -168,12 +126,12 @@ def test_loss_scale_changes_nothing_and_survives(tmp_path):
     run = trainer(tmp_path / "scaled", parallel=scaled, poison=range(0))
     run.fit()
     assert losses(tmp_path / "plain") == losses(tmp_path / "scaled")
-    run.scale.update(finite=False)
-    assert run.scale.value == 512.0
-    run.scale.calm = run.scale.CALM_STEPS - 1
-    run.scale.update(finite=True)
-    assert run.scale.value == 1024.0
-    assert trainer(tmp_path / "scaled", steps=13, parallel=scaled, resume="auto").scale.value == 1024.0
+    run.loss_scale.update(finite=False)
+    assert run.loss_scale.value == 512.0
+    run.loss_scale.calm = run.loss_scale.CALM_STEPS - 1
+    run.loss_scale.update(finite=True)
+    assert run.loss_scale.value == 1024.0
+    assert trainer(tmp_path / "scaled", steps=13, parallel=scaled, resume="auto").loss_scale.value == 1024.0
 
 
 def test_phases_have_their_own_optimizers_and_starts(tmp_path):
@@ -263,7 +221,7 @@ def test_a_checkpoint_of_a_larger_model_is_refused(tmp_path):
 def test_a_checkpoint_of_other_model_settings_is_refused(tmp_path):
     def run(**model):
         made = trainer(tmp_path, steps=5, resume="auto")
-        return Trainer(made.task, made.loader, made.train, made.optim, DistributedConfig(), tmp_path,
+        return Trainer(made.task, made.loader, made.train, made.optim, made.parallel, tmp_path,
                        identity={"config": {"task": {"model": model}}})
 
     run(heads=4, dropout=0.0).fit()

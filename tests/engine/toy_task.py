@@ -95,8 +95,29 @@ class ToyTask:
     def preview(self, batch: ToyBatch) -> Iterator[LogPicture]:
         yield LogPicture("grey", np.full([8, 8, 3], 128, "uint8"), "a grey square")
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        self.exported = average
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        self.exported = ema
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
+
+
+class Sour(nn.Layer):
+    """A phase's module whose loss is not finite at some steps."""
+
+    def __init__(self, model, steps):
+        super().__init__()
+        self.model, self.steps = model, steps
+
+    def forward(self, batch, step):
+        out = self.model(batch, step)
+        return StepOutput(out.loss * float("nan") if step in self.steps else out.loss, {})
+
+
+def two_phases(steps, **model):
+    """A toy task with a second phase, ``steps`` of which are not finite."""
+    task, other = ToyTask(**model), ToyTask(seed=1, **model)
+    task.phases.append(Phase("second", Sour(other.model, steps), dict(other.model.named_parameters())))
+    first = task.state
+    task.state = lambda: first() | {f"second.{name}": value for name, value in other.model.state_dict().items()}
+    return task

@@ -152,3 +152,24 @@ def test_training_mode_is_given_back(model):
     generate_images(model, *texts(5), known_codes=codes_of(1), known_mask=paddle.ones([20], "bool"))
     assert model.training
     model.eval()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_token_that_is_never_written(model, temperature):
+    codes, prompt, prefix = codes_of(40), paddle.full([40, 1], 1, "int64"), paddle.zeros([40], "int64")
+    sampling = SamplingConfig(temperature=temperature)
+    write = lambda never: generate_text(model, codes, prompt, prefix, sampling, list(range(40)), never=never).numpy()
+    free = write(None)
+    commonest = int(np.bincount(free.reshape(-1)).argmax())
+    kept = write(commonest)
+    assert (free == commonest).sum() > 5 and not (kept == commonest).any()
+    absent = next(token for token in range(20) if not (free == token).any()) if temperature == 0 else None
+    if absent is not None:
+        np.testing.assert_array_equal(write(absent), free)
+
+
+def test_an_unknown_word_does_not_count_in_a_score(model):
+    text, length = paddle.to_tensor([[1, 7, 9, 2, 0]]), paddle.to_tensor([4])
+    codes = codes_of(1)
+    parts = [score_text(model, codes, text, length, unk_id=unk_id).item() for unk_id in (None, 7, 9, 2)]
+    assert sum(parts[1:]) == pytest.approx(2 * parts[0], rel=1e-4) and len(set(parts)) == 4

@@ -20,7 +20,7 @@ from vilg.engine.checkpoints.checkpoint import Checkpoint, newest_sound
 from vilg.engine.checkpoints.manifest import MANIFEST, digest
 from vilg.engine.metrics import MetricsLog
 from vilg.engine.optim import OptimConfig
-from vilg.engine.parallel.distributed import DistributedConfig
+from vilg.engine.parallel.distributed import DistributedConfig, Parallel
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import VilgError
 
@@ -57,8 +57,8 @@ class Counts:
     def finish(self, capsys):
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.before) / 1024
         with capsys.disabled():
-            print(f"\n{self.name}: {self.refused} refused, {self.accepted} gone on from, 0 tracebacks, 0 wrong, slowest "
-                  f"{self.slowest:.2f} s, {grown:.0f} MB more")
+            print(f"\n{self.name}: {self.refused} refused, {self.accepted} gone on from, 0 tracebacks, 0 wrong, "
+                  f"slowest {self.slowest:.2f} s, {grown:.0f} MB more")
         assert self.refused + self.accepted >= MUTATIONS and self.slowest < SECONDS and grown < MEGABYTES
 
 
@@ -81,7 +81,7 @@ def trainer(output, **train):
     settings = {"steps": STEP, "batch_size": 4, "checkpoint_every": 2, "preview_every": 0, "log_every": 1,
                 "ema_decay": 0.9, "export": False} | train
     loader = Loader(Mixture([Numbers()]), LoaderConfig(), collate, 4)
-    return Trainer(ToyTask(), loader, TrainConfig(**settings), OptimConfig(), DistributedConfig(), output)
+    return Trainer(ToyTask(), loader, TrainConfig(**settings), OptimConfig(), Parallel(DistributedConfig()), output)
 
 
 @pytest.fixture(scope="module")

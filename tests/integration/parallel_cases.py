@@ -34,8 +34,8 @@ def run(case: dict) -> dict:
     rank, ranks = rank_of_launch(), ranks_of_launch()
     loader = ToyLoader(train.micro_batch_size(ranks), rank=rank, ranks=ranks)
     task = ToyTask(dropout=0.0, **case.get("task", {}))
-    trainer = Trainer(task, loader, train, OptimConfig(**case["optim"]), DistributedConfig(**case["distributed"]),
-                      case["output"])
+    trainer = Trainer(task, loader, train, OptimConfig(**case["optim"]),
+                      Parallel(DistributedConfig(**case["distributed"])), case["output"])
     if case.get("accident", {}).get("rank") == rank:
         befall(trainer, **case["accident"])
     trainer.fit()
@@ -82,13 +82,13 @@ def run_model(case: dict) -> dict:
     random = np.random.default_rng(1)
     for tensor in phase.parameters.values():
         tensor.set_value(random.normal(0, 0.05, tensor.shape).astype("float32"))
-    worker, losses = parallel.worker(phase, OptimConfig(lr=1e-2), {}), []
+    phase_optimizer, losses = parallel.phase_optimizer(phase, OptimConfig(lr=1e-2), {}), []
     for number in range(case["steps"]):
-        loss = worker.forward(batch.map(paddle.to_tensor), number, True, True).loss
+        loss = phase_optimizer.forward(batch.map(paddle.to_tensor), number, True, True).loss
         loss.backward()
-        worker.exchange()
-        worker.step(1e-2)
-        worker.clear()
+        phase_optimizer.exchange()
+        phase_optimizer.step(1e-2)
+        phase_optimizer.clear()
         losses.append(float(loss))
     return {"losses": losses}
 

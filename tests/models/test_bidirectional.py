@@ -78,9 +78,24 @@ def test_a_written_token_depends_on_the_picture_the_question_and_tokens_before_i
 
 
 def test_targets_are_what_follows_the_question():
-    chosen = text_targets(6, paddle.to_tensor([6, 4, 6, 3]), paddle.to_tensor([0, 2, 5, 3])).numpy()
+    text = paddle.full([4, 6], 9, "int64")
+    chosen = text_targets(text, paddle.to_tensor([6, 4, 6, 3]), paddle.to_tensor([0, 2, 5, 3])).numpy()
     wanted = ["#####", ".##..", "....#", "....."]  # token 0 is never predicted; columns are tokens 1 … 5
     assert ["".join("#" if one else "." for one in row) for row in chosen] == wanted
+
+
+def test_an_unknown_word_is_no_target(model, batch):
+    text = batch["target"]
+    length, prefix = batch["target_length"], batch["prefix"]
+    text[0, 2] = text[2, 4] = 7
+    text[1, 0] = 7  # before the targets
+    every, without = (text_targets(text, length, prefix, unk_id).numpy() for unk_id in (None, 7))
+    assert np.argwhere(every != without).tolist() == [[0, 1], [2, 3]]
+    told = paddle.to_tensor(hidden(model, batch)[1])
+    nll, kept = (text_nll(model, told, text, length, prefix, unk_id).numpy() for unk_id in (None, 7))
+    np.testing.assert_allclose(kept, np.where(without, nll, 0), rtol=1e-5)
+    loss = float(image_to_text_loss(model, told, text, length, prefix, 7))
+    assert loss == pytest.approx(float(kept.sum() / without.sum()), rel=1e-5)
 
 
 def test_losses_are_mean_negative_log_likelihoods(model, batch):

@@ -92,6 +92,24 @@ def test_offload_moves_memory_to_the_host():
     assert moved.host_traffic_bytes > 0 == held.host_traffic_bytes
 
 
+def test_casting_operators_halves_no_weight_and_no_activation():
+    plans = {amp: make_plan(BIG, TRAIN, DistributedConfig(level="p_g_os", recompute="full", amp=amp), Devices(64, 80.0),
+                            1e6) for amp in ("none", "O1", "O2")}
+    for part in ("weights", "activations: block inputs"):
+        found = {amp: plan.memory[part] for amp, plan in plans.items() if part in plan.memory}
+        if found:
+            assert found["O1"] == found["none"] == 2 * found["O2"]
+    assert plans["O1"].exchanged_bytes == plans["none"].exchanged_bytes > plans["O2"].exchanged_bytes
+
+
+def test_float32_gradients_take_and_exchange_twice_the_bytes():
+    half = DistributedConfig(level="os_g", recompute="full", amp="O2", float32_gradients=False)
+    full = DistributedConfig(level="os_g", recompute="full", amp="O2")
+    half, full = (make_plan(BIG, TRAIN, config, Devices(64, 80.0), 1e6) for config in (half, full))
+    assert full.memory["gradients"] == 2 * half.memory["gradients"]
+    assert full.exchanged_bytes - half.exchanged_bytes == pytest.approx(2 * full.parameters * 63 / 64)
+
+
 def test_the_smallest_fleet_fits_and_half_of_it_does_not():
     plan = smallest_fleet(BIG, TRAIN, SHARDED, Devices(1, 24.0), 1e6)
     half = plan.devices.count // 2

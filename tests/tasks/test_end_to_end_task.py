@@ -19,6 +19,7 @@ from vilg.generation.sampling import SamplingConfig
 from vilg.run import build
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
+from vilg.tokenizers.text.vocab_file import write_vocab
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ["一个红色的圆形", "蓝色的方块在左边"]
@@ -161,6 +162,21 @@ def test_previews_set_the_picture_beside_both_reconstructions(make):
     task = make(preview_captions=2)
     shown = {picture.name: picture.picture for picture in task.preview(batch_of(task))}
     assert shown["reconstructed_1"].shape == (16, 48, 3) and "drawn_0" in shown and "described_0" in shown
+
+
+def test_previews_are_made_without_dropout_and_training_goes_on(make, released_model):
+    shape = settings(released_model)["model"] | {"dropout": 0.5}
+    task = make(model=shape, preview_captions=2)
+    for value in task.phases[0].parameters.values():
+        value.set_value(value + 0.2 * paddle.randn(value.shape))
+    batch = batch_of(task)
+    first, second = ([shown.picture for shown in task.preview(batch)] for _ in range(2))
+    for one, other in zip(first, second):
+        np.testing.assert_array_equal(one, other)
+    task.end_to_end.eval()
+    for one, other in zip(first, [shown.picture for shown in task.preview(batch)]):
+        np.testing.assert_array_equal(one, other)
+    assert task.model.training and task.end_to_end.training
 
 
 @pytest.fixture(scope="module", params=["none", "token"])
@@ -309,3 +325,14 @@ def test_a_run_resumes_exactly_and_accumulates(released_model, tmp_path, accumul
     for first, second in ((whole.model, parts.model), (whole.reconstructor, parts.reconstructor)):
         for name, value in first.state_dict().items():
             assert np.array_equal(value.numpy(), second.state_dict()[name].numpy()), name
+
+
+def test_a_reconstructor_goes_along_to_a_wider_vocabulary(make, exported, tmp_path):
+    words = pipeline.load(exported).text_tokenizer
+    write_vocab(tmp_path, [*words.tokens, "貓", "。"], words.lowercase, words.special)
+    anchor = pipeline.load(exported).reconstructor.config.anchor
+    shape = settings(exported)["model"] | {"vocab_size": words.vocab_size + 2}
+    task = make(init_from=str(exported), vocabulary=str(tmp_path), model=shape,
+                reconstructor={"map_layers": 1, "anchor": anchor})
+    assert np.allclose(task.reconstructor.map.norm.bias.numpy(), 0.125)
+    assert task.model.text_head.bias.shape == [words.vocab_size + 2] and task.step.unk_id == words.unk_id

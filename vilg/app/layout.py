@@ -14,9 +14,7 @@ from vilg.app.demo import PROMPTS
 from vilg.app.jobs import result_of
 from vilg.config import Setting, settings_of
 from vilg.errors import VilgError
-from vilg.generation.sampling import SamplingConfig
 
-SETTINGS = settings_of(SamplingConfig)
 MOST_PICTURES = 16
 LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
 QUEUE = 32  # jobs that wait their turn before the page says that it is busy
@@ -56,6 +54,7 @@ def build(page: Any) -> Any:
 
 def _draw_tab(gradio: ModuleType, page: Any) -> None:
     own = page.model.sampling
+    settings = settings_of(type(own))
     text = gradio.Textbox(label="一句话 Sentence", placeholder=PROMPTS[0], autofocus=True)
     _examples(gradio, page.examples(), text)
     with gradio.Row():
@@ -70,15 +69,15 @@ def _draw_tab(gradio: ModuleType, page: Any) -> None:
     gallery = gradio.Gallery(label="图片 Pictures", columns=4, object_fit="contain", format="png", interactive=False,
                              buttons=["download", "fullscreen"], elem_classes="enlarged")
     with gradio.Accordion("更多设置 More settings", open=False):
-        sliders = [_slider(gradio, one, getattr(own, one.name)) for one in SETTINGS]
+        inputs = [_input(gradio, one, getattr(own, one.name), page.model.model.layout.image) for one in settings]
         ranked = gradio.Checkbox(False, label="最像的排在前面 Best match first")
     other.click(new_seed, None, seed, api_visibility="private")
 
-    def draw(text: str, count: int, seed: int, ranked: bool, *values: float) -> Any:
-        return page.draw(text, count, seed, ranked, **{one.name: value for one, value in zip(SETTINGS, values)})
+    def draw(text: str, count: int, seed: int, ranked: bool, *values: float | str) -> Any:
+        return page.draw(text, count, seed, ranked, **{one.name: value for one, value in zip(settings, values)})
 
     _on(gradio, page, [button.click, text.submit], stop, draw,
-        [text, count, seed, ranked, *sliders], [gallery, remark])
+        [text, count, seed, ranked, *inputs], [gallery, remark])
 
 
 def _buttons(gradio: ModuleType, label: str) -> tuple[Any, Any]:
@@ -87,12 +86,18 @@ def _buttons(gradio: ModuleType, label: str) -> tuple[Any, Any]:
         return gradio.Button(label, variant="primary", scale=4), gradio.Button("停 Stop", scale=1)
 
 
-def _slider(gradio: ModuleType, one: Setting, own: float) -> Any:
-    least, most, step = one.slider
-    slider = gradio.Slider(least, max(most, own), own, step=step, label=one.name,
-                           info=f"{one.chinese} · {one.meaning}")
-    slider.preprocess = lambda given: given
-    return slider
+def _input(gradio: ModuleType, one: Setting, own: float | str, tokens: int) -> Any:
+    """A slider, or a choice among words; no model of ``tokens`` tokens draws in more steps. What is chosen is checked
+    by the page's function, in its words."""
+    said = {"label": one.name, "info": f"{one.chinese} · {one.meaning}"}
+    if one.choices:
+        chosen = gradio.Dropdown(list(one.choices), value=own, **said)
+    else:
+        least, most, step = one.slider
+        most = min(most, tokens) if one.name == "steps" else most
+        chosen = gradio.Slider(least, max(most, own), own, step=step, **said)
+    chosen.preprocess = lambda given: given
+    return chosen
 
 
 def _examples(gradio: ModuleType, texts: Sequence[str], box: Any) -> None:

@@ -21,7 +21,7 @@ from vilg.app.layout import LARGEST_SEED, MOST_PICTURES, QUEUE, STYLE, build, ne
 from vilg.app.layout import import_gradio as _gradio
 from vilg.data.worlds import scenes
 from vilg.errors import DataError, VilgError
-from vilg.tokenizers.text.wordpiece import check_text
+from vilg.tokenizers.text.characters import check_text
 from vilg.yaml_files import shown
 
 LONGEST_TEXT = 10_000  # characters; whoever writes more means no sentence, and to count its tokens takes long
@@ -41,7 +41,7 @@ class Page:
         self.model = self.worker.run(lambda: pipeline.load(name_or_directory, device=device, cpu_math=cpu_math))
 
     def draw(self, text: str | None, count: int | None = 4, seed: int | None = 0, ranked: bool = False,
-             **sampling: float | None) -> tuple[list[tuple[Image.Image, str]], str]:
+             **sampling: float | str | None) -> tuple[list[tuple[Image.Image, str]], str]:
         """``count`` pictures (1 to 16) of a sentence, each with a line below it, and a remark about the sentence.
 
         The same sentence, settings and seed draw the same pictures. ``ranked``: those that tell most of the sentence

@@ -8,8 +8,7 @@
 """
 import itertools
 import math
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,25 @@ from PIL import Image
 
 from vilg import config as configs
 from vilg import release, runtime
-from vilg.data.images import plain, read_image
-from vilg.data.sample import BrokenSample
+from vilg.app.dual_encoder import Matcher
+from vilg.app.inputs import Picture, counts, listed, open_picture, token_mask
+from vilg.app.judge import name_of, ready_judge
 from vilg.data.transforms import centre_crop, from_model, to_model
-from vilg.errors import DataError, VilgError
+from vilg.errors import CheckpointError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
+from vilg.generation.mask_predict import check_steps, predict_images
 from vilg.generation.rerank import score_text
-from vilg.generation.sampling import SamplingConfig, as_int, seed_each
+from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingConfig, as_int, seed_each
+from vilg.models.two_level.model import TwoLevelTransformer
 from vilg.progress import progress as progress_bar
 from vilg.release.kinds.bidirectional import ReleasedModel
+from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 
-Picture = str | Path | Image.Image | np.ndarray
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
 DECODE_ROWS = 64
 PATHS = ("two_stage", "end_to_end")
+DRAWERS = ("bidirectional", "two_level")
+"""The kinds of released folders that draw and describe."""
 
 
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
@@ -43,15 +47,29 @@ def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str
     such model or the folder is of another kind, and VilgError when the device is not there.
     """
     _prepare(device, cpu_math)
-    return Pipeline(release.read(release.find_model(name_or_directory, "bidirectional"), "bidirectional"))
+    folder = release.find_model(name_or_directory, *DRAWERS)
+    kind = release.describe(folder)[0]["kind"]
+    return Pipeline(release.read(folder, kind if kind in DRAWERS else DRAWERS[0]))
 
 
 def load_any(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
-    """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a bidirectional model, and the thing
-    itself for the others (an image tokenizer, a feature network)."""
+    """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a bidirectional model, a
+    :class:`~vilg.app.dual_encoder.Matcher` for a dual encoder, and the thing itself for the others (an image tokenizer,
+    a feature network)."""
     _prepare(device, cpu_math)
     thing = release.read(release.find_model(name_or_directory))
-    return Pipeline(thing) if isinstance(thing, ReleasedModel) else thing
+    offered = next((offer for kind, offer in _OFFERS.items() if isinstance(thing, kind)), None)
+    return thing if offered is None else offered(thing)
+
+
+def load_encoder(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
+    """Load a dual encoder, as :func:`load`; it has ``embed_text``, ``embed_image`` and ``similarity``. Raises
+    CheckpointError when the folder is of another kind."""
+    thing = load_any(name_or_directory, device, cpu_math)
+    if not hasattr(thing, "similarity"):
+        raise CheckpointError(f"{name_or_directory}: is no dual encoder, which compares texts and images, but "
+                              f"{type(thing).__name__}; name one, such as ernie_vil_tiny")
+    return thing
 
 
 def _prepare(device: str | None, cpu_math: str | None) -> None:
@@ -70,55 +88,57 @@ class Pipeline:
         self.model, self.image_tokenizer = released.model, released.image_tokenizer
         self.text_tokenizer = released.text_tokenizer
         self.reconstructor = released.reconstructor
-        self.sampling = configs.from_dict(SamplingConfig, released.sampling, f"{released.name}: sampling")
+        self.features = released.reader
+        settings = MaskPredictConfig if isinstance(released.model, TwoLevelTransformer) else SamplingConfig
+        self.sampling = configs.from_dict(settings, released.sampling, f"{released.name}: sampling")
 
     def text_to_image(self, texts: str | Sequence[str], num_images: int = 1, seed: int | Sequence[int] = 0,
-                      best_of: int | None = None, path: str = "two_stage",
+                      best_of: int | None = None, judge: Any = None, path: str = "two_stage",
                       known_image: Picture | Sequence[Picture] | None = None, known_rows: int | None = None,
-                      known_mask: Picture | np.ndarray | None = None,
-                      progress: bool | Callable[[int], object] = False,
+                      known_mask: Picture | np.ndarray | None = None, progress: bool | Callable[[int], object] = False,
+                      after_step: Callable[[int, list[np.ndarray]], object] | None = None,
                       **sampling: Any) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
 
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
-        what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
-        P(text | image) are kept, best first.
+        what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` that fit best are kept,
+        best first: those with the highest P(text | image), or those most similar to the text by ``judge``, a dual
+        encoder (its name, its folder, or what :func:`load_encoder` gives).
         ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
-        with a reconstructor). ``sampling``: any field of :class:`~vilg.generation.sampling.SamplingConfig`, such as
-        ``temperature``; those left out are the model's own. ``progress``: show it, or a function that
-        is called with 1 after every token, and ends the drawing by raising. Each picture's ``info`` holds prompt, seed,
-        settings and model. Raises VilgError on unusable input.
+        with a reconstructor). ``sampling``: any field of ``SamplingConfig``, or of ``MaskPredictConfig`` for a model
+        that draws by mask-predict; those left out are the model's own. ``after_step(step, pictures)``, of the latter
+        alone, is called with all pictures of a batch, uint8 [H, W, 3] each, as they are after every step. ``progress``:
+        show it, or a function that is called with 1 after every token or step, and ends the drawing by raising. Each
+        picture's ``info`` holds prompt, seed, settings, model, the judge of ``best_of`` with its score and the prompt's
+        ``unknown_words``, which a warning names. Raises VilgError.
         """
-        texts = _listed(texts)
-        num_images = as_int(num_images, "num_images")
-        best_of = None if best_of is None else as_int(best_of, "best_of")
-        if num_images < 1 or (best_of is not None and best_of < num_images):
-            raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
-                            f"{best_of}")
+        texts, (num_images, best_of) = listed(texts), counts(num_images, best_of)
         self._check_path(path)
-        settings = self.sampling.over(sampling)
+        judge = ready_judge(judge, texts, best_of, load_encoder)
+        settings = self._settings(sampling, after_step)
         known_codes, mask = self._known(known_image, known_rows, known_mask, len(texts))
-        draws = best_of or num_images
-        seeds = seed_each(seed, len(texts))
+        draws, seeds = best_of or num_images, seed_each(seed, len(texts))
         batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
-        rows = max(1, DECODE_ROWS // draws)
+        results, rows = [], max(1, DECODE_ROWS // draws)
         parts = -(-len(texts) // rows) * -(-draws // DECODE_ROWS)
-        bar = progress_bar(total=parts * math.prod(self.image_tokenizer.grid), desc="drawing", unit="token",
-                           shown=progress is True)
+        unit = ("step", settings.steps) if self._masked else ("token", self.model.layout.image)
+        bar = progress_bar(total=parts * unit[1], desc="drawing", unit=unit[0], shown=progress is True)
         tell = progress if callable(progress) else bar.update
-        results = []
         with paddle.no_grad(), bar:
             for start in range(0, len(texts), rows):
                 part = slice(start, start + rows)
                 ids, length = paddle.to_tensor(batch.ids[part]), paddle.to_tensor(batch.length[part])
                 known = None if known_codes is None else known_codes[part]
-                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, tell)
+                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, tell,
+                                             after_step)
                 for row, text in enumerate(texts[part]):
-                    chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
+                    prompt = ids[row:row + 1], length[row:row + 1], codes[row]
+                    chosen, scores = self._best(text, prompt, pictures[row], num_images, best_of, judge)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                              "path": path, **configs.to_dict(settings)}
+                    story |= {"unknown_words": " ".join(unknown)} if (unknown := batch.unknown[start + row]) else {}
                     results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -130,50 +150,59 @@ class Pipeline:
 
     def use_sampling(self, **settings: Any) -> None:
         """Make these the model's own sampling settings from here on; those left out or None stay as they are."""
-        self.sampling = self.sampling.over(settings)
+        self.sampling = self._settings(settings, None)
 
     def image_to_text(self, images: Picture | Sequence[Picture], max_tokens: int | None = None) -> list[str]:
         """A sentence about every picture, of ``max_tokens`` tokens (at least 1) where that is fewer than fit."""
         max_tokens = None if max_tokens is None else as_int(max_tokens, "max_tokens")
-        codes = self.encode(images)
-        prompts = paddle.full([codes.shape[0], 1], self.text_tokenizer.cls_id, dtype="int64")
-        return self._write(codes, prompts, paddle.zeros([codes.shape[0]], dtype="int64"), max_tokens)
+        seen = self.read(images)
+        prompts = paddle.full([seen.shape[0], 1], self.text_tokenizer.cls_id, dtype="int64")
+        return self._write(seen, prompts, paddle.zeros([seen.shape[0]], dtype="int64"), max_tokens)
 
     def answer(self, images: Picture | Sequence[Picture], questions: str | Sequence[str]) -> list[str]:
         """The answer to question i about picture i; one picture may serve several questions,
         or one question several."""
-        images, questions = _listed(images), _listed(questions)
+        images, questions = listed(images), listed(questions)
         count = max(len(images), len(questions))
         if len(images) not in (1, count) or len(questions) not in (1, count):
             raise VilgError(f"{len(images)} pictures and {len(questions)} questions do not pair up; "
                             "give as many of each, or one of either")
         if not count:
             return []
-        codes = self.encode(images)
+        seen = self.read(images)
         if len(images) != count:
-            codes = codes.tile([count, 1])
+            seen = paddle.concat([seen] * count)
         asked = self.text_tokenizer.encode_questions(questions * (count // len(questions)), None,
                                                      self.model.config.text_length, strict=True)
-        return self._write(codes, paddle.to_tensor(asked.ids), paddle.to_tensor(asked.prefix), None)
+        return self._write(seen, paddle.to_tensor(asked.ids), paddle.to_tensor(asked.prefix), None)
 
     def rank(self, texts: str | Sequence[str], images: Picture | Sequence[Picture]) -> np.ndarray:
         """log P(text | image) by the same weights, for every pair: [texts, images]. Higher is better."""
-        texts, codes = _listed(texts), self.encode(images)
-        if not texts or not codes.shape[0]:
-            return np.zeros([len(texts), codes.shape[0]], dtype=np.float32)
+        texts, seen = listed(texts), self.read(images)
+        if not texts or not seen.shape[0]:
+            return np.zeros([len(texts), seen.shape[0]], dtype=np.float32)
         batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
         ids, length = paddle.to_tensor(batch.ids), paddle.to_tensor(batch.length)
-        return np.stack([self._score(ids[i:i + 1], length[i:i + 1], codes) for i in range(len(texts))])
+        return np.stack([self._score(ids[i:i + 1], length[i:i + 1], seen) for i in range(len(texts))])
 
     def encode(self, images: Picture | Sequence[Picture]) -> paddle.Tensor:
         """Pictures, centre-cropped and resized as in training → codes [B, n]."""
-        images = _listed(images)
+        return self._seen(images, self.image_tokenizer.encode, [math.prod(self.image_tokenizer.grid)], "int64")
+
+    def read(self, images: Picture | Sequence[Picture]) -> paddle.Tensor:
+        """Pictures → what the model reads to write about them: their codes [B, n], or dense features [B, n, width]."""
+        if self.features.kind == "codes":
+            return self.encode(images)
+        return self._seen(images, self.features.of_images, [self.model.layout.image, self.features.width], "float32")
+
+    def _seen(self, images, look, shape, dtype):
+        images = listed(images)
         if not images:
-            return paddle.zeros([0, math.prod(self.image_tokenizer.grid)], dtype="int64")
+            return paddle.zeros([0, *shape], dtype=dtype)
         size = self.image_tokenizer.image_size
         arrays = np.stack([to_model(centre_crop(open_picture(image), size)) for image in images])
         with paddle.no_grad():
-            return paddle.concat([self.image_tokenizer.encode(paddle.to_tensor(arrays[start:start + DECODE_ROWS]))
+            return paddle.concat([look(paddle.to_tensor(arrays[start:start + DECODE_ROWS]))
                                   for start in range(0, len(arrays), DECODE_ROWS)])
 
     def decode(self, codes: paddle.Tensor) -> list[np.ndarray]:
@@ -198,39 +227,68 @@ class Pipeline:
             raise VilgError(f"{self.name} has no reconstructor, so it cannot draw with path='end_to_end'; "
                             "use path='two_stage'")
 
-    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, tell):
+    def _settings(self, given: dict[str, Any], after_step: Any) -> DrawingConfig:
+        settings = self.sampling.over(given, self.name)
+        if self._masked:
+            check_steps(settings.steps, *self.image_tokenizer.grid)
+        elif after_step is not None:
+            raise VilgError(f"{self.name} draws token by token, so there is nothing to see after a step; leave "
+                            "after_step to models that draw by mask-predict")
+        return settings
+
+    @property
+    def _masked(self) -> bool:
+        return isinstance(self.model, TwoLevelTransformer)
+
+    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, tell, after_step):
         """Pictures [P][draws] of P texts, and their codes [P, draws, n]; many of one text in several batches."""
         pictures, codes = [[] for _ in seeds], []
+        given = {"seeds": seeds, "sampling": sampling, "known_codes": known_codes, "known_mask": known_mask,
+                 "progress": tell}
         for first in range(0, draws, DECODE_ROWS):
             count = min(DECODE_ROWS, draws - first)
-            drawn = generate_images(self.model, ids, length, num_images=count, first_sample=first, seeds=seeds,
-                                    sampling=sampling, known_codes=known_codes, known_mask=known_mask,
-                                    keep_hidden=path == "end_to_end", progress=tell)
-            decoded = iter(self.decode_hidden(drawn.hidden, drawn.codes) if path == "end_to_end"
-                           else self.decode(drawn.codes))
+            if self._masked:
+                seen = None if after_step is None else (
+                    lambda step, codes, _: after_step(step, self.decode(paddle.to_tensor(codes))))
+                drawn = predict_images(self.model, ids, length, count, first_sample=first, after_step=seen, **given)
+                decoded = self.decode(drawn)
+            else:
+                made = generate_images(self.model, ids, length, count, first_sample=first,
+                                       keep_hidden=path == "end_to_end", **given)
+                drawn = made.codes
+                decoded = self.decode_hidden(made.hidden, drawn) if made.hidden.shape[1] else self.decode(drawn)
+            decoded = iter(decoded)
             for row in pictures:
                 row += itertools.islice(decoded, count)
-            codes.append(drawn.codes.reshape([len(seeds), count, -1]))
+            codes.append(drawn.reshape([len(seeds), count, -1]))
         return pictures, paddle.concat(codes, axis=1)
 
-    def _best(self, ids, length, codes, num_images, best_of):
+    def _best(self, text, prompt, pictures, num_images, best_of, judge):
+        """The places of a text's pictures to keep, best first, and what is noted of each."""
         if not best_of:
             return range(num_images), [{}] * num_images
-        scores = self._score(ids, length, codes)
+        if judge is None:
+            ids, length, codes = prompt
+            name, key = "P(text | image)", "log_p_text"
+            scores = self._score(ids, length, self.features.of_codes(codes))
+        else:
+            name, key, scores = name_of(judge), "similarity", np.asarray(judge.similarity([text], pictures))[0]
         order = np.argsort(-scores, kind="stable")[:num_images]
-        return order, [{"log_p_text": float(scores[pick])} for pick in order]
+        return order, [{"judge": name, key: float(scores[pick])} for pick in order]
 
-    def _score(self, ids, length, codes) -> np.ndarray:
+    def _score(self, ids, length, seen) -> np.ndarray:
         with paddle.no_grad():
-            return score_text(self.model, codes, ids.tile([codes.shape[0], 1]), length.tile([codes.shape[0]])).numpy()
+            return score_text(self.model, seen, ids.tile([seen.shape[0], 1]), length.tile([seen.shape[0]]),
+                              unk_id=self.text_tokenizer.unk_id).numpy()
 
-    def _write(self, codes, prompts, prefix, max_tokens) -> list[str]:
+    def _write(self, seen, prompts, prefix, max_tokens) -> list[str]:
         with paddle.no_grad():
             texts = []
-            for start in range(0, codes.shape[0], DECODE_ROWS):
+            for start in range(0, seen.shape[0], DECODE_ROWS):
                 part = slice(start, start + DECODE_ROWS)
-                ids = generate_text(self.model, codes[part], prompts[part], prefix[part],
-                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens)
+                ids = generate_text(self.model, seen[part], prompts[part], prefix[part],
+                                    end_id=self.text_tokenizer.sep_id, max_tokens=max_tokens,
+                                    never=self.text_tokenizer.unk_id)
                 texts += [self.text_tokenizer.decode(row) for row in ids.numpy().tolist()]
         return texts
 
@@ -249,8 +307,8 @@ class Pipeline:
                 raise VilgError(f"known_rows is {rows}, but the picture has {height} rows of tokens")
             keep = np.repeat(np.arange(height) < rows, width)
         else:
-            keep = _token_mask(mask, height, width, self.image_tokenizer.image_size)
-        images = _listed(image)
+            keep = token_mask(mask, height, width, self.image_tokenizer.image_size)
+        images = listed(image)
         if len(images) not in (1, texts):
             raise VilgError(f"{len(images)} known pictures for {texts} texts; give one for all or one each")
         codes = self.encode(images)
@@ -259,48 +317,10 @@ class Pipeline:
         return codes, paddle.to_tensor(keep)
 
 
-def _listed(given: Any) -> list[Any]:
-    """One text or picture, or several in a list, a tuple or the like → a list."""
-    one = isinstance(given, (str, bytes, Image.Image)) or hasattr(given, "read") or getattr(given, "ndim", 1) != 1
-    return [given] if one or not isinstance(given, Iterable) else list(given)
-
-
-def open_picture(picture: Picture) -> np.ndarray:
-    """A path, PIL picture or array → uint8 [H, W, 3], upright and on white as in training (:func:`plain`).
-    Raises DataError naming the file."""
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise DataError(f"a picture array is uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")
-        return picture
-    if not isinstance(picture, (str, os.PathLike, Image.Image)) and not hasattr(picture, "read"):
-        raise DataError(f"a picture is a path, a PIL picture or an array uint8 [H, W, 3]; got {type(picture).__name__}")
-    try:
-        return plain(picture) if isinstance(picture, Image.Image) else read_image(picture, str(picture))
-    except BrokenSample as broken:
-        raise DataError(f"{broken}; save it again or leave it out") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged image that PIL has not decoded yet makes decoders raise anything
-        raise DataError(f"{picture}: not a whole image ({error}); save it again or leave it out") from None
-
-
 def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
     image = Image.fromarray(picture)
     image.info.update(info)
     return image
 
 
-def _token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
-    """Booleans [rows · columns]: tokens that lie wholly under the white part of a mask picture, or as given."""
-    wanted = f"known_mask is a picture or booleans [{rows}, {columns}], one a token"
-    if isinstance(mask, (list, tuple)):
-        try:
-            mask = np.array(mask)
-        except ValueError:
-            raise VilgError(f"{wanted}; got rows of several lengths") from None
-    if isinstance(mask, np.ndarray) and mask.ndim != 3:
-        if mask.dtype != bool or mask.shape != (rows, columns):
-            raise VilgError(f"{wanted}; got {mask.dtype} {list(mask.shape)}")
-        return mask.reshape(-1)
-    white = centre_crop(open_picture(mask), size).min(axis=2) > 127
-    return white.reshape(rows, size // rows, columns, size // columns).all(axis=(1, 3)).reshape(-1)
+_OFFERS = {ReleasedModel: Pipeline, ReleasedDualEncoder: Matcher}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vilg.data.sample import BrokenSample, Sample
-from vilg.tokenizers.text.wordpiece import is_blank, mend
+from vilg.tokenizers.text.characters import is_blank, mend
 
 IMAGE_KEYS = ("picture", "image", "file_name")
 TEXT_KEYS = ("captions", "caption", "text")

@@ -8,7 +8,7 @@ from vilg.data.folders import walk_files
 from vilg.data.sample import BrokenSample
 from vilg.data.tsv import Columns, read_header, split_row
 from vilg.errors import DataError
-from vilg.tokenizers.text.wordpiece import is_blank
+from vilg.tokenizers.text.characters import is_blank
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".txt", ".tsv", ".jsonl")

@@ -1,7 +1,7 @@
 """Noise on what a model reads while it predicts, so that it leans on its source and not on its own words alone."""
 import numpy as np
 
-CODES, WORDS = 2, 3  # streams of a sample's seed; 0 and 1 choose captions and drop them
+CODES, WORDS, MASKS, TARGETS = 2, 3, 4, 5  # streams of a sample's seed; 0 and 1 choose captions and drop them
 
 
 def code_noise(seeds: list[int], count: int, codebook_size: int, rate: float) -> np.ndarray:

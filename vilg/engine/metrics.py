@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from visualdl import LogWriter
 
-from vilg.engine.parallel.phase_optimizer import Worker
+from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
 from vilg.engine.task import LogPicture
 from vilg.progress import live, progress
 
@@ -117,13 +117,14 @@ def _step_of(line: bytes) -> int | None:
     return step if type(step) is int else None
 
 
-def named_by_phase(workers: list[Worker], worker: Worker, report: dict[str, float]) -> dict[str, float]:
+def named_by_phase(phase_optimizers: list[PhaseOptimizer], phase_optimizer: PhaseOptimizer,
+                   report: dict[str, float]) -> dict[str, float]:
     """One phase's figures as the log shows them: of several phases, loss and norm carry the phase's name.
 
     The first phase's loss is also the run's.
     """
-    if len(workers) == 1:
+    if len(phase_optimizers) == 1:
         return report
-    named = {f"{key}_{worker.phase.name}": report[key] for key in ("loss", "grad_norm")}
+    named = {f"{key}_{phase_optimizer.phase.name}": report[key] for key in ("loss", "grad_norm")}
     others = {key: value for key, value in report.items() if key not in ("loss", "grad_norm")}
-    return others | named | ({"loss": report["loss"]} if worker is workers[0] else {})
+    return others | named | ({"loss": report["loss"]} if phase_optimizer is phase_optimizers[0] else {})

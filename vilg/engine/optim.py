@@ -1,4 +1,4 @@
-"""The optimizer and its schedule: AdamW, warm-up, then cosine or constant; decay on weight matrices alone."""
+"""The optimizer and its schedule: AdamW, warm-up, then cosine or constant; decay on matrices that are no tables."""
 import math
 from typing import Literal
 
@@ -6,6 +6,7 @@ import paddle
 from paddle import Tensor
 
 from vilg.config import configclass
+from vilg.nn.layers import is_table
 
 
 @configclass
@@ -13,9 +14,8 @@ class OptimConfig:
     """AdamW and its schedule.
 
     The rate rises linearly to ``lr`` over ``warmup_steps``, then follows ``schedule`` down to ``final_lr`` at the last
-    step. ``weight_decay`` leaves biases, gains, norms and embeddings alone (vectors, and the names of
-    :data:`TABLES`).
-    ``clip_norm`` bounds the global gradient norm; 0 leaves it alone.
+    step. ``weight_decay`` is for what is multiplied with (:func:`decays`): it leaves vectors, such as biases and norms,
+    and tables, such as embeddings and codebooks, alone. ``clip_norm`` bounds the global norm of gradients; 0: never.
     """
 
     lr: float = 3e-4
@@ -39,10 +39,6 @@ class OptimConfig:
             raise ValueError("epsilon must be above 0; weight_decay, warmup_steps and clip_norm must not be negative")
 
 
-TABLES = ("embed", "position", "begin_of", "codebook")
-"""What is looked up or added, not multiplied with; decay would only pull it towards zero."""
-
-
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     """The rate of step ``step`` (from 0) in a run of ``steps``: a pure function, so resuming needs no state."""
     if step < config.warmup_steps:
@@ -53,16 +49,16 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies to the parameter ``name``: matrices and kernels that are not embeddings."""
-    return parameter.ndim > 1 and not any(table in name.lower() for table in TABLES)
+def decays(parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices and kernels that their layer did not mark as tables."""
+    return parameter.ndim > 1 and not is_table(parameter)
 
 
 def build_optimizer(config: OptimConfig, parameters: dict[str, Tensor],
                     multi_precision: bool) -> paddle.optimizer.AdamW:
-    """AdamW over ``parameters`` (name → tensor);
-    ``multi_precision`` keeps float32 masters of half-precision weights."""
-    decaying = {tensor.name for name, tensor in parameters.items() if decays(name, tensor)}
+    """AdamW over ``parameters`` (name → tensor); ``multi_precision`` keeps float32 masters of half-precision weights.
+    """
+    decaying = {tensor.name for tensor in parameters.values() if decays(tensor)}
     return paddle.optimizer.AdamW(
         learning_rate=config.lr, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon,
         parameters=list(parameters.values()), weight_decay=config.weight_decay, multi_precision=multi_precision,

@@ -1,6 +1,6 @@
 """The contract between a task, which says what a step computes, and the trainer, which runs steps.
 
-A task owns its models and offers *phases*: named pieces of a step, each a module whose ``forward`` returns a loss, and
+A task owns its models and offers *phases*: named parts of a step, each a module whose ``forward`` returns a loss, and
 the parameters that the phase's own optimizer moves. Ordinary training has one phase; a GAN has two.
 """
 import dataclasses
@@ -41,7 +41,7 @@ class StepOutput:
 
 @dataclass
 class Phase:
-    """One piece of a step: ``module(batch, step)`` → :class:`StepOutput`, descended over ``parameters``.
+    """One part of a step: ``module(batch, step)`` → :class:`StepOutput`, descended over ``parameters``.
 
     ``module`` is what data parallelism and sharding wrap; ``parameters`` may be fewer than the module's own. Before
     ``start_step`` the phase is skipped.
@@ -114,8 +114,8 @@ class Task(Protocol):
     def preview(self, batch: Batch) -> Iterator[LogPicture]:
         """Pictures and captions that show how training goes, drawn from the batch."""
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        """Write a released model folder; ``average`` replaces weights by name (the EMA) where given."""
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        """Write a released model folder; ``ema`` (averaged weights) replaces weights by name where given."""
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a checkpoint must hold besides optimizer state, under stable names."""

@@ -21,6 +21,7 @@ from vilg import config as configs
 from vilg.app import sheet
 from vilg.app.pipeline import DECODE_ROWS, Pipeline, load
 from vilg.data.worlds import scenes
+from vilg.engine.safety.guards import TrainingStopped
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation.report import write_json
 from vilg.generation.autoregressive import generate_images
@@ -74,7 +75,7 @@ def fill(run: RunConfig, seeds: list[int], output: Path, network: SceneFeatures,
     """
     if count < 2 or not seeds:
         raise DataError(f"table 7 needs at least two scenes and one seed, got {count} and {len(seeds)}")
-    _claim(output, {"run": configs.to_dict(run), "count": count})
+    claim(output, "table7", {"run": configs.to_dict(run), "count": count})
     table = Table(seeds)
     for seed in seeds:
         done = output / f"seed{seed}" / "figures.json"
@@ -98,7 +99,7 @@ def train(run: RunConfig) -> Pipeline:
     if not (released / "model.yaml").is_file():
         summary = build_trainer(run).fit()
         if summary.stopped:
-            raise SystemExit(f"stopped at step {summary.step} of {run.name}; the same command goes on from there")
+            raise TrainingStopped(f"stopped at step {summary.step} of {run.name}; the same command goes on from there")
     return load(released)
 
 
@@ -206,8 +207,10 @@ def report(table: Table, run: RunConfig, output: Path, folder: Path, count: int,
     sheet.table(rows, scale=1).save(folder / "images" / "table7.png")
 
 
-def _claim(output: Path, content: dict[str, Any]) -> None:
-    path = output / "table7_config.json"
+def claim(output: Path, name: str, content: dict[str, Any]) -> None:
+    """Write down in ``output`` what a table called ``name`` is of, so that the same command goes on with it. Raises
+    ConfigError when the folder holds one of another config."""
+    path = output / f"{name}_config.json"
     text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{output}: holds a table of another config; choose another --output, or delete it")

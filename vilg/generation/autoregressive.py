@@ -9,8 +9,9 @@ from paddle import Tensor
 from vilg.errors import ShapeError
 from vilg.generation.decoding.decoder import evaluating, image_decoder, text_decoder
 from vilg.generation.decoding.source import prefill_image, prefill_text
-from vilg.generation.sampling import SamplingConfig, guide, sample_token, seed_each, uniforms
-from vilg.models.bidirectional import BidirectionalTransformer
+from vilg.generation.prompts import known_tokens, sample_uniforms, with_empty
+from vilg.generation.sampling import SamplingConfig, guide, sample_token
+from vilg.models.bidirectional import BidirectionalTransformer, TextImageTransformer
 from vilg.nn.attention.cached import Source
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -37,8 +38,8 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
     number of seeds than texts.
     """
     prompts, steps = text.shape[0], model.layout.image
-    random = _sample_uniforms(seeds, prompts, range(first_sample, first_sample + num_images), steps)
-    known, mask = _known(model, known_codes, known_mask, prompts, num_images)
+    random = sample_uniforms(seeds, prompts, range(first_sample, first_sample + num_images), steps)
+    known, mask = known_tokens(model.layout, known_codes, known_mask, prompts, num_images)
     with evaluating(model):
         source = _image_source(model, text, length, sampling)
         decoder = image_decoder(model, source, num_images)
@@ -61,16 +62,18 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
     return GeneratedImages(paddle.to_tensor(codes), kept)
 
 
-def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor, prefix: Tensor,
+def generate_text(model: TextImageTransformer, image: Tensor, prompt: Tensor, prefix: Tensor,
                   sampling: SamplingConfig = GREEDY, seeds: int | Sequence[int] = 0, end_id: int | None = None,
-                  max_tokens: int | None = None, progress: Callable[[int], object] | None = None) -> Tensor:
+                  max_tokens: int | None = None, progress: Callable[[int], object] | None = None,
+                  never: int | None = None) -> Tensor:
     """Write about pictures: int64 [B, T], the new tokens after each prompt, T at most ``max_tokens``.
 
-    ``codes`` [B, n]; ``prompt`` [B, m] starts with [CLS] and its first ``prefix`` [B] tokens are source (a question
-    through its [SEP], which may differ in length from row to row; 0 for a caption, whose prompt is [CLS] alone). A row
+    ``image`` [B, n …] as the model reads it (codes, or dense features); ``prompt`` [B, m] starts with [CLS] and its
+    first ``prefix`` [B] tokens are source (a question through its [SEP], which may differ in length from row to row; 0
+    for a caption, whose prompt is [CLS] alone). A row
     that has written ``end_id``, or filled the model's text length, goes on with ``end_id`` (0 when there is none) until
-    all have. Greedy unless ``sampling`` says otherwise. Raises ShapeError when a prompt or ``max_tokens`` leaves no
-    room for a token.
+    all have. The token ``never`` ([UNK], of which no text can be made) is not written. Greedy unless ``sampling`` says
+    otherwise. Raises ShapeError when a prompt or ``max_tokens`` leaves no room for a token.
     """
     if max_tokens is not None and max_tokens < 1:
         raise ShapeError(f"max_tokens is {max_tokens}, but a text has at least 1; leave it out for as many as fit")
@@ -80,16 +83,16 @@ def generate_text(model: BidirectionalTransformer, codes: Tensor, prompt: Tensor
         raise ShapeError(f"a prompt of {start.max() + 1} tokens leaves no room in the {slots} that the model reads; "
                          "shorten it")
     steps = min(slots - 1 - int(start.min()), max_tokens or slots)
-    random = _sample_uniforms(seeds, batch, range(1), steps)
+    random = sample_uniforms(seeds, batch, range(1), steps)
     filler = 0 if end_id is None else end_id
     with evaluating(model):
-        decoder = text_decoder(model, prefill_image(model, codes, prompt, prefix), steps)
+        decoder = text_decoder(model, prefill_image(model, image, prompt, prefix), steps)
         written, ended = np.zeros([batch, steps], dtype=np.int64), np.zeros([batch], dtype=bool)
         token = prompt.numpy()[np.arange(batch), start]
         for step in range(steps):
             decoder.step(step, decoder.embed(token, np.minimum(start + step, slots - 1)))
             ended |= start + step + 1 >= slots
-            token = sample_token(decoder.logits(), sampling, random[:, step])
+            token = sample_token(_without(decoder.logits(), never), sampling, random[:, step])
             token = written[:, step] = np.where(ended, filler, token)
             ended |= (token == end_id) if end_id is not None else False
             if progress is not None:
@@ -103,11 +106,14 @@ def _image_source(model: BidirectionalTransformer, text: Tensor, length: Tensor,
     """The prefilled texts; with guidance, followed by as many empty ones, which are prefilled once."""
     if sampling.guidance == 1:
         return prefill_text(model, text, length)
-    empty = text[:1].clone()
-    empty[:, 1] = text[0, int(length[0]) - 1]  # [CLS] and the [SEP] that ends every text
-    source = prefill_text(model, paddle.concat([text, empty], axis=0), paddle.concat([length, paddle.to_tensor([2])]))
+    source = prefill_text(model, *with_empty(text, length))
     prompts = text.shape[0]
     return source.take([*range(prompts), *[prompts] * prompts])
+
+
+def _without(logits: np.ndarray, never: int | None) -> np.ndarray:
+    """Logits [R, V] under which token ``never`` cannot be drawn."""
+    return logits if never is None else np.where(np.arange(logits.shape[-1]) == never, np.float32(-np.inf), logits)
 
 
 def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
@@ -115,24 +121,3 @@ def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
     if sampling.guidance == 1:
         return logits
     return guide(*np.split(logits, 2), sampling)
-
-
-def _sample_uniforms(seeds: int | Sequence[int], prompts: int, samples: range, steps: int) -> np.ndarray:
-    """Random numbers of every row and step: [prompts · samples, steps]."""
-    return np.stack([uniforms(seed, sample, steps) for seed in seed_each(seeds, prompts) for sample in samples])
-
-
-def _known(model: BidirectionalTransformer, codes: Tensor | None, mask: Tensor | None, prompts: int,
-           samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Known codes and which of them to keep, for every row: int64 and booleans [prompts · samples, n]."""
-    shape = [prompts * samples, model.layout.image]
-    if codes is None or mask is None:
-        return np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-    known, kept = codes.numpy(), mask.numpy().astype(bool)
-    for name, given in (("known_codes", known), ("known_mask", kept)):
-        if given.shape[-1] != shape[1]:
-            raise ShapeError(f"{name} has {given.shape[-1]} tokens a picture, but the model's grid of "
-                             f"{model.layout.rows}×"
-                             f"{model.layout.columns} has {shape[1]}")
-    known, kept = (np.broadcast_to(given, [prompts, shape[1]]) for given in (known, kept))
-    return np.repeat(known, samples, axis=0), np.repeat(kept, samples, axis=0)

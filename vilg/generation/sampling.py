@@ -1,28 +1,28 @@
 """From logits to tokens: temperature, top-k and top-p together, with random numbers that belong to a sample,
-not a batch."""
+not a batch. A model that draws token by token takes :class:`SamplingConfig`, one that draws by mask-predict
+:class:`MaskPredictConfig`."""
 import operator
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from vilg import config as configs
 from vilg.config import configclass, setting
-from vilg.errors import ShapeError, VilgError
+from vilg.errors import ConfigError, ShapeError, VilgError
+
+D = TypeVar("D", bound="DrawingConfig")
 
 
 @configclass
-class SamplingConfig:
-    """How tokens are drawn. The filters apply one after another: temperature, then top_k,
-    then top_p of what is left. Pipeline, tools, page and hub take their options from these fields."""
+class DrawingConfig:
+    """What every way of drawing takes. Pipeline, tools, page and hub take their options from the fields of its
+    subclasses."""
 
     temperature: float = setting(1.0, "below 1 safer, above 1 wilder; 0 takes the likeliest code",
                                  "温度：小则稳妥，大则多变", (0, 1.5, 0.05))
     """0, or from 1e-6 to 1e6."""
-    top_k: int = setting(0, "sample among the k likeliest codes; 0 among all",
-                         "只在概率最大的 k 个里选，0 表示不限", (0, 256, 1))
-    top_p: float = setting(1.0, "sample among the likeliest codes that hold this much probability; 1 among all",
-                           "只在概率最大的一部分里选，1 表示不限", (0.05, 1, 0.05))
     guidance: float = setting(1.0, "how hard to follow the text; 1 is plain sampling",
                               "引导：越大越照着文字画，1 表示不用", (0, 5, 0.1))
     """text→image: logits = free + guidance · (told - free)."""
@@ -34,21 +34,70 @@ class SamplingConfig:
         # Beyond these bounds nothing changes any more, until numbers overflow and all pictures become the same one.
         if self.temperature and not 1e-6 <= self.temperature <= 1e6:
             raise ValueError(f"temperature must be 0 or from 1e-6 to 1e6, not {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k is a number of tokens, 0 for all, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.guidance <= 1e6:
             raise ValueError(f"guidance must be from 0 to 1e6, not {self.guidance}")
         if not 0 <= self.guidance_min_p <= 1:
             raise ValueError(f"guidance_min_p must be from 0 to 1, not {self.guidance_min_p}")
 
+    def over(self: D, given: dict[str, Any], name: str = "the model") -> D:
+        """These settings with those of ``given`` that are not None over them, for the model ``name``. Raises
+        ConfigError for a setting that there is not, that is another kind of model's, or out of its range."""
+        said = {key: value for key, value in given.items() if value is not None}
+        own = {field.name for field in fields(self)}
+        for other in (kind for kind in WAYS if not isinstance(self, kind)):
+            foreign = sorted(said.keys() & {field.name for field in fields(other)} - own)
+            if foreign:
+                raise ConfigError(f"sampling: {', '.join(foreign)} belongs to models that draw {WAYS[other]}, and "
+                                  f"{name} draws {WAYS[type(self)]}, by "
+                                  f"{', '.join(field.name for field in fields(self))}")
+        return configs.from_dict(type(self), configs.to_dict(self) | said, "sampling")
 
-    def over(self, given: dict[str, Any]) -> "SamplingConfig":
-        """These settings with those of ``given`` that are not None over them. Raises ConfigError for a setting that
-        there is not, or out of its range."""
-        said = {name: value for name, value in given.items() if value is not None}
-        return configs.from_dict(SamplingConfig, configs.to_dict(self) | said, "sampling")
+
+@configclass
+class SamplingConfig(DrawingConfig):
+    """How tokens are drawn one by one. The filters apply one after another: temperature, then top_k,
+    then top_p of what is left."""
+
+    top_k: int = setting(0, "sample among the k likeliest codes; 0 among all",
+                         "只在概率最大的 k 个里选，0 表示不限", (0, 256, 1))
+    top_p: float = setting(1.0, "sample among the likeliest codes that hold this much probability; 1 among all",
+                           "只在概率最大的一部分里选，1 表示不限", (0.05, 1, 0.05))
+
+    def __post_init__(self) -> None:
+        DrawingConfig.__post_init__(self)
+        if self.top_k < 0:
+            raise ValueError(f"top_k is a number of tokens, 0 for all, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+
+
+@configclass
+class MaskPredictConfig(DrawingConfig):
+    """How a masked model draws: all tokens at once, of which the surest are kept, step after step.
+
+    ``schedule`` linear is the paper's (Huang et al., ACM MM 2021; Mask-Predict, arXiv:1904.09324): every step settles
+    equally many tokens, and one that was drawn with little confidence before may be guessed again. cosine is MaskGIT's
+    (arXiv:2202.04200): few tokens at first, and what is kept once stays. ``choice_temperature`` times Gumbel noise,
+    fading to 0 at the last step, is added to the log-probabilities by which tokens are kept.
+    """
+
+    steps: int = setting(8, "steps in which all codes are drawn; more are slower and mostly better",
+                         "分几步画完：多则慢而好", (1, 64, 1))
+    schedule: Literal["cosine", "linear"] = setting("cosine", "codes settled in a step: few at first, or equally many",
+                                                    "每步定下多少：先少后多，或一样多")
+    choice_temperature: float = setting(4.5, "chance in which codes are kept, fading step by step; 0 keeps the surest",
+                                        "保留哪些的随机程度，逐步减小；0 只留最有把握的", (0, 10, 0.1))
+
+    def __post_init__(self) -> None:
+        DrawingConfig.__post_init__(self)
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if not 0 <= self.choice_temperature <= 1e6:
+            raise ValueError(f"choice_temperature must be from 0 to 1e6, not {self.choice_temperature}")
+
+
+WAYS: dict[type[DrawingConfig], str] = {SamplingConfig: "token by token", MaskPredictConfig: "by mask-predict"}
+"""The ways of drawing, in words."""
 
 
 def as_int(value: Any, name: str) -> int:
@@ -80,7 +129,7 @@ def uniforms(seed: int, sample: int, steps: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).random(steps)
 
 
-def guide(told: np.ndarray, free: np.ndarray, config: SamplingConfig) -> np.ndarray:
+def guide(told: np.ndarray, free: np.ndarray, config: DrawingConfig) -> np.ndarray:
     """Logits with the text [R, V] and without it → guided logits [R, V] (-inf excludes a token).
 
     Strong guidance lifts tokens that are merely less unlikely with the text than without, such as one more object where

@@ -57,14 +57,22 @@ def _norm(channels: int) -> nn.BatchNorm2D:
     return nn.BatchNorm2D(channels, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Normal(1.0, 0.02)))
 
 
+def _norm_of(gradient: Tensor) -> Tensor:
+    with paddle.amp.auto_cast(enable=False):
+        return gradient.astype("float32").norm()
+
+
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """½·(mean max(0, 1 - D(x)) + mean max(0, 1 + D(x̂))) of two maps of logits → scalar."""
-    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
+    with paddle.amp.auto_cast(enable=False):
+        real, fake = real.astype("float32"), fake.astype("float32")
+        return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
 def hinge_generator_loss(fake: Tensor) -> Tensor:
     """-mean D(x̂) → scalar."""
-    return -fake.mean()
+    with paddle.amp.auto_cast(enable=False):
+        return -fake.astype("float32").mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, raw: Tensor, features: Tensor,
@@ -81,5 +89,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, raw: Tensor, fe
     for loss in (reconstruction, adversarial):
         at_picture, = paddle.grad(loss, raw, retain_graph=True)
         at_weight = paddle.grad(again, last_parameters, grad_outputs=at_picture, retain_graph=True)[0]
-        norms.append(at_weight.norm())
+        norms.append(_norm_of(at_weight))
     return (norms[0] / (norms[1] + 1e-4)).clip(0.0, 1e4).detach()

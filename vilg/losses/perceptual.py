@@ -5,6 +5,7 @@ from paddle import Tensor, nn
 
 from vilg.config import configclass
 from vilg.errors import CheckpointError
+from vilg.losses.total import weighted_sum
 from vilg.nn.layers import Conv2D
 from vilg.weights.foreign import read_foreign_weights, weights_beginning_with
 
@@ -81,9 +82,10 @@ class PerceptualLoss(nn.Layer):
             wanted = self.features(images)
         total = paddle.zeros([])
         for got, target, weight in zip(self.features(reconstructed), wanted, self.channel_weights):
-            difference = got - target
-            total = total + (difference * difference * weight).sum(1).mean()
-        return self.weight * total
+            with paddle.amp.auto_cast(enable=False):
+                difference = got.astype("float32") - target.astype("float32")  # [B, C, h, w]
+                total = total + (difference * difference * weight).sum(1).mean()
+        return weighted_sum([(self.weight, total)])
 
 
 def _fitting(arrays: dict, name: str, shape: list[int], path: str):

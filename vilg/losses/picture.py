@@ -2,12 +2,14 @@
 be, and the pull of a patch adversary."""
 from typing import Literal
 
+import paddle
 from paddle import Tensor
 
 from vilg.config import configclass
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, adaptive_weight, hinge_generator_loss
 from vilg.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vilg.losses.reconstruction import logit_laplace_loss, pixel_loss
+from vilg.losses.total import weighted_sum
 from vilg.tokenizers.image.base import Reconstructor
 from vilg.tokenizers.image.pixels import to_laplace
 
@@ -63,15 +65,16 @@ class PictureLoss:
         """The loss, a scalar, and its parts, detached."""
         if raw.dtype != images.dtype:  # mixed precision: logarithms and squares want all their digits
             raw = raw.astype(images.dtype)
-        if self.config.kind == "logit_laplace":
-            loss = logit_laplace_loss(raw, to_laplace(images), self.config.least_scale)
-            return loss, {"loss_reconstruction": loss.detach()}
-        loss = pixel_loss(raw, images, self.config.l1, self.config.l2)
+        with paddle.amp.auto_cast(enable=False):
+            if self.config.kind == "logit_laplace":
+                loss = logit_laplace_loss(raw, to_laplace(images), self.config.least_scale)
+            else:
+                loss = pixel_loss(raw, images, self.config.l1, self.config.l2)
         figures = {"loss_reconstruction": loss.detach()}
         if self.perceptual is not None:
             distance = self.perceptual(raw, images)
             figures["loss_perceptual"] = distance.detach()
-            loss = loss + distance
+            loss = weighted_sum([(1.0, loss), (1.0, distance)])
         return loss, figures
 
 
@@ -87,7 +90,7 @@ class AdversarialPull:
         adversarial = hinge_generator_loss(self._logits(raw))
         weight = adaptive_weight(reconstruction, adversarial, raw, features, reconstructor.last,
                                  reconstructor.last_parameters)
-        return (self.config.weight * weight * adversarial,
+        return (weighted_sum([(self.config.weight * weight, adversarial)]),
                 {"loss_generator": adversarial.detach(), "adaptive_weight": weight})
 
     def _logits(self, images: Tensor) -> Tensor:

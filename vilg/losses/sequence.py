@@ -1,4 +1,7 @@
-"""Negative log-likelihood of the target tokens of either direction (paper 1: no loss on the source)."""
+"""Negative log-likelihood of the target tokens of either direction (paper 1: no loss on the source).
+
+Sums and means are float32, whatever precision the model computes in.
+"""
 from typing import Protocol
 
 import paddle
@@ -21,37 +24,62 @@ class Heads(Protocol):
 
 def text_to_image_loss(model: Heads, hidden: Tensor, codes: Tensor) -> Tensor:
     """The mean NLL of codes [B, n], each predicted by its own slot of ``hidden`` [B, n, D]."""
-    return model.image_head(hidden.reshape([-1, hidden.shape[-1]]), codes.reshape([-1])).mean()
+    nll = model.image_head(hidden.reshape([-1, hidden.shape[-1]]), codes.reshape([-1]))  # [B·n]
+    with paddle.amp.auto_cast(enable=False):
+        return nll.mean()
 
 
-def text_targets(text_length: int, length: Tensor, prefix: Tensor) -> Tensor:
-    """Which slots j predict a target: booleans [B, M-1], True where prefix ≤ j+1 < length.
+def masked_image_loss(model: Heads, hidden: Tensor, codes: Tensor, masked: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean smoothed NLL of the codes [B, n] that are ``masked`` (booleans [B, n]), each predicted by its own slot
+    of ``hidden`` [B, n, D]; zero when none is. Only masked slots go through the head."""
+    flat = hidden.reshape([-1, hidden.shape[-1]])  # [B · n, D]
+    chosen = paddle.nonzero(masked.reshape([-1])).reshape([-1])
+    if chosen.shape[0] == 0:
+        return flat.astype("float32").sum() * 0
+    filled = -chosen.shape[0] % TARGET_GRAIN
+    labels = paddle.concat([paddle.gather(codes.reshape([-1]), chosen), paddle.full([filled], NO_LOSS, "int64")])
+    rows = paddle.concat([chosen, paddle.zeros([filled], "int64")])
+    nll = model.image_head(paddle.gather(flat, rows), labels, smoothing)
+    with paddle.amp.auto_cast(enable=False):  # half precision counts to 256 and no further
+        return nll.sum() / chosen.shape[0]
 
-    Token 0 ([CLS]) is given, never predicted; so is the question, the first ``prefix`` tokens.
+
+def text_targets(text: Tensor, length: Tensor, prefix: Tensor, unk_id: int | None = None) -> Tensor:
+    """Which slots j of ``text`` [B, M] predict a target: booleans [B, M-1], True where prefix ≤ j+1 < length.
+
+    Token 0 ([CLS]) is given, never predicted; so is the question, the first ``prefix`` tokens. Nor is ``unk_id``: a
+    model that learns where unknown words stand learns to write [UNK].
     """
-    predicted = paddle.arange(1, text_length, dtype="int64").unsqueeze(0)
-    return paddle.logical_and(predicted >= prefix.unsqueeze(1), predicted < length.unsqueeze(1))
+    predicted = paddle.arange(1, text.shape[1], dtype="int64").unsqueeze(0)
+    targets = paddle.logical_and(predicted >= prefix.unsqueeze(1), predicted < length.unsqueeze(1))
+    return targets if unk_id is None else paddle.logical_and(targets, text[:, 1:] != unk_id)
 
 
-def text_nll(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
-    """NLL of every text token by the slot before it: [B, M-1], zero where the token is no target.
+def text_nll(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix: Tensor,
+             unk_id: int | None = None) -> Tensor:
+    """NLL of every text token by the slot before it: [B, M-1], zero where the token is no target (``unk_id`` is none).
 
     ``hidden`` is [B, M, D], ``text`` [B, M], ``length`` and ``prefix`` [B]. Only target slots go through the head.
     """
     batch, slots, width = hidden.shape
-    chosen = paddle.nonzero(text_targets(slots, length, prefix).reshape([-1])).reshape([-1])
+    chosen = paddle.nonzero(text_targets(text, length, prefix, unk_id).reshape([-1])).reshape([-1])
     if chosen.shape[0] == 0:
-        return hidden[:, 1:].sum(-1) * 0
+        return hidden[:, 1:].astype("float32").sum(-1) * 0
     total, filled = batch * (slots - 1), -chosen.shape[0] % TARGET_GRAIN
     labels = paddle.concat([paddle.gather(text[:, 1:].reshape([-1]), chosen), paddle.full([filled], NO_LOSS, "int64")])
     rows = paddle.concat([chosen, paddle.zeros([filled], "int64")])
     places = paddle.concat([chosen, paddle.full([filled], total, "int64")])
     flat = paddle.gather(hidden[:, :-1].reshape([-1, width]), rows)
     nll = model.text_head(flat, labels)
-    return paddle.scatter(paddle.zeros([total + 1], nll.dtype), places, nll)[:total].reshape([batch, slots - 1])
+    with paddle.amp.auto_cast(enable=False):
+        spread = paddle.scatter(paddle.zeros([total + 1], nll.dtype), places, nll)
+        return spread[:total].reshape([batch, slots - 1])  # [B, M-1]
 
 
-def image_to_text_loss(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
+def image_to_text_loss(model: Heads, hidden: Tensor, text: Tensor, length: Tensor, prefix: Tensor,
+                       unk_id: int | None = None) -> Tensor:
     """The mean NLL over all target tokens of the batch; zero when there is none. See :func:`text_nll`."""
-    count = text_targets(hidden.shape[1], length, prefix).astype(hidden.dtype).sum()
-    return text_nll(model, hidden, text, length, prefix).sum() / paddle.clip(count, min=1.0)
+    nll = text_nll(model, hidden, text, length, prefix, unk_id)
+    with paddle.amp.auto_cast(enable=False):  # half precision counts to 256 and no further
+        count = text_targets(text, length, prefix, unk_id).astype("float32").sum()
+        return nll.sum() / paddle.clip(count, min=1.0)

@@ -56,8 +56,9 @@ class BidirectionalConfig:
         return pre_norm(self.width, self.heads, self.mlp_ratio)
 
 
-class BidirectionalTransformer(nn.Layer):
-    """One stack for both directions, with embeddings and output heads of their own for text and image.
+class TextImageTransformer(nn.Layer):
+    """One stack for both directions, with embeddings and output heads of their own for text and image; how images are
+    drawn is a subclass's.
 
     Text ids are int64 [B, m] with m ≤ M, codes int64 [B, n] in raster order; ``length`` and ``prefix`` are int64 [B]:
     real text tokens, and those of them that are source when the picture is the source (a question; 0 for a caption).
@@ -74,40 +75,18 @@ class BidirectionalTransformer(nn.Layer):
         self.image_embedding = Embedding(config.codebook_size, width)
         self.row_position = Embedding(config.rows, width)
         self.column_position = Embedding(config.columns, width)
-        self.begin_of_image = Embedding(1, width)
+        self._add_image_inputs(width)
         self.stack = Stack(config.layers, config.program, config.dropout)
         self.norm = LayerNorm(width)
         self.image_head = OutputHead(width, config.codebook_size)
         self.text_head = OutputHead(width, config.vocab_size)
 
-    def text_to_image_hidden(self, text: Tensor, length: Tensor, codes: Tensor) -> Tensor:
-        """Text [B, m] and the picture it should become → hidden [B, n, D]; slot p predicts token p."""
-        image = self.embed_image(codes)
-        x = paddle.concat([self.embed_text(self.pad_text(text)), self._shifted(image)], axis=1)
-        x = self._run(x, [self.context(TARGET, length)])
-        return self.norm(x[:, self.layout.text:])
-
-    def image_to_text_hidden(self, codes: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
-        """A picture and the text about it [B, m] → hidden [B, M, D]; slot j predicts text token j+1."""
-        x = paddle.concat([self.embed_text(self.pad_text(text)), self.embed_image(codes)], axis=1)
+    def image_to_text_hidden(self, image: Tensor, text: Tensor, length: Tensor, prefix: Tensor) -> Tensor:
+        """A picture, as :meth:`embed_source` takes it, and the text about it [B, m] → hidden [B, M, D]; slot j predicts
+        text token j+1."""
+        x = paddle.concat([self.embed_text(self.pad_text(text)), self.embed_source(image)], axis=1)
         x = self._run(x, [self.context(SOURCE, length, prefix)])
         return self.norm(x[:, :self.layout.text])
-
-    def both_hidden(self, text: Tensor, length: Tensor, codes: Tensor, target_text: Tensor, target_length: Tensor,
-                    prefix: Tensor, drawn_codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Both streams of the same pictures in one pass: what the two methods above return, [B, n, D] and [B, M, D].
-
-        ``text`` and ``length`` are what the picture is drawn from, ``target_text``, ``target_length`` and ``prefix``
-        what is written about it (the same caption, or a question with its answer). ``drawn_codes`` [B, n]: what
-        drawing reads as the codes before each one, where that is not ``codes``.
-        """
-        batch, m = codes.shape[0], self.layout.text
-        image = self.embed_image(codes)
-        drawn = image if drawn_codes is None else self.embed_image(drawn_codes)
-        words = self.embed_text(paddle.concat([self.pad_text(text), self.pad_text(target_text)], axis=0))
-        x = paddle.concat([words, paddle.concat([self._shifted(drawn), image], axis=0)], axis=1)
-        x = self._run(x, [self.context(TARGET, length), self.context(SOURCE, target_length, prefix)])
-        return self.norm(x[:batch, m:]), self.norm(x[batch:, :m])
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """Hidden [..., D] → logits over the codebook [..., K]."""
@@ -129,11 +108,19 @@ class BidirectionalTransformer(nn.Layer):
 
     def embed_image(self, codes: Tensor) -> Tensor:
         """Codes [B, n] → e_0 … e_{n-1} [B, n, D], the same in both streams."""
-        layout = self.layout
-        if codes.shape[1] != layout.image:
-            raise ShapeError(f"a picture of {codes.shape[1]} tokens does not fit the model's grid of "
-                             f"{layout.rows}×{layout.columns} = {layout.image}")
+        self.check_grid(codes.shape[1])
         return self._drop(self.image_embedding(codes) + self.image_positions())
+
+    def check_grid(self, tokens: int) -> None:
+        """Raise ShapeError for a picture of another number of tokens than the model's grid has."""
+        layout = self.layout
+        if tokens != layout.image:
+            raise ShapeError(f"a picture of {tokens} tokens does not fit the model's grid of "
+                             f"{layout.rows}×{layout.columns} = {layout.image}")
+
+    def embed_source(self, image: Tensor) -> Tensor:
+        """What image→text reads of a picture → [B, n, D]: its codes [B, n], where a subclass says nothing else."""
+        return self.embed_image(image)
 
     def pad_text(self, text: Tensor) -> Tensor:
         """Text ids [B, m] → [B, M], filled up with id 0. Raises ShapeError when m > M."""
@@ -147,15 +134,49 @@ class BidirectionalTransformer(nn.Layer):
         """The context of a whole stream; ``prefix`` is zero unless given."""
         return StreamContext(self.layout, role, length, paddle.zeros_like(length) if prefix is None else prefix)
 
+    def _add_image_inputs(self, width: int) -> None:
+        """Make what a subclass puts into image slots besides codes. Called between embeddings and stack, so that a seed
+        gives the same weights whoever asks."""
+
     def _run(self, x: Tensor, contexts: list[StreamContext]) -> Tensor:
         dropout = self.config.dropout if self.training else 0.0
         return self.stack(x, StreamAttention(contexts, self.patterns, dropout))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        dropout = self.config.dropout
+        return nn.functional.dropout(x, dropout) if dropout and self.training else x
+
+
+class BidirectionalTransformer(TextImageTransformer):
+    """Draws token by token: text→image is causal, its image slots shifted by a begin-of-image vector."""
+
+    def text_to_image_hidden(self, text: Tensor, length: Tensor, codes: Tensor) -> Tensor:
+        """Text [B, m] and the picture it should become → hidden [B, n, D]; slot p predicts token p."""
+        image = self.embed_image(codes)
+        x = paddle.concat([self.embed_text(self.pad_text(text)), self._shifted(image)], axis=1)
+        x = self._run(x, [self.context(TARGET, length)])
+        return self.norm(x[:, self.layout.text:])
+
+    def both_hidden(self, text: Tensor, length: Tensor, codes: Tensor, target_text: Tensor, target_length: Tensor,
+                    prefix: Tensor, drawn_codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Both streams of the same pictures in one pass: what the two methods above return, [B, n, D] and [B, M, D].
+
+        ``text`` and ``length`` are what the picture is drawn from, ``target_text``, ``target_length`` and ``prefix``
+        what is written about it (the same caption, or a question with its answer). ``drawn_codes`` [B, n]: what
+        drawing reads as the codes before each one, where that is not ``codes``.
+        """
+        batch, m = codes.shape[0], self.layout.text
+        image = self.embed_image(codes)
+        drawn = image if drawn_codes is None else self.embed_image(drawn_codes)
+        words = self.embed_text(paddle.concat([self.pad_text(text), self.pad_text(target_text)], axis=0))
+        x = paddle.concat([words, paddle.concat([self._shifted(drawn), image], axis=0)], axis=1)
+        x = self._run(x, [self.context(TARGET, length), self.context(SOURCE, target_length, prefix)])
+        return self.norm(x[:batch, m:]), self.norm(x[batch:, :m])
+
+    def _add_image_inputs(self, width: int) -> None:
+        self.begin_of_image = Embedding(1, width)
 
     def _shifted(self, image: Tensor) -> Tensor:
         """e_0 … e_{n-1} → begin-of-image, e_0 … e_{n-2} (both [B, n, D])."""
         begin = self.begin_of_image(paddle.zeros([image.shape[0], 1], "int64"))
         return paddle.concat([begin, image[:, :-1]], axis=1)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        dropout = self.config.dropout
-        return nn.functional.dropout(x, dropout) if dropout and self.training else x

@@ -24,7 +24,7 @@ __all__ = ["linear", "linear_after_gelu", "matmul", "layer_norm", "softmax", "ge
            "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision", "start_training",
            "stock_operators"]
 
-_FLOAT32 = paddle.float32
+_FLOAT32, _HALF = paddle.float32, (paddle.bfloat16, paddle.float16)
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
                  or paddle.device.get_all_custom_device_type())
 
@@ -97,11 +97,18 @@ def _multiply(x: list[int], y: list[int], transpose_x: bool, transpose_y: bool) 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Normalise the last axis of x [..., D]; weight and bias are [D]."""
     if not (_fast(x, weight, bias) and weight.shape == bias.shape == x.shape[-1:]):
-        return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+        return _stock_layer_norm(x, weight, bias, epsilon)
     gradient = wants_gradient(x, weight, bias)
     normalise = loop_rows.normalise if loops.use_in_training(gradient) else norm.normalise
     operator = norm.LayerNorm.apply if gradient else norm.layer_norm
     return operator(x, weight, bias, epsilon, normalise)
+
+
+def _stock_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    if not weight.stop_gradient or x.stop_gradient:
+        return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+    # On a CPU Paddle 3.3 gives x the gradient of weights that are 1 where the weight itself asks for none.
+    return F.layer_norm(x, [x.shape[-1]], None, None, epsilon) * weight + bias
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -179,10 +186,13 @@ def nearest_twice(x: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Negative log-likelihood of labels [...] under logits [..., V], not reduced: [...].
 
-    A label of -100 has no loss; any other that is not a class raises ValueError.
+    A label of -100 has no loss; any other that is not a class raises ValueError. Half-precision logits are taken as
+    float32, and so is the loss: its logarithm of a sum wants the digits, whatever precision is on around it.
     """
     if not _fast(logits) or labels.dtype != paddle.int64 or labels.shape != logits.shape[:-1]:
-        return F.cross_entropy(logits, labels, reduction="none")
+        logits = logits.astype("float32") if logits.dtype in _HALF else logits
+        with paddle.amp.auto_cast(enable=False):
+            return F.cross_entropy(logits, labels, reduction="none")
     if wants_gradient(logits):
         return losses.CrossEntropy.apply(logits, labels)
     return losses.cross_entropy(logits, labels)

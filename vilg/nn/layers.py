@@ -5,6 +5,20 @@ from paddle import Tensor, nn
 from vilg.nn import functional
 
 
+def as_table(parameter: Tensor) -> Tensor:
+    """Mark ``parameter`` as a table, whose rows are looked up or added and never multiplied with; returns it.
+
+    The layer that creates a parameter says so, for weight decay, which would only pull such rows towards zero.
+    """
+    parameter.is_table = True
+    return parameter
+
+
+def is_table(parameter: Tensor) -> bool:
+    """Whether the layer that created ``parameter`` marked it by :func:`as_table`."""
+    return getattr(parameter, "is_table", False)
+
+
 class Linear(nn.Layer):
     """A linear map [..., in] → [..., out] whose weight [in, out] starts as N(0, std²) and whose bias starts at zero."""
 
@@ -32,11 +46,28 @@ class OutputHead(Linear):
     gathered.
     """
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits, or with ``labels`` [T] (-100: none) the cross-entropy of x [T, D] at them: [T]."""
+    def forward(self, x: Tensor, labels: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+        """Logits, or with ``labels`` [T] (-100: none) the cross-entropy of x [T, D] at them: [T].
+
+        ``smoothing`` ε gives 1 - ε of the target to the label and ε evenly to the vocabulary (arXiv:1512.00567).
+        """
         if labels is None:
             return super().forward(x)
-        return functional.linear_cross_entropy(x, self.weight, self.bias, labels)
+        loss = functional.linear_cross_entropy(x, self.weight, self.bias, labels)
+        return loss + smoothing * self._above_the_mean(x, labels) if smoothing else loss
+
+    def _above_the_mean(self, x: Tensor, labels: Tensor) -> Tensor:
+        """How far the label's logit lies above the mean of all, [T]; 0 where there is no label. The part of a smoothed
+        loss that is linear in the logits needs but one column of the weight a row, and the columns' mean."""
+        rows = paddle.clip(labels, min=0)
+        with paddle.amp.auto_cast(enable=False):
+            weight = self.weight.astype("float32")
+            column = paddle.gather(weight, rows, axis=1).transpose([1, 0]) - weight.mean(1)  # [T, D]
+            above = (x.astype("float32") * column).sum(-1)
+            if self.bias is not None:
+                bias = self.bias.astype("float32")
+                above = above + paddle.gather(bias, rows) - bias.mean()
+            return paddle.where(labels >= 0, above, paddle.zeros_like(above))
 
 
 class LayerNorm(nn.Layer):
@@ -91,7 +122,8 @@ class Embedding(nn.Layer):
 
     def __init__(self, rows: int, width: int, std: float = 0.02):
         super().__init__()
-        self.weight = self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(std=std))
+        self.weight = as_table(
+            self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(std=std)))
 
     def forward(self, ids: Tensor) -> Tensor:
         return paddle.nn.functional.embedding(ids, self.weight)

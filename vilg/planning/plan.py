@@ -9,7 +9,8 @@ from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
 from vilg.nn.attention.patterns import SOURCE, TARGET
 from vilg.planning.memory import (
-    Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, largest_parameter, parameter_count,
+    FLOAT, Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, largest_parameter,
+    parameter_count,
 )
 
 GB = 1e9
@@ -74,21 +75,22 @@ class Plan:
 def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float) -> Plan:
     """The plan of a run of ``pairs`` picture–text pairs. Raises ConfigError where the fleet and the config disagree."""
     train.check_parallel(distributed, devices.count)
-    half, level = distributed.amp != "none", distributed.level
+    level = distributed.level
     shard = 1 if level in ("none", "dp") else distributed.sharding_degree or devices.count
     every = {"none": 0, "full": 1}.get(distributed.recompute, distributed.recompute)
     micro = train.micro_batch_size(devices.count)
-    step = StepPlan(micro, half=half, flash=half, recompute_every=every)
-    parameters, weight = parameter_count(shape), 2 if distributed.amp == "O2" else 4
-    memory, host = _standing(parameters, weight, distributed, shard, devices.count, bool(train.ema_decay))
+    # O1 keeps sums and norms in float32, and casts of products besides: counted as float32, which is never too little.
+    step = StepPlan(micro, half=distributed.amp == "O2", flash=distributed.amp != "none", recompute_every=every)
+    parameters, (_, gradient) = parameter_count(shape), _bytes_each(distributed)
+    memory, host = _standing(parameters, distributed, shard, devices.count, bool(train.ema_decay))
     kept = kept_bytes(shape, step)
     memory |= {f"activations: {name}": float(value) for name, value in kept.items()}
     whole = level in ("none", "dp", "os")
-    in_flight = backward_peak(shape, step, weight, whole) - sum(kept.values())
+    in_flight = backward_peak(shape, step, gradient, whole) - sum(kept.values())
     memory["backward: workspace and gradients" if whole else "backward: workspace"] = float(max(in_flight, 0))
-    memory |= _buffers(shape, weight, distributed)
+    memory |= _buffers(shape, distributed)
     flops, tokens = flops_per_token(shape, every), 2 * train.batch_size * shape.layout.length
-    exchanged, host_traffic = _traffic(parameters, weight, distributed, shard, devices.count, train.accumulate_steps,
+    exchanged, host_traffic = _traffic(parameters, distributed, shard, devices.count, train.accumulate_steps,
                                        bool(every))
     seconds = (flops * tokens / (devices.count * devices.peak * 1e12 * devices.efficiency)
                + exchanged / (devices.bandwidth * GB) + host_traffic / (devices.host_bandwidth * GB))
@@ -144,14 +146,20 @@ def flops_per_token(shape: Shape, recompute_every: int = 0) -> float:
     return forward + backward + 3 * heads
 
 
-def _standing(parameters: int, weight: int, config: DistributedConfig, shard: int, count: int,
+def _bytes_each(config: DistributedConfig) -> tuple[int, int]:
+    """Bytes of a weight and of its gradient."""
+    half = config.amp == "O2"
+    return 2 if half else FLOAT, 2 if half and not config.float32_gradients else FLOAT
+
+
+def _standing(parameters: int, config: DistributedConfig, shard: int, count: int,
               average: bool) -> tuple[dict[str, float], float]:
     """What is there throughout a run on a device, by part, and on its host (bytes)."""
-    level, sharded = config.level, shard > 1
+    level, sharded, (weight, gradient) = config.level, shard > 1, _bytes_each(config)
     parts = {"weights": parameters * weight / (shard if level == "p_g_os" else 1),
              "optimizer moments": 8 * parameters / shard}
     if level in ("os_g", "p_g_os"):
-        parts["gradients"] = parameters * weight / shard
+        parts["gradients"] = parameters * gradient / shard
     if config.amp == "O2":
         parts["master weights"] = 4 * parameters / shard
     if average:
@@ -163,32 +171,34 @@ def _standing(parameters: int, weight: int, config: DistributedConfig, shard: in
     return parts | {"context of the process": CONTEXT_BYTES}, host
 
 
-def _buffers(shape: Shape, weight: int, config: DistributedConfig) -> dict[str, float]:
+def _buffers(shape: Shape, config: DistributedConfig) -> dict[str, float]:
     """Whole weights and gradients that sharding has on a device for a moment."""
+    weight, gradient = _bytes_each(config)
     if config.level == "p_g_os":
         # The layer at hand and the one that is fetched ahead, and the gradient of the first.
-        return {"gathered layers": 3.0 * largest_parameter(shape) * weight}
-    return {"gradient buckets": float(config.buffer_size * weight)} if config.level in ("os", "os_g") else {}
+        return {"gathered layers": float(largest_parameter(shape) * (2 * weight + gradient))}
+    return {"gradient buckets": float(config.buffer_size * gradient)} if config.level in ("os", "os_g") else {}
 
 
-def _traffic(parameters: int, weight: int, config: DistributedConfig, shard: int, count: int, accumulate: int,
+def _traffic(parameters: int, config: DistributedConfig, shard: int, count: int, accumulate: int,
              recompute: bool) -> tuple[float, float]:
     """Bytes that a device exchanges with others, and with its host, in an optimizer step."""
-    whole, level = parameters * weight, config.level
+    weights, gradients = (parameters * size for size in _bytes_each(config))
+    level = config.level
     if level == "none":
         return 0.0, 0.0
     if level == "dp":
-        return 2.0 * whole * (count - 1) / count, 0.0
+        return 2.0 * gradients * (count - 1) / count, 0.0
     part = (shard - 1) / shard
     if level == "p_g_os":
         # Weights are gathered for forward, for backward and for recomputing; gradients are all-reduced whole.
         gathers = 3 if recompute else 2
-        exchanged = accumulate * (gathers + 2) * whole * part
-        moved = accumulate * (gathers + 1) * whole / shard if config.offload else 0.0
+        exchanged = accumulate * (gathers * weights + 2 * gradients) * part
+        moved = accumulate * (gathers * weights + gradients) / shard if config.offload else 0.0
         return exchanged, moved
     reductions = 1 if level == "os" else accumulate
-    replicas = 2.0 * whole / shard if count > shard else 0.0
-    return (reductions + 1) * whole * part + replicas, (2.0 * whole / shard if config.offload else 0.0)
+    replicas = 2.0 * gradients / shard if count > shard else 0.0
+    return (reductions * gradients + weights) * part + replicas, 0.0
 
 
 def _notes(config: DistributedConfig) -> list[str]:

@@ -6,9 +6,9 @@ from vilg.errors import CheckpointError, VilgError
 from vilg.release.folder import DESCRIPTION, describe
 
 
-def find_model(name_or_folder: str | Path, kind: str | None = None) -> Path:
+def find_model(name_or_folder: str | Path, *kinds: str) -> Path:
     """The folder of a released model: a path, or a name in $VILG_MODEL_ZOO, ./model_zoo or the zoo beside the package.
-    Raises CheckpointError that lists the names there are, of ``kind`` where the caller can use no other."""
+    Raises CheckpointError that lists the names there are, of ``kinds`` where the caller can use no others."""
     given = Path(name_or_folder)
     zoos = [Path(os.environ["VILG_MODEL_ZOO"])] if "VILG_MODEL_ZOO" in os.environ else []
     zoos += [Path("model_zoo"), Path(__file__).resolve().parents[2] / "model_zoo"]
@@ -20,13 +20,13 @@ def find_model(name_or_folder: str | Path, kind: str | None = None) -> Path:
             f"its model is {given / 'model'}" if (given / "model" / DESCRIPTION).is_file() else
             f"make a model of its newest checkpoint with `python tools/export.py {given}`"))
     names = sorted({path.parent.name for zoo in zoos for path in zoo.glob(f"*/{DESCRIPTION}")
-                    if _is_of(path.parent, kind)})
+                    if _is_of(path.parent, kinds)})
     raise CheckpointError(f"{name_or_folder}: no such model; give a folder that holds a {DESCRIPTION}"
                           + (f", or one of {', '.join(names)}" if names else ""))
 
 
-def _is_of(folder: Path, kind: str | None) -> bool:
+def _is_of(folder: Path, kinds: tuple[str, ...]) -> bool:
     try:
-        return bool(describe(folder, kind))
+        return describe(folder)[0]["kind"] in kinds or not kinds
     except VilgError:
         return False

@@ -1,8 +1,11 @@
 """Run config → data, task, trainer."""
+import contextlib
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import paddle
 import pydantic
@@ -11,50 +14,61 @@ from vilg import config as configs
 from vilg import runtime
 from vilg.config import configclass
 from vilg.data.config import DataConfig, build_stream
-from vilg.data.loader import Loader
+from vilg.data.loader import Loader, Stream
+from vilg.data.sample import BrokenSample, Sample
 from vilg.engine.checkpoints.resume import admit, together
 from vilg.engine.optim import OptimConfig
 from vilg.engine.parallel.distributed import DistributedConfig, Parallel, ranks_of_launch
 from vilg.engine.task import Task
 from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import ConfigError
-from vilg.generation.sampling import SamplingConfig
+from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingConfig
 from vilg.models.bidirectional import BidirectionalConfig
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
+from vilg.tasks.contrastive import ContrastiveTask, ContrastiveTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
+from vilg.tasks.two_level import TwoLevelTask, TwoLevelTaskConfig
 from vilg.yaml_files import shown
 
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,100}")
 _LONGEST_OUTPUT = 1000
+_SURVEY_SAMPLES, _SURVEY_SECONDS = 1000, 10.0
 
 
 @configclass
 class RunConfig:
-    """One training run. ``output`` may hold ``{name}``;
-    ``sampling`` is what previews and the released model draw with."""
+    """One training run. ``output`` may hold ``{name}``; ``sampling`` is what previews and the released model draw with,
+    in the settings of the task's kind of model (:attr:`drawing`)."""
 
     name: str
     seed: int = 0
     output: str = "runs/{name}"
-    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | SceneFeaturesTaskConfig,
-                    pydantic.Field(discriminator="kind")]
+    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | ContrastiveTaskConfig
+                    | SceneFeaturesTaskConfig | TwoLevelTaskConfig, pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.sampling = configs.to_dict(self.drawing)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if not _NAME.fullmatch(self.name) or self.name in (".", ".."):
             raise ValueError(f"name is a plain file name of at most 100 characters, got {shown(self.name)}")
         if set("{}") & set(self.output.replace("{name}", "")) or len(self.output) > _LONGEST_OUTPUT:
             raise ValueError(f"output may hold {{name}} and no other braces, got {shown(self.output)}")
+
+    @property
+    def drawing(self) -> DrawingConfig:
+        """``sampling``, as the task's kind of model takes it. Raises ConfigError."""
+        own = MaskPredictConfig() if self.task.kind == "two_level" else SamplingConfig()
+        return own.over(self.sampling, self.name)
 
     @property
     def output_directory(self) -> Path:
@@ -71,9 +85,11 @@ def build_task(run: RunConfig) -> Task:
     """The task that ``task.kind`` names, its models initialised from the run's seed."""
     runtime.configure(run.runtime)
     paddle.seed(run.seed)
-    return {"bidirectional": lambda: BidirectionalTask(run.task, run.sampling),
-            "end_to_end": lambda: EndToEndTask(run.task, run.sampling),
+    return {"bidirectional": lambda: BidirectionalTask(run.task, run.drawing),
+            "contrastive": lambda: ContrastiveTask(run.task),
+            "end_to_end": lambda: EndToEndTask(run.task, run.drawing),
             "image_tokenizer": lambda: ImageTokenizerTask(run.task),
+            "two_level": lambda: TwoLevelTask(run.task, run.drawing),
             "scene_features": lambda: SceneFeaturesTask(run.task)}[run.task.kind]()
 
 
@@ -82,6 +98,16 @@ def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
     stream = build_stream(run.data, task.fingerprints().get("image_tokenizer"), task.least_side, task.reads_text)
     return Loader(stream, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed, rank, ranks,
                   task.view)
+
+
+def first_samples(stream: Stream) -> Iterator[Sample]:
+    """Some samples of a run's data, to be looked at before it starts: few enough to be read in seconds."""
+    until = time.monotonic() + _SURVEY_SECONDS
+    for position in range(min(len(stream), _SURVEY_SAMPLES)):
+        if time.monotonic() > until:
+            return
+        with contextlib.suppress(BrokenSample):  # the loader counts and names it
+            yield stream.sample(position, 0)
 
 
 def build_trainer(run: RunConfig) -> Trainer:
@@ -95,8 +121,10 @@ def build_trainer(run: RunConfig) -> Trainer:
     admit(parallel, run.output_directory, configs.to_dict(run))
     task = together(parallel, lambda: build_task(run))
     loader = together(parallel, lambda: build_loader(run, task, parallel.rank, parallel.ranks))
+    if isinstance(task, BidirectionalTask) and parallel.rank == 0:
+        task.survey(first_samples(loader.stream))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
-    return Trainer(task, loader, run.train, run.optim, run.distributed, run.output_directory, run.seed, run.name,
+    return Trainer(task, loader, run.train, run.optim, parallel, run.output_directory, run.seed, run.name,
                    identity)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vilg import config as configs
-from vilg.engine.checkpoints.checkpoint import Checkpoint, checkpoints_in, newest_sound
+from vilg.engine.checkpoints.checkpoint import EMA, MODEL, Checkpoint, checkpoints_in, newest_sound
 from vilg.engine.checkpoints.manifest import MANIFEST
 from vilg.engine.checkpoints.resume import check_identity
 from vilg.engine.checkpoints.saver import score
@@ -15,8 +15,8 @@ from vilg.errors import CheckpointError, ConfigError
 from vilg.release.folder import DESCRIPTION
 from vilg.run.build import RunConfig, build_task
 
-MODEL, AVERAGE = "model/", "average/model/"
-"""What a checkpoint's names of weights, and of their moving average, begin with."""
+AVERAGE = EMA + MODEL
+"""What a checkpoint's names of averaged weights begin with."""
 
 
 @dataclass

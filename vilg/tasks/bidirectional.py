@@ -1,5 +1,5 @@
 """Training the one transformer in both directions: pictures from text, text about pictures, answers to questions."""
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,8 +17,10 @@ from vilg.errors import ConfigError, DataError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.sequence import image_to_text_loss, text_to_image_loss
+from vilg.losses.total import weighted_sum
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.release.kinds.bidirectional import ReleasedModel, start_from
+from vilg.tasks.unknown_words import report_unknown
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint
@@ -34,7 +36,7 @@ class BidirectionalTaskConfig:
     be predicted stays right; at most 0.5. A model that cannot trust what it drew so far leans more on the caption.
     ``written_captions``: image→text learns any of a sample's captions, or only its first (an exact name before key
     words); text→image draws from any of them either way. ``init_from``: a released model folder to start from
-    (fine-tuning); its tokenizers must be this run's.
+    (fine-tuning); its image tokenizer must be this run's, and its vocabulary too, or a part of it.
     """
 
     kind: Literal["bidirectional"] = "bidirectional"
@@ -86,9 +88,9 @@ class BidirectionalBatch(Batch):
 class BidirectionalStep(nn.Layer):
     """The phase's module: a batch → L = w₁·L_t2i + w₂·L_i2t (paper 1, the mean NLL of each stream's targets)."""
 
-    def __init__(self, model: BidirectionalTransformer, config: BidirectionalTaskConfig):
+    def __init__(self, model: BidirectionalTransformer, config: BidirectionalTaskConfig, unk_id: int | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.unk_id = model, unk_id
         self.directions = config.directions
         self.weights = (config.text_to_image_weight, config.image_to_text_weight)
 
@@ -101,28 +103,30 @@ class BidirectionalStep(nn.Layer):
         if drawn is not None:
             loss = text_to_image_loss(self.model, drawn, batch.codes)
             figures["loss_t2i"] = loss.detach()
-            losses.append(loss * self.weights[0])
+            losses.append((self.weights[0], loss))
         if described is not None:
-            loss = image_to_text_loss(self.model, described, batch.i2t_text, batch.i2t_length, batch.i2t_prefix)
+            loss = image_to_text_loss(self.model, described, batch.i2t_text, batch.i2t_length, batch.i2t_prefix,
+                                      self.unk_id)
             figures["loss_i2t"] = loss.detach()
-            losses.append(loss * self.weights[1])
-        return StepOutput(losses[0] if len(losses) == 1 else losses[0] + losses[1], figures)
+            losses.append((self.weights[1], loss))
+        return StepOutput(weighted_sum(losses), figures)
 
     def hidden(self, batch: BidirectionalBatch) -> tuple[Tensor | None, Tensor | None]:
         """Hidden vectors of text→image [B, n, D] and image→text [B, M, D], None for a direction left out."""
-        codes, drawn = batch.codes, _read_codes(batch)
+        codes, drawn = batch.codes, read_codes(batch)
         source = (batch.t2i_text, batch.t2i_length)
         target = (batch.i2t_text if batch.i2t_read is None else batch.i2t_read, batch.i2t_length, batch.i2t_prefix)
         if self.directions == "text_to_image":
-            return self.model.text_to_image_hidden(*source, codes if drawn is None else drawn), None
+            return self.model.text_to_image_hidden(*source, drawn), None
         if self.directions == "image_to_text":
             return None, self.model.image_to_text_hidden(codes, *target)
-        return self.model.both_hidden(*source, codes, *target, drawn)
+        return self.model.both_hidden(*source, codes, *target, None if batch.code_noise is None else drawn)
 
 
-def _read_codes(batch: BidirectionalBatch) -> Tensor | None:
+def read_codes(batch: BidirectionalBatch) -> Tensor:
+    """The codes [B, n] that drawing reads: the true ones, but where they are noised."""
     noise = batch.code_noise
-    return None if noise is None else paddle.where(noise >= 0, noise, batch.codes)
+    return batch.codes if noise is None else paddle.where(noise >= 0, noise, batch.codes)
 
 
 class BidirectionalTask:
@@ -141,12 +145,21 @@ class BidirectionalTask:
         self.image_tokenizer.eval()
         self.least_side = self.image_tokenizer.image_size
         _check_fit(config.model, self.image_tokenizer, self.words)
-        self.model = BidirectionalTransformer(config.model)
-        if config.init_from:
-            start_from(self.model, config.init_from, self.image_tokenizer, self.words)
-        self.step = BidirectionalStep(self.model, config)
+        self.model, self.step = self._build()
         self.phases = [Phase("model", self.step, dict(self.model.named_parameters()))]
-        self.captions_cut = 0
+        self.captions_cut = self.words_read = self.words_unknown = 0
+
+    def survey(self, samples: Iterable[Sample]) -> None:
+        """Read the texts of the first samples before training, and warn of words that the vocabulary lacks: they train
+        nothing."""
+        report_unknown(self.words, self.config.vocabulary, samples)
+
+    def _build(self) -> tuple[nn.Layer, nn.Layer]:
+        """The model, with the weights it starts from, and the phase's module."""
+        model = BidirectionalTransformer(self.config.model)
+        if self.config.init_from:
+            start_from(model, self.config.init_from, self.image_tokenizer, self.words)
+        return model, BidirectionalStep(model, self.config, self.words.unk_id)
 
     def view(self, sample: Sample, seed: int) -> Sample:
         """The sample with the largest centred square of its image, uint8 [S, S, 3] (ERNIE-ViLG, section 2.1)."""
@@ -175,6 +188,9 @@ class BidirectionalTask:
             asked = self.words.encode_questions([questions[r] for r in rows], [answers[r] for r in rows], length)
             text[rows], text_length[rows], prefix[rows] = asked.ids, asked.length, asked.prefix
         self.captions_cut += int((targets.cut > 0).sum())
+        read = np.concatenate([sources.ids, text])  # [2B, M]
+        self.words_read += int((~np.isin(read, [self.words.pad_id, self.words.cls_id, self.words.sep_id])).sum())
+        self.words_unknown += int((read == self.words.unk_id).sum())
         batch = self.batch_type(sources.ids, sources.length, text, text_length, prefix, **self._images(samples))
         self._add_noise(batch, seeds)
         return batch
@@ -204,7 +220,7 @@ class BidirectionalTask:
             return replace(batch, image=None, codes=self.image_tokenizer.encode(batch.image))
 
     def after_step(self, step: int) -> dict[str, float]:
-        return {"captions_cut": float(self.captions_cut)}
+        return {"captions_cut": float(self.captions_cut), "unknown_share": self.words_unknown / max(self.words_read, 1)}
 
     def tokens(self, batch: BidirectionalBatch) -> int:
         streams = 2 if self.config.directions == "both" else 1
@@ -218,22 +234,29 @@ class BidirectionalTask:
         self.model.eval()
         with paddle.no_grad():
             if self.config.directions != "image_to_text":
-                drawn = generate_images(self.model, captions, few.t2i_length, sampling=self.sampling)
-                for row, picture in enumerate(self._decode(drawn.codes)):
+                for row, picture in enumerate(self._decode(self._drawn(captions, few.t2i_length))):
                     yield LogPicture(f"drawn_{row}", picture, self.words.decode(captions[row].numpy().tolist()))
             if self.config.directions != "text_to_image":
                 prompts = paddle.full([count, 1], self.words.cls_id, dtype="int64")
-                texts = generate_text(self.model, codes, prompts, paddle.zeros([count], dtype="int64"),
-                                      end_id=self.words.sep_id)
+                texts = generate_text(self.model, self._read(few), prompts, paddle.zeros([count], dtype="int64"),
+                                      end_id=self.words.sep_id, never=self.words.unk_id)
                 for row, (picture, ids) in enumerate(zip(self._decode(codes), texts.numpy().tolist())):
                     yield LogPicture(f"described_{row}", picture, self.words.decode(ids))
         self.model.train()
 
+    def _drawn(self, text: Tensor, length: Tensor) -> Tensor:
+        """Codes [P, n] drawn for texts."""
+        return generate_images(self.model, text, length, sampling=self.sampling).codes
+
+    def _read(self, batch: BidirectionalBatch) -> Tensor:
+        """What image→text reads of a batch's images."""
+        return batch.codes
+
     def _decode(self, codes: Tensor) -> list[np.ndarray]:
         return [from_model(image) for image in self.image_tokenizer.decode(codes).numpy()]
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        release.write(directory, "bidirectional", self.released(), average)
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        release.write(directory, "bidirectional", self.released(), ema)
 
     def released(self) -> ReleasedModel:
         """What is exported."""

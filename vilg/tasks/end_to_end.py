@@ -19,11 +19,13 @@ from vilg.errors import ConfigError, DataError
 from vilg.generation.sampling import SamplingConfig
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
+from vilg.losses.total import weighted_sum
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
 from vilg.release.kinds.bidirectional import ReleasedModel
 from vilg.tasks.bidirectional import BidirectionalBatch, BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.image_tokenizer import AdversaryStep
+from vilg.weights.files import read_weights
 
 PREFIX = "reconstructor."
 
@@ -75,8 +77,8 @@ class EndToEndStep(BidirectionalStep):
     """The phase's module: a batch → L_generation + w·L_reconstruction, and w·λ·(-D(x̂)) once the adversary began."""
 
     def __init__(self, model: BidirectionalTransformer, reconstructor: EndToEndReconstructor,
-                 config: EndToEndTaskConfig, discriminator: PatchDiscriminator | None):
-        super().__init__(model, config)
+                 config: EndToEndTaskConfig, discriminator: PatchDiscriminator | None, unk_id: int | None = None):
+        super().__init__(model, config, unk_id)
         self.reconstructor = reconstructor
         self.picture_loss = PictureLoss(config.loss)
         self.pull = AdversarialPull(discriminator, config.adversary) if discriminator is not None else None
@@ -87,7 +89,8 @@ class EndToEndStep(BidirectionalStep):
         drawn, described = self.hidden(batch)
         generation = self.generation(batch, drawn, described)
         picture, figures = self._picture(drawn if self.reaches_generator else drawn.detach(), batch, step)
-        return StepOutput(generation.loss + self._weight_at(step) * picture, generation.figures | figures)
+        loss = weighted_sum([(1.0, generation.loss), (self._weight_at(step), picture)])
+        return StepOutput(loss, generation.figures | figures)
 
     def _picture(self, hidden: Tensor, batch: EndToEndBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         network = self.reconstructor.network
@@ -96,7 +99,7 @@ class EndToEndStep(BidirectionalStep):
         loss, figures = self.picture_loss(raw, batch.image)
         if self.pull is not None and step >= self.pull.config.start_step:
             adversarial, parts = self.pull(loss, raw, features, network)
-            loss, figures = loss + adversarial, figures | parts
+            loss, figures = weighted_sum([(1.0, loss), (1.0, adversarial)]), figures | parts
         return loss, figures
 
     def _weight_at(self, step: int) -> float:
@@ -126,7 +129,7 @@ class EndToEndTask(BidirectionalTask):
         self.discriminator = None
         if config.adversary:
             self.discriminator = PatchDiscriminator(config.adversary.layers, config.adversary.channels)
-        self.step = EndToEndStep(self.model, self.reconstructor, config, self.discriminator)
+        self.step = EndToEndStep(self.model, self.reconstructor, config, self.discriminator, self.words.unk_id)
         parameters = dict(self.model.named_parameters()) | {
             PREFIX + name: value for name, value in self.reconstructor.named_parameters() if not value.stop_gradient}
         self.phases = [Phase("model", self.step, parameters)]
@@ -138,8 +141,9 @@ class EndToEndTask(BidirectionalTask):
     def _start(self) -> EndToEndReconstructor:
         folder = Path(self.config.init_from or "") / "reconstructor"
         if self.config.init_from and folder.is_dir():
-            found = release.read(folder, "reconstructor", model=self.model,
-                                 image_tokenizer=self.image_tokenizer)
+            trained = read_weights(folder.parent / "model.safetensors")  # the model may have more rows than this
+            found = release.read(folder, "reconstructor", model=self.model, image_tokenizer=self.image_tokenizer,
+                                 transformer=trained)
             for name in ("anchor", "map_layers", "map_ratio"):
                 asked, given = getattr(self.config.reconstructor, name), getattr(found.config, name)
                 key = f"task.reconstructor.{name}"

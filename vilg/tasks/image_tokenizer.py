@@ -16,6 +16,7 @@ from vilg.data.transforms import centre_crop, from_model, to_model
 from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, hinge_discriminator_loss
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
+from vilg.losses.total import weighted_sum
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.dvae import DVAEConfig
 from vilg.tokenizers.image.kinds import build_image_tokenizer
@@ -65,11 +66,11 @@ class AutoencoderStep(nn.Layer):
         result = self.tokenizer.reconstruct(images, step)
         reconstruction, figures = self.loss(result.raw, images)
         figures["loss_latent"] = result.latent_loss.detach()
-        loss = reconstruction + result.latent_loss
+        losses = [(1.0, reconstruction), (1.0, result.latent_loss)]
         if self.pull is not None and step >= self.pull.config.start_step:
             adversarial, parts = self.pull(reconstruction, result.raw, result.features, self.tokenizer.reconstructor)
-            loss, figures = loss + adversarial, figures | parts
-        return StepOutput(loss, figures)
+            losses, figures = [*losses, (1.0, adversarial)], figures | parts
+        return StepOutput(weighted_sum(losses), figures)
 
 
 class AdversaryStep(nn.Layer):
@@ -148,8 +149,8 @@ class ImageTokenizerTask:
         for row, (image, again) in enumerate(zip(from_model(images.numpy()), from_model(decoded.numpy()))):
             yield LogPicture(f"reconstruction_{row}", np.concatenate([image, again], axis=1))
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
-        release.write(directory, "image_tokenizer", self.tokenizer, average)
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
+        release.write(directory, "image_tokenizer", self.tokenizer, ema)
 
     def state(self) -> dict[str, Tensor]:
         state = self.tokenizer.training_state()

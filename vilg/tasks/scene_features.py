@@ -14,6 +14,8 @@ from vilg.data.worlds.scenes import Scene
 from vilg.data.worlds.scenes.lexicon import COLOURS, MORE_COLOURS, MORE_SHAPES, SHAPES, SIZES
 from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
 from vilg.errors import DataError
+from vilg.losses.reconstruction import pixel_loss
+from vilg.losses.total import weighted_sum
 from vilg.models.scene_features import SceneFeatures, SceneFeaturesConfig
 from vilg.nn import functional
 from vilg.nn.layers import Linear
@@ -65,15 +67,14 @@ class SceneFeaturesStep(nn.Layer):
 
     def forward(self, batch: SceneBatch, step: int) -> StepOutput:
         features = self.network(batch.image)
-        difference = self.background(features) - batch.background
-        loss, figures = (difference * difference).mean(), {}
+        losses, figures = [pixel_loss(self.background(features), batch.background, 0.0, 1.0)], {}
         for name, known in CLASSES.items():
             logits = self.heads[name](features).reshape([-1, len(known) + 1])      # [B·9, classes]
             labels = getattr(batch, name).reshape([-1])
-            loss = loss + functional.cross_entropy(logits, labels).mean()
+            losses.append(functional.cross_entropy(logits, labels).mean())
             right = (logits.argmax(-1) == labels).astype("float32")
             figures[f"right_{name}"] = right.mean().detach()
-        return StepOutput(loss, figures)
+        return StepOutput(weighted_sum([(1.0, loss) for loss in losses]), figures)
 
 
 class SceneFeaturesTask:
@@ -115,9 +116,9 @@ class SceneFeaturesTask:
     def preview(self, batch: SceneBatch) -> Iterator[LogPicture]:
         return iter(())
 
-    def export(self, directory: str, average: dict[str, np.ndarray] | None = None) -> None:
+    def export(self, directory: str, ema: dict[str, np.ndarray] | None = None) -> None:
         prefix = "network."
-        own = {name.removeprefix(prefix): value for name, value in (average or {}).items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): value for name, value in (ema or {}).items() if name.startswith(prefix)}
         release.write(directory, "scene_features", self.network, own)
 
     def state(self) -> dict[str, Tensor]:

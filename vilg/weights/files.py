@@ -27,8 +27,13 @@ def save_weights(path: str | Path, state: Arrays, metadata: dict[str, str] | Non
                  dtype: str | None = None) -> None:
     """Write ``state`` atomically; floating-point values are stored as ``dtype`` ("float16", "float32") when given.
     Raises CheckpointError for values that are not finite, or are too large for ``dtype``."""
+    write_arrays(path, as_stored(state, dtype, str(path)), metadata)
+
+
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write ``arrays`` atomically, as they are: what is kept to find an error in may hold any values.
+    Raises CheckpointError when the file cannot be written."""
     path = Path(path)
-    arrays = as_stored(state, dtype, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def as_stored(state: Arrays, dtype: str | None, source: str) -> dict[str, np.nda
     """``state`` as arrays of the values that :func:`save_weights` stores. Raises CheckpointError as it does."""
     arrays = {}
     for name, value in state.items():
-        array = np.ascontiguousarray(value.numpy() if isinstance(value, paddle.Tensor) else value)
+        array = as_array(value)
         refuse_non_finite({name: array}, source)
         if dtype and array.dtype.kind == "f":
             with np.errstate(over="ignore"):
@@ -100,7 +105,7 @@ def load_weights(layer: paddle.nn.Layer, state: dict[str, np.ndarray], source: s
     shapes = [f"{name} is {list(state[name].shape)} in the file and {list(own[name].shape)} in the model"
               for name in own if name in state and list(state[name].shape) != list(own[name].shape)]
     kinds = [f"{name} is {state[name].dtype} in the file and {_dtype(own[name])} in the model" for name in own
-             if name in state and (state[name].dtype.kind == "f") != _dtype(own[name]).startswith("float")]
+             if name in state and (state[name].dtype.kind == "f") != ("float" in _dtype(own[name]))]
     problems = [f"lacks {_some(missing)}"] if missing else []
     problems += [f"has unknown {_some(unexpected)}"] if unexpected else []
     problems += [_some(shapes)] if shapes else []
@@ -125,13 +130,20 @@ def fingerprint(state: Arrays) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name]
-        array = np.ascontiguousarray(value.numpy() if isinstance(value, paddle.Tensor) else value)
+        array = as_array(value)
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 array = array.astype("float16")
         digest.update(f"{name}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]
+
+
+def as_array(value: paddle.Tensor | np.ndarray) -> np.ndarray:
+    """A host copy in C order. bfloat16, which numpy would give as the bare bits of integers, comes as float32."""
+    if isinstance(value, paddle.Tensor):
+        value = (value.astype("float32") if value.dtype == paddle.bfloat16 else value).numpy()
+    return np.ascontiguousarray(value)
 
 
 def bfloat16_values(content: bytes) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from vilg.engine.checkpoints import checkpoint as store
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.checkpoints.saver import Saver
-from vilg.engine.checkpoints.tensor_shards import Piece, whole
+from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
 from vilg.errors import CheckpointError
 
 
@@ -33,10 +33,10 @@ def test_ranges_written_by_two_ranks_are_read_in_any_other_cut(tmp_path):
     values = paddle.arange(10, dtype="float32")
     second = saver(tmp_path, rank=1, ranks=2)
     padded = paddle.concat([values[6:], paddle.full([2], 99.0)])
-    second.save(1, [Piece("x", lambda: padded, (2, 5), 6, 10)], {})
+    second.save(1, [TensorShard("x", lambda: padded, (2, 5), 6, 10)], {})
     first = saver(tmp_path, ranks=2)
     head = values[:6]
-    first.save(1, [Piece("x", lambda: head, (2, 5), 0, 6), whole("y", paddle.ones([3]), owned=True)], {})
+    first.save(1, [TensorShard("x", lambda: head, (2, 5), 0, 6), whole("y", paddle.ones([3]), owned=True)], {})
     second.finish()
     first.finish()
     checkpoint = Checkpoint(tmp_path / "step-00000001")
@@ -44,7 +44,7 @@ def test_ranges_written_by_two_ranks_are_read_in_any_other_cut(tmp_path):
     np.testing.assert_array_equal(checkpoint.full("x"), np.arange(10, dtype="float32").reshape(2, 5))
     np.testing.assert_array_equal(checkpoint.read("x", 4, 8), [4, 5, 6, 7])
     target = paddle.zeros([5])
-    checkpoint.restore([Piece("x", lambda: target, (2, 5), 5, 9)])
+    checkpoint.restore([TensorShard("x", lambda: target, (2, 5), 5, 9)])
     np.testing.assert_array_equal(target.numpy(), [5, 6, 7, 8, 0])
 
 
@@ -120,10 +120,10 @@ def test_a_rank_that_fails_fails_the_checkpoint(tmp_path, monkeypatch):
     second, first = saver(tmp_path, rank=1, ranks=2), saver(tmp_path, ranks=2)
     write = store.write_rank_file
 
-    def fail_on_second(directory, rank, pieces):
+    def fail_on_second(directory, rank, shards):
         if rank == 1:
             raise OSError("broken disk")
-        write(directory, rank, pieces)
+        write(directory, rank, shards)
 
     monkeypatch.setattr(store, "write_rank_file", fail_on_second)
     for one in (second, first):
@@ -136,7 +136,7 @@ def test_a_rank_that_fails_fails_the_checkpoint(tmp_path, monkeypatch):
 
 def test_missing_parts_and_strangers_are_refused(tmp_path):
     one = saver(tmp_path)
-    one.save(1, [Piece("x", lambda: paddle.ones([2]), (4,), 0, 2)], {})
+    one.save(1, [TensorShard("x", lambda: paddle.ones([2]), (4,), 0, 2)], {})
     with pytest.raises(CheckpointError, match="x is covered 2 of 4 elements"):
         one.finish()
     with pytest.raises(CheckpointError, match="not a checkpoint"):

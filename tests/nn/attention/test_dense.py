@@ -4,7 +4,7 @@ import pytest
 
 from vilg.errors import ShapeError
 from vilg.nn.attention.dense import StreamContext, dense_attention
-from vilg.nn.attention.patterns import SOURCE, TARGET, Column, Convolution, Dense, Layout, Role, Row, dense_mask
+from vilg.nn.attention.patterns import MASKED, SOURCE, TARGET, Column, Convolution, Dense, Layout, Role, Row, dense_mask
 
 LAYOUT = Layout(text=3, rows=2, columns=3)
 
@@ -13,7 +13,7 @@ def context(role: Role) -> StreamContext:
     return StreamContext(LAYOUT, role, paddle.to_tensor([3, 1]), paddle.to_tensor([2, 0]))
 
 
-@pytest.mark.parametrize("role", [TARGET, SOURCE], ids=lambda role: role.name)
+@pytest.mark.parametrize("role", [TARGET, SOURCE, MASKED], ids=lambda role: role.name)
 @pytest.mark.parametrize("pattern", [Dense(), Row(), Column(), Convolution(3)], ids=lambda pattern: pattern.name)
 def test_dense_attention_is_a_masked_mean_of_values(role, pattern):
     paddle.seed(0)

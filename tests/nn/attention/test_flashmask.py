@@ -4,9 +4,8 @@ import paddle
 import pytest
 
 from vilg.nn.attention import flashmask
-from vilg.nn.attention.patterns import SOURCE, TARGET, Column, Convolution, Dense, Layout, Role, Row, dense_mask
+from vilg.nn.attention.patterns import MASKED, SOURCE, TARGET, Column, Convolution, Dense, Layout, Row, dense_mask
 
-MASKED = Role("masked", image_is_target=True, causal=False)  # an image of which some tokens are to be guessed
 
 
 def expand(hidden: np.ndarray) -> np.ndarray:

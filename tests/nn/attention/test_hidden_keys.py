@@ -12,7 +12,7 @@ from vilg.generation.decoding.caches import CachedAttention, LayerCache
 from vilg.nn.attention.cached import DeviceMaths, Source
 from vilg.nn.attention.cached_host import HostMaths
 from vilg.nn.attention.dense import StreamContext, dense_attention
-from vilg.nn.attention.patterns import SOURCE, TARGET, Column, Convolution, Dense, Layout, Row, dense_mask
+from vilg.nn.attention.patterns import MASKED, SOURCE, TARGET, Column, Convolution, Dense, Layout, Row, dense_mask
 from vilg.nn.attention.sparse import block_sparse_attention, stream_attention
 from vilg.nn.functional import stock_operators
 
@@ -37,7 +37,7 @@ def visible_mean(q, k, v, visible):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("role", [TARGET, SOURCE], ids=lambda role: role.name)
+@pytest.mark.parametrize("role", [TARGET, SOURCE, MASKED], ids=lambda role: role.name)
 def test_no_score_is_large_enough_to_be_seen(form, role):
     layout = Layout(4, 5, 6)
     context = StreamContext(layout, role, paddle.to_tensor([4, 2]), paddle.to_tensor([2, 1]))

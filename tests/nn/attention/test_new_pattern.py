@@ -11,7 +11,7 @@ from vilg.generation.decoding.caches import LayerCache
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.nn.attention.blocks.layout import block_layout
 from vilg.nn.attention.dense import StreamContext, dense_attention
-from vilg.nn.attention.patterns import SOURCE, TARGET, Groups, Layout, Pattern
+from vilg.nn.attention.patterns import MASKED, SOURCE, TARGET, Groups, Layout, Pattern
 from vilg.nn.attention.slots import Ring
 from vilg.nn.attention.sparse import stream_attention
 from vilg.nn.functional import stock_operators
@@ -84,7 +84,7 @@ def outcome(attend, qkv):
 
 
 @pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("role", [TARGET, SOURCE], ids=lambda role: role.name)
+@pytest.mark.parametrize("role", [TARGET, SOURCE, MASKED], ids=lambda role: role.name)
 @every_pattern
 def test_it_trains_in_blocks_as_its_dense_reference_does(pattern, role, fast):
     layout = Layout(4, 6, 5)

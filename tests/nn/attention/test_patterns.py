@@ -3,12 +3,11 @@ import numpy as np
 import pytest
 
 from vilg.nn.attention.patterns import (
-    SOURCE, TARGET, Column, Convolution, Dense, Layout, Role, Row, dense_mask, layer_patterns,
+    MASKED, SOURCE, TARGET, Column, Convolution, Dense, Layout, Row, dense_mask, layer_patterns,
 )
 
 LAYOUT = Layout(text=6, rows=4, columns=4)
 PATTERNS = {pattern.name: pattern for pattern in (Dense(), Row(), Column(), Convolution(3))}
-MASKED = Role("masked", image_is_target=True, causal=False)  # an image of which some tokens are to be guessed
 ROLES = {role.name: role for role in (TARGET, SOURCE, MASKED)}
 
 # Rows are queries. All 6 text tokens are real; as a source, the picture comes with a question of 2. The convolutional

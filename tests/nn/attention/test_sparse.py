@@ -10,14 +10,13 @@ from vilg.nn.attention.blocks import fused as block_fused
 from vilg.nn.attention.blocks.layout import block_layout, image_scores_mask
 from vilg.nn.attention.dense import StreamContext, dense_attention
 from vilg.nn.attention.patterns import (
-    SOURCE, TARGET, Column, Convolution, Dense, Layout, Pattern, Role, Row, dense_mask,
+    MASKED, SOURCE, TARGET, Column, Convolution, Dense, Layout, Pattern, Role, Row, dense_mask,
 )
 from vilg.nn.functional import stock_operators
 
 GRIDS = [(4, 4), (8, 8), (16, 16), (5, 7)]
 TEXTS = {"none": (0, [0, 0]), "one": (1, [1, 0]), "ragged": (6, [6, 2])}
 HEADS, HEAD = 2, 4
-MASKED = Role("masked", image_is_target=True, causal=False)  # an image of which some tokens are to be guessed
 every_role = pytest.mark.parametrize("role", [TARGET, SOURCE, MASKED], ids=lambda role: role.name)
 needs_fast_path = pytest.mark.skipif(
     not block_fused.usable(paddle.zeros([1])), reason="the CPU fast path is off or not available here")

@@ -66,6 +66,14 @@ def test_a_low_temperature_brings_relaxed_codes_close_to_hard_ones():
     np.testing.assert_allclose(relaxed.numpy(), tokenizer.reconstruct(pictures()).raw.numpy(), atol=1e-3)
 
 
+def test_a_step_relaxes_codes_at_its_own_temperature():
+    tokenizer, relaxed = small(temperature=1.0, temperature_end=1e-4), []
+    for step in (1, 40):
+        paddle.seed(0)  # the same noise
+        relaxed.append(tokenizer.reconstruct(pictures(), step).raw.numpy())
+    assert not np.allclose(*relaxed, atol=1e-4)
+
+
 def test_schedules_begin_and_end_where_the_config_says():
     tokenizer = small(temperature=1.0, temperature_end=0.0625)
     assert [tokenizer.temperature_at(step) for step in (0, 40, 900)] == pytest.approx([1.0, 0.0625, 0.0625])

@@ -186,6 +186,18 @@ def test_gumbel_quantizer_trains_projection_and_codes():
     assert 0 < layer.update(1)["codebook_usage"] <= 1
 
 
+def test_gumbel_temperature_falls_while_training():
+    layer, z = gumbel(temperature=2.0, temperature_end=0.01, temperature_steps=100), vectors()
+    assert [layer.temperature_at(step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.005, 0.01])
+    steep = []
+    for step in (0, 50, 100):
+        paddle.seed(0)  # the same noise; a colder softmax is steeper or, far from a tie, flat
+        layer.clear_gradients()
+        (layer(z, step).z ** 2).sum().backward()
+        steep.append(layer.project.weight.grad.numpy().copy())
+    assert not np.allclose(steep[0], steep[1], rtol=1e-2) and not np.allclose(steep[1], steep[2], rtol=1e-2)
+
+
 def test_gumbel_softmax_draws_codes_as_often_as_their_probability():
     paddle.seed(6)
     logits = paddle.to_tensor([0.0, 1.0, 2.0]).expand([20_000, 3])

@@ -66,7 +66,7 @@ def test_a_batch_is_padded_and_reports_what_it_cuts(tokenizer):
 
 def test_half_a_character_is_read_as_a_question_mark(tokenizer):
     assert tokenizer.encode("红\ud83d", 9) == tokenizer.encode("红?", 9)
-    assert tokenizer.unknown("龘\ud83d") == ["龘", "?"]
+    assert tokenizer.unknown("龘\ud83d") == ["龘"]
 
 
 def test_names_of_special_tokens_in_a_text_are_text(tokenizer):
@@ -109,7 +109,16 @@ def test_unknown_characters_of_a_prompt_are_named(tokenizer, caplog):
     assert "lacks 龙 of the prompt" in caplog.text
 
 
-@pytest.mark.parametrize("empty", ["", "  \n", "\u200b\x00"])
+def test_unknown_words_of_questions_are_named_and_every_batch_tells_its_own(tokenizer, caplog):
+    asked = tokenizer.encode_questions(["红色的龙？", "几个星星？"], None, 16)
+    assert "lacks 龙 of the question '红色的龙？'" in caplog.text and asked.unknown == [["龙"], []]
+    caplog.clear()
+    assert tokenizer.encode_questions(["红色的龙？"], ["龙和龙"], 16).unknown == [["龙", "和"]]
+    assert tokenizer.encode_batch(["龙和龙", "红", "红色的色龙色的色龙"], 6).unknown == [["龙", "和"], [], ["龙"]]
+    assert not caplog.text  # of a data set the run itself tells
+
+
+@pytest.mark.parametrize("empty", ["", "  \n", "\u200b\x00", "\u3164"], ids=ascii)
 def test_empty_prompts_and_questions_are_refused(tokenizer, empty):
     with pytest.raises(VilgError, match="is empty"):
         tokenizer.encode_prompts(["红色", empty], 16)
@@ -190,6 +199,7 @@ def random_lines(count: int) -> list[str]:
             for _ in range(count)]
 
 
+@pytest.mark.extras
 def test_ids_equal_those_of_paddlenlp_and_folders_go_both_ways(tmp_path):
     paddlenlp = pytest.importorskip("paddlenlp.transformers", reason="the nlp extra is not installed")
     lines = random_lines(4000) + TEXTS

@@ -127,6 +127,12 @@ class ShardStream:
         """Sample ``number`` in the order of the files, unshuffled. Raises BrokenSample."""
         return self._read(*self._place(number))
 
+    def member(self, number: int) -> tuple[Path, Member]:
+        """The shard of sample ``number`` in the order of the files, and where its files are there. Raises BrokenSample.
+        """
+        shard, number = self._place(number)
+        return self.shards[shard], self._said(shard, number)[0]
+
     def _place(self, number: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, number, side="right"))
         return shard, number - (int(self._ends[shard - 1]) if shard else 0)

@@ -22,16 +22,19 @@ import safetensors.numpy
 
 from vilg.engine.checkpoints.files import sha256, sync, write_json
 from vilg.engine.checkpoints.manifest import FORMAT, MANIFEST, digest, read_manifest
-from vilg.engine.checkpoints.tensor_shards import Piece
+from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.errors import CheckpointError
 
 log = logging.getLogger("vilg.checkpoint")
 DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 """Number formats that a checkpoint holds."""
+MODEL, EMA, OPTIMIZER = "model/", "average/", "optimizer/"
+"""What names begin with: the task's own tensors, the EMA of its parameters, and what optimizers keep. The format spells
+the EMA "average", and in its files shards are "pieces": checkpoints of earlier versions stay readable."""
 
 
 @dataclass
-class StoredPiece:
+class StoredShard:
     """A host copy of elements [start, stop) of the flattened tensor ``name``."""
 
     name: str
@@ -41,20 +44,20 @@ class StoredPiece:
     values: np.ndarray
 
 
-def snapshot(pieces: list[Piece]) -> list[StoredPiece]:
-    """Host copies of the owned pieces, as they are now; training may go on while they are written."""
-    return [StoredPiece(piece.name, piece.shape, piece.start, piece.stop, piece.read())
-            for piece in pieces if piece.owned and piece.stop > piece.start]
+def snapshot(shards: list[TensorShard]) -> list[StoredShard]:
+    """Host copies of the owned shards, as they are now; training may go on while they are written."""
+    return [StoredShard(shard.name, shard.shape, shard.start, shard.stop, shard.read())
+            for shard in shards if shard.owned and shard.stop > shard.start]
 
 
-def write_rank_file(directory: Path, rank: int, pieces: list[StoredPiece]) -> None:
+def write_rank_file(directory: Path, rank: int, shards: list[StoredShard]) -> None:
     """Write one rank's part into the unfinished checkpoint ``directory``, its index last."""
     name = f"rank-{rank:05d}.safetensors"
     path = directory / name
-    safetensors.numpy.save_file({piece.name: piece.values for piece in pieces}, str(path))
+    safetensors.numpy.save_file({shard.name: shard.values for shard in shards}, str(path))
     sync(path)
     index = {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path),
-             "pieces": {piece.name: [list(piece.shape), piece.start, piece.stop] for piece in pieces}}
+             "pieces": {shard.name: [list(shard.shape), shard.start, shard.stop] for shard in shards}}
     write_json(directory / f"rank-{rank:05d}.json", index)
 
 
@@ -70,7 +73,7 @@ def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> 
             tensor["pieces"].append([index["file"], start, stop])
         index_path.unlink()
     for name, tensor in tensors.items():
-        tensor["pieces"].sort(key=lambda piece: piece[1])
+        tensor["pieces"].sort(key=lambda shard: shard[1])
         covered = sum(stop - start for _, start, stop in tensor["pieces"])
         if covered != prod(tensor["shape"]):
             raise CheckpointError(f"{final}: {name} is covered {covered} of {prod(tensor['shape'])} elements; "
@@ -154,27 +157,27 @@ class Checkpoint:
         """Tensor ``name`` in its own shape."""
         return self.read(name).reshape(self.shape(name))
 
-    def restore(self, pieces: list[Piece]) -> None:
-        """Fill ``pieces``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
-        names = {piece.name for piece in pieces}
+    def restore(self, shards: list[TensorShard]) -> None:
+        """Fill ``shards``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+        names = {shard.name for shard in shards}
         missing, shapes = sorted(names - self.names), []
-        if missing and all(name.startswith("average/") for name in missing):
-            raise CheckpointError(f"{self.path}: was made without averaged weights; set train.ema_decay: 0, or begin a "
-                                  "new run from its model (task.init_from)")
+        if missing and all(name.startswith(EMA) for name in missing):
+            raise CheckpointError(f"{self.path}: was made without an EMA of the weights; set train.ema_decay: 0, or "
+                                  "begin a new run from its model (task.init_from)")
         if missing and all(name.endswith("/master") for name in missing):
             raise CheckpointError(f"{self.path}: was made without float32 masters; set distributed.amp to what it was, "
                                   "or begin a new run from its model (task.init_from)")
-        for piece in pieces:
-            if piece.name in self.names and self.shape(piece.name) != tuple(piece.shape):
-                shapes.append(f"{piece.name} is {list(self.shape(piece.name))} in the checkpoint and "
-                              f"{list(piece.shape)} in the model")
+        for shard in shards:
+            if shard.name in self.names and self.shape(shard.name) != tuple(shard.shape):
+                shapes.append(f"{shard.name} is {list(self.shape(shard.name))} in the checkpoint and "
+                              f"{list(shard.shape)} in the model")
         if shapes or missing:
             problem = "; ".join(shapes[:3]) if shapes else f"lacks {', '.join(missing[:3])}"
             raise CheckpointError(f"{self.path}: made by another model size or vocabulary: {problem}; "
                                   "use the config it was made with, or a new output directory")
-        for piece in pieces:
-            if piece.stop > piece.start:
-                piece.write(self.read(piece.name, piece.start, piece.stop))
+        for shard in shards:
+            if shard.stop > shard.start:
+                shard.write(self.read(shard.name, shard.start, shard.stop))
 
 
 def checkpoints_in(directory: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vilg.engine.checkpoints import checkpoint as store
-from vilg.engine.checkpoints.checkpoint import StoredPiece
-from vilg.engine.checkpoints.tensor_shards import Piece
+from vilg.engine.checkpoints.checkpoint import StoredShard
+from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.errors import CheckpointError
 
 log = logging.getLogger("vilg.checkpoint")
@@ -37,10 +37,10 @@ class Saver:
                 if token not in left.name:
                     shutil.rmtree(left, ignore_errors=True)
 
-    def save(self, step: int, pieces: list[Piece], header: dict[str, Any]) -> None:
-        """Copy ``pieces`` now and write checkpoint ``step`` in the background, after the one before has ended."""
+    def save(self, step: int, shards: list[TensorShard], header: dict[str, Any]) -> None:
+        """Copy ``shards`` now and write checkpoint ``step`` in the background, after the one before has ended."""
         self.settle()
-        stored = store.snapshot(pieces)
+        stored = store.snapshot(shards)
         self._thread = threading.Thread(target=self._write, args=(step, stored, {"step": step, **header}), daemon=True)
         self._thread.start()
 
@@ -63,7 +63,7 @@ class Saver:
             raise CheckpointError(f"{self.directory}: the last checkpoint could not be written ({self._error}); "
                                   "put that right and start again with --resume auto") from self._error
 
-    def _write(self, step: int, stored: list[StoredPiece], header: dict[str, Any]) -> None:
+    def _write(self, step: int, stored: list[StoredShard], header: dict[str, Any]) -> None:
         unfinished = self.directory / f".step-{step:08d}.{self.token}"
         try:
             unfinished.mkdir(parents=True, exist_ok=True)

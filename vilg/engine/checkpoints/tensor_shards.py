@@ -1,6 +1,6 @@
-"""A piece: the part of a named tensor that this rank holds, and where it lies in the whole.
+"""A shard: the part of a named tensor that this rank holds, and where it lies in the whole.
 
-Checkpoints, the weight average and the gradient norm all work on pieces, and so never ask which parallel level is on.
+Checkpoints, the EMA and the gradient norm all work on shards, and so never ask which parallel level is on.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from paddle import Tensor
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorShard:
     """Elements [``start``, ``stop``) of the flattened tensor ``name`` of ``shape``; ``tensor()`` holds them now.
 
     Sharding pads slices, so ``tensor()`` may hold more than ``stop − start`` elements; the rest is ignored.
-    ``owned`` says that this rank writes the piece to checkpoints and counts it in sums over ranks.
+    ``owned`` says that this rank writes the shard to checkpoints and counts it in sums over ranks.
     """
 
     name: str
@@ -28,10 +28,10 @@ class Piece:
 
     @property
     def whole(self) -> bool:
-        """Whether the piece is all of the tensor."""
+        """Whether the shard is all of the tensor."""
         return self.start == 0 and self.stop == prod(self.shape)
 
-    def renamed(self, name: str, tensor: Callable[[], Tensor]) -> "Piece":
+    def renamed(self, name: str, tensor: Callable[[], Tensor]) -> "TensorShard":
         """The same range of another tensor of the same shape."""
         return replace(self, name=name, tensor=tensor)
 
@@ -52,6 +52,6 @@ class Piece:
         tensor.set_value(paddle.to_tensor(values.reshape(tensor.shape), place=tensor.place).astype(tensor.dtype))
 
 
-def whole(name: str, tensor: Tensor, owned: bool = True) -> Piece:
-    """All of ``tensor`` as one piece."""
-    return Piece(name, lambda: tensor, tuple(tensor.shape), 0, prod(tensor.shape), owned)
+def whole(name: str, tensor: Tensor, owned: bool = True) -> TensorShard:
+    """All of ``tensor`` as one shard."""
+    return TensorShard(name, lambda: tensor, tuple(tensor.shape), 0, prod(tensor.shape), owned)

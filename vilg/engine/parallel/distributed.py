@@ -3,21 +3,23 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Literal
 
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
-from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_utils import device_guard
+from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_stage3
 from paddle.distributed.fleet.utils import recompute
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
 from vilg.engine.optim import OptimConfig, build_optimizer
-from vilg.engine.parallel.phase_optimizer import Worker
-from vilg.engine.parallel.sharded import ParameterShardedWorker, StateShardedWorker
-from vilg.engine.safety.barrier import Meeting, make_place
+from vilg.engine.parallel.half import to_half
+from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
+from vilg.engine.parallel.sharded import ParameterShardedOptimizer, StateShardedOptimizer
+from vilg.engine.safety.barrier import Barrier, make_barrier_file
 from vilg.engine.task import Phase
 from vilg.errors import ConfigError
 
@@ -33,8 +35,8 @@ class DistributedConfig:
     (parameters too). ``sharding_degree``: how many ranks share one model, 0 for all; the rest are data-parallel
     replicas of that group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which
     blocks of every stack forget their activations and compute them again in backward: none, full, or every k-th.
-    ``amp``: O1 casts operators, O2 also weights (float32 masters are kept); ``loss_scale`` is where float16's dynamic
-    scale starts.
+    ``amp``: O1 casts operators, O2 also weights, whose masters and buffers stay float32; ``float32_gradients`` lets
+    O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale starts.
     ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
     os_g, elements of gradients exchanged at once.
     """
@@ -45,19 +47,18 @@ class DistributedConfig:
     recompute: Literal["none", "full"] | int = "none"
     amp: Literal["none", "O1", "O2"] = "none"
     amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    float32_gradients: bool = True
     loss_scale: float = 65536.0
     segment_size: int = 2**20
     buffer_size: int = 2**23
 
     def __post_init__(self) -> None:
-        if self.offload and self.level not in ("os", "os_g", "p_g_os"):
-            raise ValueError(f"offload moves sharded states to the host; level {self.level} has none, use os, os_g or "
+        if self.offload and self.level in ("os", "os_g"):
+            raise ValueError(f"offload: at level {self.level} Paddle updates one flat buffer, without weight decay and "
+                             "with nothing to resume from; use level: p_g_os, or offload: false")
+        if self.offload and self.level != "p_g_os":
+            raise ValueError(f"offload moves sharded states to the host; level {self.level} has none, use level: "
                              "p_g_os, or offload: false")
-        if self.offload and self.level != "p_g_os" and (self.amp, self.amp_dtype) != ("O2", "float16"):
-            raise ValueError("offload with level os or os_g works on float16 weights only; set amp: O2 and amp_dtype: "
-                             "float16, or level: p_g_os")
-        if self.offload and self.level != "p_g_os" and self.sharding_degree:
-            raise ValueError("offload with level os or os_g shards over all ranks; set sharding_degree: 0")
         if self.sharding_degree and self.level in ("none", "dp"):
             raise ValueError(f"sharding_degree: level {self.level} shards nothing; leave it 0")
         if self.sharding_degree < 0 or self.sharding_degree == 1:
@@ -102,6 +103,9 @@ class Parallel:
         self.config, self.ranks, self.rank = config, ranks_of_launch(), rank_of_launch()
         config.check_ranks(self.ranks)
         self.on_gpu = paddle.get_device().startswith("gpu")
+        self.mixed_precision = self.on_gpu and config.amp != "none"
+        # Recomputation runs layers out of the order that asynchronous gathering has recorded.
+        self.gathers_ahead = self.on_gpu and config.recompute == "none"
         if config.amp != "none" and not self.on_gpu and self.rank == 0:
             log.warning("distributed.amp: Paddle has no mixed precision on the CPU; arithmetic stays float32")
         if self.ranks > 1 and not dist.is_initialized():
@@ -109,65 +113,66 @@ class Parallel:
                 # Left to itself Paddle takes its static-graph context on a CPU, which has no process groups.
                 os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
             dist.init_parallel_env()
-        self._meeting: Meeting | None = None
+        self._barrier: Barrier | None = None
         if self.ranks > 1 and not self.on_gpu:
-            self._meeting = self._arrange_meeting()
+            self._barrier = self._make_barrier()
         self._degree = config.sharding_degree or self.ranks
         self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
 
-    def worker(self, phase: Phase, optim: OptimConfig, names: dict[int, str]) -> Worker:
+    def phase_optimizer(self, phase: Phase, optim: OptimConfig, names: dict[int, str]) -> PhaseOptimizer:
         """The phase made ready for this run's level; names map a tensor's id to its name in checkpoints."""
         level, module = self.config.level, phase.module
         module.train()
         put_on_recompute(module, self.config.recompute)
-        if self.ranks > 1:
-            for layer in module.sublayers(include_self=True):
-                if hasattr(layer, "gather"):
-                    layer.gather = self.concatenate
-        half = self.on_gpu and self.config.amp == "O2"
+        for layer in module.sublayers(include_self=True):
+            if self.ranks > 1 and hasattr(layer, "gather"):
+                layer.gather = self.concatenate
+            if hasattr(layer, "forgetting"):
+                layer.forgetting = forgetting
+        half = self.mixed_precision and self.config.amp == "O2"
         optimizer = build_optimizer(optim, phase.parameters, multi_precision=half)
         if half:
-            module, optimizer = paddle.amp.decorate(module, optimizer, level="O2", dtype=self.config.amp_dtype)
+            optimizer = to_half(module, optimizer, self.config.amp_dtype, self.config.float32_gradients)
         if level == "none":
-            return Worker(phase, optimizer, names)
+            return PhaseOptimizer(phase, optimizer, names)
         if level == "dp":
             self._share_from_first(module)
             parameters = list(phase.parameters.values())
-            return Worker(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None), self.rank,
-                          self.ranks)
-        return self._sharded_worker(phase, module, optimizer, names)
+            return PhaseOptimizer(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None),
+                                  self.rank, self.ranks)
+        return self._sharded_optimizer(phase, module, optimizer, names)
 
-    def _sharded_worker(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
-                        names: dict[int, str]) -> Worker:
+    def _sharded_optimizer(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
+                           names: dict[int, str]) -> PhaseOptimizer:
         config, replica = self.config, self.rank // self._degree
         self._refuse_unshardable(phase)
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
-        # Recomputation runs layers out of the order that asynchronous gathering has recorded.
-        synchronous = config.recompute != "none" or not self.on_gpu
         # Parameters are gathered when their own layer is called; the rare layer that is used in other ways says so.
         whole = [id(layer) for layer in module.sublayers() if getattr(layer, "kept_whole", False)]
+        # Paddle forgets the types of an earlier phase's parameters when it wraps another, and needs them to offload.
+        known = dict(getattr(group_sharded_stage3, "param2dtype", {}))
         wrapped, optimizer, _ = group_sharded_parallel(
             module, optimizer, config.level, group=self._group, dp_group=self._replicas, offload=config.offload,
-            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=synchronous,
+            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=not self.gathers_ahead,
             exclude_layer=whole)
+        vars(group_sharded_stage3).get("param2dtype", {}).update(known)
         if config.level == "p_g_os":
-            on_host = device_guard if config.offload else contextlib.nullcontext
-            return ParameterShardedWorker(phase, wrapped, optimizer, names, shapes, replica, on_host)
-        return StateShardedWorker(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
+            return ParameterShardedOptimizer(phase, wrapped, optimizer, names, shapes, replica, config.offload)
+        return StateShardedOptimizer(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
 
-    def precision(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager:
         """The context in which forward passes run."""
-        if self.on_gpu and self.config.amp != "none":
+        if self.mixed_precision:
             return paddle.amp.auto_cast(level=self.config.amp, dtype=self.config.amp_dtype)
         return contextlib.nullcontext()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return when every rank has come here, however long that takes (:mod:`vilg.engine.safety.barrier`).
 
         Does nothing on GPUs, which do not use Gloo, nor where ranks are on several machines.
         """
-        if self._meeting is not None:
-            self._meeting.wait()
+        if self._barrier is not None:
+            self._barrier.wait()
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over ranks, in place."""
@@ -176,9 +181,9 @@ class Parallel:
         return values
 
     @paddle.no_grad()
-    def average(self, tensors: list[Tensor]) -> None:
+    def mean_over_ranks(self, tensors: list[Tensor]) -> None:
         """Mean over ranks of floating-point tensors (running statistics, of which each rank has its own), in place."""
-        self.meet()
+        self.barrier()
         for tensor in tensors:
             if self.ranks > 1 and tensor.is_floating_point():
                 dist.all_reduce(tensor)
@@ -192,7 +197,7 @@ class Parallel:
         """Rank 0's ``value`` (plain data) on every rank."""
         if self.ranks == 1:
             return value
-        self.meet()
+        self.barrier()
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
@@ -201,26 +206,26 @@ class Parallel:
         """Every rank's ``value`` (plain data), by rank, on every rank."""
         if self.ranks == 1:
             return [value]
-        self.meet()
+        self.barrier()
         values: list[Any] = []
         dist.all_gather_object(values, value)
         return values
 
-    def _arrange_meeting(self) -> Meeting | None:
+    def _make_barrier(self) -> Barrier | None:
         path = None
         if self.rank == 0:
             with contextlib.suppress(OSError):
-                path = make_place(self.ranks)
+                path = make_barrier_file(self.ranks)
         host, path = self.broadcast((socket.gethostname(), path))
-        meeting = None
+        barrier = None
         if path is not None and host == socket.gethostname():
             with contextlib.suppress(OSError):
-                meeting = Meeting(path, self.rank, self.ranks)
-        everywhere = all(self.gather(meeting is not None))
+                barrier = Barrier(path, self.rank, self.ranks)
+        everywhere = all(self.gather(barrier is not None))
         if self.rank == 0 and path is not None:
             with contextlib.suppress(OSError):  # a system that keeps files that are open
                 os.remove(path)
-        return meeting if everywhere else None
+        return barrier if everywhere else None
 
     def _groups(self) -> tuple[Any, Any]:
         """This rank's sharding group, and its group of replicas (None for one replica). Every rank makes all groups."""
@@ -287,6 +292,15 @@ def put_on_recompute(module: nn.Layer, which: str | int) -> int:
                 block.recomputed = True
                 count += 1
     return count
+
+
+def forgetting(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """``function(inputs)``, whose activations are computed again in backward, with the same random numbers; for a part
+    of a step that a layer cuts up by itself. ``inputs`` need no gradient, as pixels and ids do not."""
+    # Paddle only recomputes what hangs on an input with a gradient.
+    anchor = paddle.zeros([1])
+    anchor.stop_gradient = False
+    return recompute(lambda part, zero: function(part) + zero, inputs, anchor, use_reentrant=True)
 
 
 def _recomputed(forward: Any) -> Any:

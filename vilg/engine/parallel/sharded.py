@@ -1,21 +1,23 @@
-"""Optimizers at work under Paddle's group sharding: who holds which piece, and when gradients travel.
+"""Optimizers at work under Paddle's group sharding: who holds which shard, and when gradients travel.
 
 Paddle's wrappers join scaling, exchange and the optimizer's step in one call. Here they are taken apart, because the
 trainer looks at the global gradient norm in between, to clip and to skip a step that is not finite.
 """
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 
 import paddle
 from paddle import Tensor, nn
+from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_utils import device_guard
 
-from vilg.engine.checkpoints.tensor_shards import Piece, whole
-from vilg.engine.parallel.phase_optimizer import Slot, Worker, sum_of_squares
+from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
+from vilg.engine.parallel.half import HALF, drop_gradient, fill_gradient, gradient_of
+from vilg.engine.parallel.phase_optimizer import Slot, PhaseOptimizer, sum_of_squares
 from vilg.engine.task import Batch, Phase, StepOutput
 
 
-class StateShardedWorker(Worker):
+class StateShardedOptimizer(PhaseOptimizer):
     """Levels os and os_g: every rank holds all parameters, and the optimizer states of those it owns.
 
     ``defer`` (os) keeps whole gradients on each rank and exchanges them after the last micro-batch; without it (os_g)
@@ -51,16 +53,15 @@ class StateShardedWorker(Worker):
                     self._reduce_to(storage.buffer, owner)
                     if owner != self.module._rank:
                         for parameter in storage._params:
-                            parameter.clear_gradient(False)
+                            drop_gradient(parameter)
                         storage.buffer._clear_data()
         for index, parameter in enumerate(self.module._trainable_params):
             if not self.module._has_grad_storage[index] and self.module._grad_reduced[index]:
                 owner = self.module._trainable_param2rank[parameter.name]
-                if parameter.grad is None:
-                    parameter.grad = paddle.zeros_like(parameter)
-                self._reduce_to(parameter.grad, owner)
+                fill_gradient(parameter)
+                self._reduce_to(gradient_of(parameter), owner)
                 if owner != self.module._rank:
-                    parameter.clear_gradient(False)
+                    drop_gradient(parameter)
 
     def exchange(self) -> None:
         self.module._grad_scale()
@@ -77,75 +78,94 @@ class StateShardedWorker(Worker):
     def clear(self) -> None:
         self.optimizer.clear_grad()
 
-    def pieces(self) -> list[Piece]:
+    def tensor_shards(self) -> list[TensorShard]:
         return [whole(self.names[name], tensor, self._mine(tensor) and self._replica == 0)
                 for name, tensor in self.phase.parameters.items()]
 
     def _gradients(self) -> list[Tensor]:
-        if self.optimizer.offload:
-            return [self.optimizer.offload_grads.buffer]
-        mine = [tensor for tensor in self.phase.parameters.values() if self._mine(tensor)]
-        return [tensor.grad for tensor in mine if tensor.grad is not None]
+        mine = [gradient_of(tensor) for tensor in self.phase.parameters.values() if self._mine(tensor)]
+        return [gradient for gradient in mine if gradient is not None]
 
     def _slots(self) -> dict[str, Slot]:
-        return {piece.name: Slot(tensor.name, tensor, piece)
-                for piece, tensor in zip(self.pieces(), self.phase.parameters.values()) if self._mine(tensor)}
+        return {shard.name: Slot(tensor.name, tensor, shard, tensor.dtype in HALF)
+                for shard, tensor in zip(self.tensor_shards(), self.phase.parameters.values()) if self._mine(tensor)}
 
     def _mine(self, parameter: Tensor) -> bool:
         return self.optimizer.param2rank[parameter.name] == self.module._rank
 
 
-class ParameterShardedWorker(Worker):
+class ParameterShardedOptimizer(PhaseOptimizer):
     """Level p_g_os: parameters, gradients and states live in flat slices, one a rank; small parameters stay whole.
 
-    ``shapes`` are the parameters' shapes before slicing; ``on_host`` is the context in which an offloaded optimizer
-    keeps its accumulators.
+    ``shapes`` are the parameters' shapes before slicing. With ``offload`` the optimizer works on the host, on float32
+    masters that Paddle puts in the place of half-precision slices for the time of its step.
     """
 
     def __init__(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer, names: dict[int, str],
-                 shapes: dict[str, tuple[int, ...]], replica: int, on_host: Callable[[], AbstractContextManager]):
+                 shapes: dict[str, tuple[int, ...]], replica: int, offload: bool):
         super().__init__(phase, optimizer, names)
-        self.module, self._shapes, self._replica, self._on_host = module, shapes, replica, on_host
+        self.module, self._shapes, self._replica, self._offload = module, shapes, replica, offload
+        # Told now: while an offloaded optimizer is at work, masters stand in the parameters' places.
+        self._half = {name for name, tensor in phase.parameters.items() if tensor.dtype in HALF}
         # The wrapper's step would move gradients into slices itself; exchange() has done so by then.
         optimizer.update_scaler = True
 
     def exchange(self) -> None:
         for parameter in self.phase.parameters.values():
             if _sliced(parameter) and parameter.bw_storage is None:
-                parameter.bw_storage = paddle.zeros_like(parameter.fw_storage)
+                with self._on_host():
+                    parameter.bw_storage = paddle.zeros(parameter.fw_storage.shape, self._gradient_dtype(parameter))
         self.optimizer.update_slice()
 
     def square_norm(self) -> Tensor:
-        return sum_of_squares([_holder(tensor).grad for name, tensor in self.phase.parameters.items()
-                               if self._piece(name, tensor).owned])
+        return sum_of_squares([gradient_of(_holder(tensor)) for name, tensor in self.phase.parameters.items()
+                               if self._shard(name, tensor).owned])
 
     def clear(self) -> None:
         self.optimizer.clear_grad()
 
-    def pieces(self) -> list[Piece]:
-        return [self._piece(name, tensor) for name, tensor in self.phase.parameters.items()]
+    def tensor_shards(self) -> list[TensorShard]:
+        return [self._shard(name, tensor) for name, tensor in self.phase.parameters.items()]
 
-    def _piece(self, name: str, parameter: Tensor) -> Piece:
+    def _shard(self, name: str, parameter: Tensor) -> TensorShard:
         shape, rank = self._shapes[name], self.module._rank
         if not _sliced(parameter):
-            return Piece(self.names[name], lambda: parameter, shape, 0, prod(shape), self._replica == 0 and rank == 0)
+            return TensorShard(self.names[name], lambda: parameter, shape, 0, prod(shape),
+                               self._replica == 0 and rank == 0)
         start, stop = (min(edge, prod(shape)) for edge in self.module._param2buffer[parameter.name][rank])
-        return Piece(self.names[name], lambda: parameter.fw_storage, shape, start, stop, self._replica == 0)
+        return TensorShard(self.names[name], lambda: parameter.fw_storage, shape, start, stop, self._replica == 0)
 
     def _gradients(self) -> list[Tensor]:
-        holders = [_holder(tensor) for tensor in self.phase.parameters.values()]
-        return [holder.grad for holder in holders if holder.grad is not None]
+        gradients = [gradient_of(_holder(tensor)) for tensor in self.phase.parameters.values()]
+        return [gradient for gradient in gradients if gradient is not None]
 
-    def _create_accumulators(self) -> None:
+    def _gradient_dtype(self, parameter: Tensor) -> paddle.dtype:
+        return paddle.float32 if self._offload or hasattr(parameter, "main_grad") else parameter.dtype
+
+    def _on_host(self) -> AbstractContextManager:
+        return device_guard() if self._offload else nullcontext()
+
+    def _create_accumulators(self, parameters: list[Tensor]) -> None:
         with self._on_host():
-            super()._create_accumulators()
+            super()._create_accumulators(parameters)
+
+    def _master(self, slot: Slot) -> Tensor | None:
+        return slot.parameter if self._offload and slot.half else super()._master(slot)
 
     def _slots(self) -> dict[str, Slot]:
         slots = {}
         for name, tensor in self.phase.parameters.items():
-            holder = _holder(tensor)
-            slots[self.names[name]] = Slot(holder.name, holder, self._piece(name, tensor))
+            holder, half = _holder(tensor), name in self._half
+            moved = _as(holder.name, tensor.master_weight) if self._offload and half else holder
+            slots[self.names[name]] = Slot(holder.name, moved, self._shard(name, tensor), half)
         return slots
+
+
+def _as(name: str, tensor: Tensor) -> Tensor:
+    """The same storage under another name."""
+    alias = tensor.detach()
+    alias.name = name
+    return alias
 
 
 def _sliced(parameter: Tensor) -> bool:

@@ -14,15 +14,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 1e-4, 0.05, 1.1
 _BYTES = 8
 
 
-def make_place(ranks: int) -> str:
-    """A new file that ``ranks`` can meet in. It may be removed once all have made their :class:`Meeting`."""
+def make_barrier_file(ranks: int) -> str:
+    """A new file that ``ranks`` can meet in. It may be removed once all have made their :class:`Barrier`."""
     handle, path = tempfile.mkstemp(prefix="vilg-ranks-")
     with os.fdopen(handle, "wb") as file:
         file.write(bytes(_BYTES * ranks))  # written, not only extended: its pages exist even if the disk fills up
     return path
 
 
-class Meeting:
+class Barrier:
     """One rank's view of the place at ``path``. Raises OSError where that does not exist."""
 
     def __init__(self, path: str, rank: int, ranks: int):

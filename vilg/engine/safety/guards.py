@@ -12,7 +12,7 @@ import numpy as np
 
 from vilg.config import configclass
 from vilg.errors import VilgError
-from vilg.weights.files import save_weights
+from vilg.weights.files import write_arrays
 
 log = logging.getLogger("vilg.guard")
 
@@ -67,7 +67,7 @@ class Guard:
         if self.skipped_in_a_row in (1, self.config.max_skips):
             try:
                 for number, batch in enumerate(batches):
-                    save_weights(folder / f"step-{step:08d}-rank-{self.rank:05d}-{number}.safetensors", batch)
+                    write_arrays(folder / f"step-{step:08d}-rank-{self.rank:05d}-{number}.safetensors", batch)
             except (VilgError, OSError) as error:
                 log.warning("the batches of step %d could not be kept: %s", step, error)
         log.warning("step %d: %s is not finite; skipped (%d in a row)", step, what, self.skipped_in_a_row)

@@ -12,7 +12,7 @@ from vilg.errors import ShapeError
 from vilg.generation.decoding.caches import CachedAttention, LayerCache
 from vilg.generation.decoding.compiled import CompiledStack, compilable
 from vilg.kernels.onednn.switch import active
-from vilg.models.bidirectional import BidirectionalTransformer
+from vilg.models.bidirectional import BidirectionalTransformer, TextImageTransformer
 from vilg.nn.attention.cached import Source
 from vilg.nn.attention.cached_host import HostMaths
 from vilg.nn.attention.patterns import Dense, Layout
@@ -24,7 +24,7 @@ def image_attention(model: BidirectionalTransformer, source: Source, samples: in
     return CachedAttention(source, [LayerCache(pattern, model.layout) for pattern in model.patterns], samples)
 
 
-def text_attention(model: BidirectionalTransformer, source: Source, steps: int) -> CachedAttention:
+def text_attention(model: TextImageTransformer, source: Source, steps: int) -> CachedAttention:
     """Caches for writing a text of at most ``steps`` tokens about every picture of a source."""
     line = Layout(text=0, rows=1, columns=steps)
     return CachedAttention(source, [LayerCache(Dense(), line)] * len(model.patterns))
@@ -38,7 +38,7 @@ class Decoder:
     they are.
     """
 
-    def __init__(self, model: BidirectionalTransformer, attention: CachedAttention, head: Linear, tokens: Tensor,
+    def __init__(self, model: TextImageTransformer, attention: CachedAttention, head: Linear, tokens: Tensor,
                  places: Tensor):
         self.attention, self._model, self._head = attention, model, head
         self._compiled: CompiledStack | None = None
@@ -91,7 +91,7 @@ def image_decoder(model: BidirectionalTransformer, source: Source, samples: int 
     return Decoder(model, attention, model.image_head, model.image_embedding.weight, model.image_positions())
 
 
-def text_decoder(model: BidirectionalTransformer, source: Source, steps: int) -> Decoder:
+def text_decoder(model: TextImageTransformer, source: Source, steps: int) -> Decoder:
     """Writes at most ``steps`` tokens about every picture of a source."""
     attention = text_attention(model, source, steps)
     return Decoder(model, attention, model.text_head, model.text_embedding.weight, model.text_position.weight)

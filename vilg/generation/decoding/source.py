@@ -6,7 +6,7 @@ import paddle
 from paddle import Tensor
 
 from vilg.kernels.onednn.buffers import zeros
-from vilg.models.bidirectional import BidirectionalTransformer
+from vilg.models.bidirectional import BidirectionalTransformer, TextImageTransformer
 from vilg.nn.attention.cached import Source
 from vilg.nn.attention.dense import StreamContext
 from vilg.nn.attention.patterns import SOURCE, TARGET, Dense, Layout, Pattern
@@ -48,20 +48,20 @@ def prefill_text(model: BidirectionalTransformer, text: Tensor, length: Tensor) 
     return _prefill(model, model.embed_text(model.pad_text(text)), context, patterns, length)
 
 
-def prefill_image(model: BidirectionalTransformer, codes: Tensor, text: Tensor, prefix: Tensor) -> Source:
-    """The source of image→text: P pictures [P, n] and the first ``prefix`` [P] tokens of their texts [P, m].
+def prefill_image(model: TextImageTransformer, image: Tensor, text: Tensor, prefix: Tensor) -> Source:
+    """The source of image→text: P pictures [P, n …] and the first ``prefix`` [P] tokens of their texts [P, m].
 
     The last source token of a text is left out of what the targets see here: it is the first one that is decoded, since
     its hidden vector predicts the first target, and the cache holds it from then on.
     """
-    image, text = model.embed_image(codes), model.pad_text(text)
+    image, text = model.embed_source(image), model.pad_text(text)
     layout = model.layout if int(prefix.max()) else Layout(0, model.layout.rows, model.layout.columns)
     x = paddle.concat([model.embed_text(text), image], axis=1) if layout.text else image
     context = StreamContext(layout, SOURCE, prefix, prefix)
     return _prefill(model, x, context, model.patterns, paddle.clip(prefix - 1, min=0))
 
 
-def _prefill(model: BidirectionalTransformer, x: Tensor, context: StreamContext, patterns: list[Pattern],
+def _prefill(model: TextImageTransformer, x: Tensor, context: StreamContext, patterns: list[Pattern],
              seen_text: Tensor) -> Source:
     attention = PrefillAttention(context, patterns)
     model.stack(x, attention)

@@ -12,6 +12,9 @@ memory says nothing about who comes first; the *role* does:
   token grid.
 - :data:`SOURCE` (image→text): the whole image is the source, and so is a prefix of the text (a question, possibly
   empty); the rest of the text is the target. Image slot p holds token p.
+- :data:`MASKED` (text→image by mask-predict, Huang et al., ACM MM 2021): the text is the source, and the image, of
+  which some tokens are masked, sees itself both ways. Image slot p holds token p, or one learned vector where that is
+  masked, and its hidden vector predicts token p.
 
 Source tokens see all source tokens; a target token sees the whole source and the targets up to itself; the source never
 sees the target. The pattern narrows image→image attention alone.
@@ -85,6 +88,7 @@ class Role:
 
 TARGET = Role("target", image_is_target=True, causal=True)
 SOURCE = Role("source", image_is_target=False, causal=False)
+MASKED = Role("masked", image_is_target=True, causal=False)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ import numpy as np
 
 from vilg import config as configs
 from vilg.errors import CheckpointError
-from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer, TextImageTransformer
 from vilg.models.end_to_end import EndToEndReconstructor
+from vilg.models.two_level.features import FeatureReader
 from vilg.release.folder import DESCRIPTION, WEIGHTS, Opened, open_folder
 from vilg.release.kinds.reconstructor import Trained
 from vilg.release.registry import KINDS, Contents, Kind, chosen, register
+from vilg.release.widening import widen
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import fingerprint, load_weights
@@ -24,12 +26,17 @@ class ReleasedModel:
     """A transformer with the two tokenizers it was trained on, the sampling settings that suit it (a config, or plain
     values when read), and the reconstructor of its end-to-end path if it has one. ``name`` is the folder's."""
 
-    model: BidirectionalTransformer
+    model: TextImageTransformer
     image_tokenizer: ImageTokenizer
     text_tokenizer: WordPieceTokenizer
     sampling: Any
     name: str = ""
     reconstructor: EndToEndReconstructor | None = None
+
+    @property
+    def reader(self) -> FeatureReader:
+        """From images to what image→text reads."""
+        return FeatureReader("codes", self.image_tokenizer)
 
 
 @register("bidirectional")
@@ -37,8 +44,11 @@ class BidirectionalFolder(Kind):
     """``kind: bidirectional`` ↔ :class:`ReleasedModel`. Replaced weights of the reconstructor are named
     ``reconstructor.`` and their name."""
 
+    name = "bidirectional"
     title = "a bidirectional model, which draws and describes"
     old_parts = ("image_tokenizer", "reconstructor")
+    shape: type[BidirectionalConfig] = BidirectionalConfig
+    network: type[TextImageTransformer] = BidirectionalTransformer
 
     def pack(self, thing: ReleasedModel, replaced: dict[str, np.ndarray]) -> Contents:
         weights = chosen(thing.model, replaced)
@@ -49,7 +59,7 @@ class BidirectionalFolder(Kind):
             parts["reconstructor"] = KINDS["reconstructor"].pack(
                 Trained(thing.reconstructor, weights, thing.image_tokenizer), own)
         sampling = configs.to_dict(thing.sampling) if is_dataclass(thing.sampling) else thing.sampling
-        return Contents("bidirectional", {
+        return Contents(self.name, {
             "model": thing.model.config, "sampling": sampling,
             "image_tokenizer": fingerprint(thing.image_tokenizer.state_dict())}, weights, parts, thing.text_tokenizer)
 
@@ -61,20 +71,32 @@ class BidirectionalFolder(Kind):
         text_tokenizer, sampling = opened.text_tokenizer(), opened.said.get("sampling", {})
         if not isinstance(sampling, dict):
             raise CheckpointError(f"{opened.folder / DESCRIPTION}: sampling must be a mapping of settings")
-        config = opened.section("model", BidirectionalConfig)
+        config = opened.section("model", self.shape)
         _check_fit(config, image_tokenizer, text_tokenizer, opened.folder / DESCRIPTION)
-        model = opened.build(lambda: BidirectionalTransformer(config))
+        model = opened.build(lambda: self.network(config))
         reconstructor = opened.part("reconstructor", "reconstructor", model=model, image_tokenizer=image_tokenizer)
         return ReleasedModel(model, image_tokenizer, text_tokenizer, sampling, opened.folder.name, reconstructor)
 
 
 def start_from(model: BidirectionalTransformer, folder: str | Path, image_tokenizer: ImageTokenizer,
                text_tokenizer: WordPieceTokenizer) -> None:
-    """Give ``model`` the weights of a released folder (fine-tuning). Raises CheckpointError when they do not fit, or
-    the two tokenizers are not the ones in use."""
-    opened = open_folder(folder, "bidirectional")
-    opened.refuse_others(_identity(image_tokenizer) | {"vocabulary": ("vocabulary", text_tokenizer.fingerprint())})
-    load_weights(model, opened.weights, str(opened.folder / WEIGHTS))
+    """Give ``model`` the weights of a released folder (fine-tuning), as :func:`weights_of` reads them. Raises
+    CheckpointError when they do not fit."""
+    opened, weights = weights_of(folder, image_tokenizer, text_tokenizer, "bidirectional")
+    load_weights(model, weights, str(opened.folder / WEIGHTS))
+
+
+def weights_of(folder: str | Path, image_tokenizer: ImageTokenizer, text_tokenizer: WordPieceTokenizer,
+               kind: str | None = None) -> tuple[Opened, dict[str, np.ndarray]]:
+    """A released folder (of ``kind``) to start from, and its weights for these tokenizers. ``text_tokenizer`` may hold
+    more tokens than the folder's (:func:`~vilg.release.widening.widen`). Raises CheckpointError when the vocabulary
+    lacks some of the folder's, or the image tokenizer is not the one in use."""
+    opened = open_folder(folder, kind)
+    opened.refuse_others(_identity(image_tokenizer))
+    weights, theirs = opened.weights, opened.text_tokenizer()
+    if theirs.fingerprint() != text_tokenizer.fingerprint():
+        weights = widen(weights, theirs, text_tokenizer, str(opened.folder))
+    return opened, weights
 
 
 def _identity(image_tokenizer: ImageTokenizer) -> dict[str, tuple[str, str]]:

@@ -27,7 +27,8 @@ class ReconstructorFolder(Kind):
     """``kind: reconstructor`` ← :class:`Trained`, → :class:`~vilg.models.end_to_end.EndToEndReconstructor`.
 
     It is read beside the transformer and the image tokenizer that it goes with: hidden vectors of another transformer
-    would be drawn as noise.
+    would be drawn as noise. ``transformer``: the weights it was trained with, where they are the model's no longer (a
+    wider vocabulary gave it more rows).
     """
 
     title = "a reconstructor"
@@ -40,7 +41,8 @@ class ReconstructorFolder(Kind):
             "transformer": fingerprint(thing.transformer)}, chosen(made, replaced))
 
     def restore(self, opened: Opened, model: BidirectionalTransformer | None = None,
-                image_tokenizer: ImageTokenizer | None = None, **beside: Any) -> EndToEndReconstructor:
+                image_tokenizer: ImageTokenizer | None = None, transformer: Arrays | None = None,
+                **beside: Any) -> EndToEndReconstructor:
         if model is None or image_tokenizer is None:
             raise CheckpointError(f"{opened.folder}: a reconstructor is a part of a bidirectional model; load the "
                                   f"folder that it lies in, {opened.folder.absolute().parent}")
@@ -48,7 +50,7 @@ class ReconstructorFolder(Kind):
             "width": ("transformer width", model.config.width), "code_dim": ("code width", image_tokenizer.code_dim),
             "grid": ("grid", [model.layout.rows, model.layout.columns]),
             "image_tokenizer": ("image tokenizer", fingerprint(image_tokenizer.state_dict())),
-            "transformer": ("transformer", fingerprint(model.state_dict()))})
+            "transformer": ("transformer", fingerprint(transformer or model.state_dict()))})
         config = opened.section("reconstructor", ReconstructorConfig)
         # The network is made with an image tokenizer around it, so those numbers are asked for too.
         spare = sum(value.size for value in image_tokenizer.state_dict().values())

@@ -7,6 +7,7 @@ import paddle
 from paddle import Tensor, nn
 
 from vilg.errors import DataError
+from vilg.nn import functional
 
 
 @dataclass
@@ -57,10 +58,25 @@ class ImageTokenizer(nn.Layer, abc.ABC):
         self.image_size, self.grid = image_size, grid
         self.codebook_size, self.code_dim = codebook_size, code_dim
 
+    @property
     @abc.abstractmethod
+    def vector_width(self) -> int:
+        """Width v of what :meth:`vectors` gives."""
+
+    @abc.abstractmethod
+    def vectors(self, images: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] → what the encoder says before anything is quantized: [B, v, rows, columns]. Raises
+        DataError for a wrong size."""
+
+    @abc.abstractmethod
+    def quantize(self, vectors: Tensor) -> Tensor:
+        """Vectors [B, v, rows, columns] → codes [B, n]."""
+
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] → codes [B, n], in float32 on a CPU even under ``cpu_math: bf16``.
-        Raises DataError for a wrong size."""
+        """Pictures [B, 3, H, W] → codes [B, n], in float32 on a CPU even under ``cpu_math: bf16``, which would move
+        vectors across the borders between codes. Raises DataError for a wrong size."""
+        with functional.full_precision():
+            return self.quantize(self.vectors(images))
 
     @abc.abstractmethod
     def embed(self, codes: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from paddle import Tensor, nn
 from vilg.config import configclass
 from vilg.nn import functional
 from vilg.nn.conv import fold_patches, unfold_patches
-from vilg.nn.layers import Conv2D
+from vilg.nn.layers import Conv2D, as_table
 from vilg.tokenizers.image.base import ImageTokenizer, Reconstruction, Reconstructor
 from vilg.tokenizers.image.pixels import from_laplace, to_laplace
-from vilg.tokenizers.image.quantize import cosine_schedule, gumbel_softmax, usage_figures
+from vilg.tokenizers.image.quantize import cosine_schedule, divergence, gumbel_softmax, usage_figures
 
 # How far apart the logits of a position lie at the start from pictures (their standard deviation): far enough that the
 # Gumbel noise, of deviation 1.3, leaves the choice among the nearest codes.
@@ -191,6 +191,7 @@ class DVAE(ImageTokenizer):
         # Over one-hot codes, 1/fan-in would make the vectors tiny and the first hundreds of steps blind to the picture.
         self.code_in = Conv2D(config.codebook_size, config.decoder_channels, 1, std=1.0)
         self.code_in.kept_whole = True  # codes are looked up in its weight; it is never called
+        as_table(self.code_in.weight)
         self.reconstructor = DVAEDecoder(config)
         self.gather: Callable[[Tensor], Tensor] | None = None  # set where several ranks train: all ranks' rows
         self._started = config.start == "random"
@@ -233,9 +234,15 @@ class DVAE(ImageTokenizer):
         self.check_images(images)
         return self.encoder(to_laplace(images))
 
-    def encode(self, images: Tensor) -> Tensor:
-        with functional.full_precision():  # bf16 would make another code the likeliest where two are close
-            return self.logits(images).argmax(1).reshape([images.shape[0], -1])
+    @property
+    def vector_width(self) -> int:
+        return self.codebook_size
+
+    def vectors(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+    def quantize(self, vectors: Tensor) -> Tensor:
+        return vectors.argmax(1).reshape([vectors.shape[0], -1])  # [B, n]
 
     def embed(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
@@ -267,8 +274,6 @@ class DVAE(ImageTokenizer):
         logits = self.logits(images)
         batch, size, rows, columns = logits.shape
         flat = logits.transpose([0, 2, 3, 1]).reshape([-1, size])              # [B·n, K]
-        probabilities = functional.softmax(flat)
-        kl = (probabilities * (probabilities * size + 1e-10).log()).sum(-1).mean()
         per_value = rows * columns / (3.0 * self.image_size * self.image_size)
         codes = flat.detach().argmax(-1)
         if self.training:
@@ -280,7 +285,7 @@ class DVAE(ImageTokenizer):
         features = self.reconstructor.features(
             z.reshape([batch, rows, columns, self.code_dim]).transpose([0, 3, 1, 2]))
         return Reconstruction(self.reconstructor.last(features), features, codes.reshape([batch, -1]),
-                              self.kl_weight_at(step) * per_value * kl)
+                              divergence(flat, self.kl_weight_at(step) * per_value))
 
     def picture_of(self, raw: Tensor) -> Tensor:
         return from_laplace(F.sigmoid(raw[:, :3]))

@@ -14,7 +14,7 @@ from paddle import Tensor, nn
 
 from vilg.config import configclass
 from vilg.nn import functional
-from vilg.nn.layers import Conv2D, Embedding
+from vilg.nn.layers import Conv2D, Embedding, as_table
 
 USAGE_DECAY = 0.99  # a step, of the choices that codebook_usage and perplexity are counted from
 
@@ -81,8 +81,8 @@ class VectorQuantizer(nn.Layer):
         self.config, self.code_dim = config, code_dim
         size, bound = config.codebook_size, 1.0 / config.codebook_size
         if config.kind == "straight_through":
-            self.codebook = self.create_parameter([size, code_dim],
-                                                  default_initializer=nn.initializer.Uniform(-bound, bound))
+            self.codebook = as_table(self.create_parameter(
+                [size, code_dim], default_initializer=nn.initializer.Uniform(-bound, bound)))
         else:
             self.register_buffer("codebook", paddle.uniform([size, code_dim], min=-bound, max=bound))
         self.register_buffer("counts", paddle.zeros([size]), persistable=False)
@@ -94,11 +94,12 @@ class VectorQuantizer(nn.Layer):
 
     def codes_of(self, z: Tensor) -> Tensor:
         """Vectors [N, d] → the nearest codes [N]."""
-        table = self.table()
-        z = F.normalize(z, axis=-1) if self.config.normalize else z
-        # The vector's own norm is the same for every code and is left out.
-        distance = (table * table).sum(-1) - 2.0 * functional.matmul(z, table, transpose_y=True)
-        return distance.argmin(-1)
+        with paddle.amp.auto_cast(enable=False):  # half precision cannot tell near codes apart
+            table, z = self.table().astype("float32"), z.astype("float32")
+            z = F.normalize(z, axis=-1) if self.config.normalize else z
+            # The vector's own norm is the same for every code and is left out.
+            distance = (table * table).sum(-1) - 2.0 * functional.matmul(z, table, transpose_y=True)  # [N, K]
+            return distance.argmin(-1)
 
     def table(self) -> Tensor:
         """The codebook [K, d] as it is looked up: on the unit sphere when the config says so."""
@@ -120,9 +121,11 @@ class VectorQuantizer(nn.Layer):
         with paddle.no_grad():
             codes = self.codes_of(vectors)
         chosen = self.embed(codes)
-        loss = self.config.beta * F.mse_loss(vectors, chosen.detach())
-        if self.config.kind == "straight_through":
-            loss = loss + F.mse_loss(chosen, vectors.detach())
+        with paddle.amp.auto_cast(enable=False):
+            near, code = vectors.astype("float32"), chosen.astype("float32")
+            loss = self.config.beta * F.mse_loss(near, code.detach())
+            if self.config.kind == "straight_through":
+                loss = loss + F.mse_loss(code, near.detach())
         if self.training:
             self._seen.append((vectors.detach().astype("float32"), codes))
         passed = vectors + (chosen - vectors).detach()
@@ -210,9 +213,7 @@ class GumbelQuantizer(nn.Layer):
     def forward(self, z: Tensor, step: int = 0) -> Quantized:
         """z [B, C, rows, columns] → :class:`Quantized`, at the temperature of ``step``."""
         logits = _rows(self.project(z))                                        # [N, K]
-        probabilities = functional.softmax(logits)
         size = self.config.codebook_size
-        kl = (probabilities * (probabilities * size + 1e-10).log()).sum(-1).mean()
         if self.training:
             weights = gumbel_softmax(logits, self.temperature_at(step), hard=True)
             self._seen.append(weights.detach().argmax(-1))
@@ -220,7 +221,7 @@ class GumbelQuantizer(nn.Layer):
             weights = F.one_hot(logits.argmax(-1), size)
         chosen = functional.matmul(weights, self.codebook.weight)              # [N, d]
         codes = weights.argmax(-1).reshape([z.shape[0], -1])
-        return Quantized(_grid(chosen, z), codes, self.config.kl_weight * kl)
+        return Quantized(_grid(chosen, z), codes, divergence(logits, self.config.kl_weight))
 
     @paddle.no_grad()
     def update(self, step: int) -> dict[str, float]:
@@ -242,13 +243,21 @@ def build_quantizer(config: QuantizerConfig, in_channels: int, code_dim: int) ->
 
 def gumbel_softmax(logits: Tensor, temperature: float, hard: bool) -> Tensor:
     """Sample of the Gumbel-softmax over the last axis; ``hard`` gives one-hot values with the soft gradient."""
-    logits = logits.astype("float32")  # in half precision uniform numbers round to 1, whose noise is infinite
-    uniform = paddle.rand(logits.shape, dtype=logits.dtype).clip(1e-9, 1.0 - 1e-7)
-    soft = functional.softmax((logits - (-uniform.log()).log()) / temperature)
-    if not hard:
-        return soft
-    one_hot = F.one_hot(soft.detach().argmax(-1), logits.shape[-1])
-    return soft + (one_hot - soft).detach()
+    with paddle.amp.auto_cast(enable=False):
+        logits = logits.astype("float32")  # in half precision uniform numbers round to 1, whose noise is infinite
+        uniform = paddle.rand(logits.shape, dtype=logits.dtype).clip(1e-9, 1.0 - 1e-7)
+        soft = functional.softmax((logits - (-uniform.log()).log()) / temperature)
+        if not hard:
+            return soft
+        one_hot = F.one_hot(soft.detach().argmax(-1), logits.shape[-1])
+        return soft + (one_hot - soft).detach()
+
+
+def divergence(logits: Tensor, weight: float) -> Tensor:
+    """``weight`` · KL(softmax(logits) ‖ uniform), the mean over rows [N, K] → scalar, in float32."""
+    with paddle.amp.auto_cast(enable=False):
+        probabilities = functional.softmax(logits.astype("float32"))
+        return weight * (probabilities * (probabilities * logits.shape[-1] + 1e-10).log()).sum(-1).mean()
 
 
 def cosine_schedule(step: int, start: float, end: float, steps: int) -> float:

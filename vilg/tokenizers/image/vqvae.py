@@ -9,7 +9,6 @@ from typing import Literal
 from paddle import Tensor
 
 from vilg.config import configclass
-from vilg.nn import functional
 from vilg.nn.layers import Conv2D
 from vilg.tokenizers.image.autoencoder import Decoder, Encoder, PatchEncoder
 from vilg.tokenizers.image.base import ImageTokenizer, Reconstruction, Reconstructor
@@ -115,14 +114,16 @@ class VQVAE(ImageTokenizer):
         self.quantizer = build_quantizer(config.quantizer, width, config.code_dim)
         self.reconstructor = VQReconstructor(config)
 
+    @property
+    def vector_width(self) -> int:
+        return self.to_code.weight.shape[0]
+
     def vectors(self, images: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] → the vectors E(x) that the quantizer takes. Raises DataError for a wrong size."""
         self.check_images(images)
         return self.to_code(self.encoder(images))
 
-    def encode(self, images: Tensor) -> Tensor:
-        with functional.full_precision():  # bf16 would move vectors across the borders between codes
-            return self.quantizer.encode(self.vectors(images))
+    def quantize(self, vectors: Tensor) -> Tensor:
+        return self.quantizer.encode(vectors)
 
     def embed(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)

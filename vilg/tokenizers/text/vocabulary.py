@@ -7,47 +7,77 @@ import hashlib
 import heapq
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vilg.errors import VilgError
-from vilg.tokenizers.text.wordpiece import CONTINUATION, SPECIAL_TOKENS, bert_normalizer, is_chinese, word_splitter
+from vilg.tokenizers.text.characters import bert_normalizer, is_chinese, word_splitter
+from vilg.tokenizers.text.vocab_file import vocab_text
+from vilg.tokenizers.text.wordpiece import CONTINUATION, SPECIAL_TOKENS
 
 Pair = tuple[str, str]
 
 
-def build_vocab(texts: Iterable[str], size: int, lowercase: bool = True, min_count: int = 2) -> list[str]:
+def build_vocab(texts: Iterable[str], size: int, lowercase: bool = True, min_count: int = 2,
+                always: Sequence[str] = ()) -> list[str]:
     """The tokens of a ``vocab.txt``, ``size`` at most: special tokens, digits and Latin letters, characters, pieces.
 
-    Every ASCII digit and letter is in, as a word and as a continuation, so that any Latin prompt has ids. Pieces of
-    two and more letters fill the room that is left, as long as they occur ``min_count`` times. Raises VilgError for a
-    size too small for the special tokens and the ASCII characters, and for texts that hold no character.
+    Every ASCII digit and letter is in, as a word and as a continuation, so that any Latin prompt has ids, and so are
+    the characters of ``always`` (:func:`~vilg.tokenizers.text.characters.common_characters`) whether the texts hold
+    them or not. Pieces of two and more letters fill the room that is left, as long as they occur ``min_count`` times.
+    Raises VilgError for a size too small for what is always in, and for texts that hold no character.
     """
-    counts = _count_words(texts, lowercase)
-    if not counts:
-        raise VilgError("there is no text to build a vocabulary from; name files that hold captions")
-    letters = string.ascii_lowercase if lowercase else string.ascii_letters
-    base = list(string.digits + letters)
-    tokens = list(SPECIAL_TOKENS.values()) + base + [CONTINUATION + character for character in base]
+    counts = _counted(texts, lowercase)
+    tokens = [*SPECIAL_TOKENS.values(), *_ascii(lowercase), *always]
     if size < len(tokens):
-        raise VilgError(f"a vocabulary of {size} tokens is too small; the special tokens, digits and letters alone "
-                        f"take {len(tokens)}")
-    known = set(tokens)
-    for token in _ranked(_count_characters(counts)):
-        if len(tokens) < size and token not in known:
-            tokens.append(token)
-            known.add(token)
+        raise VilgError(f"a vocabulary of {size} tokens is too small; the special tokens, digits, letters and common "
+                        f"characters alone take {len(tokens)}")
+    _append(tokens, _ranked(_count_characters(counts)), size)
     tokens += _merged_pieces(counts, size - len(tokens), min_count)
     return tokens
 
 
-def vocab_text(tokens: list[str]) -> str:
-    """The content of ``vocab.txt``: one token a line."""
-    return "".join(f"{token}\n" for token in tokens)
+def extend_vocab(tokens: Sequence[str], texts: Iterable[str], lowercase: bool = True, always: Sequence[str] = (),
+                 size: int | None = None) -> list[str]:
+    """``tokens`` with their ids, and behind them what they lack: digits and letters, ``always``, and the characters of
+    the texts, the commonest first, up to ``size`` tokens (None: all).
+
+    No piece of several letters is added, so that texts which were read whole keep their ids, and a model's rows their
+    meaning. Raises VilgError for a size below what is there already, and for texts that hold no character.
+    """
+    if size is not None and size < len(tokens):
+        raise VilgError(f"a vocabulary of {size} tokens is too small; the one to extend has {len(tokens)}")
+    counts = _counted(texts, lowercase)
+    longer = list(tokens)
+    _append(longer, [*_ascii(lowercase), *always, *_ranked(_count_characters(counts))], size)
+    return longer
 
 
 def vocab_hash(tokens: list[str]) -> str:
-    """SHA-256 of the file :func:`vocab_text` makes, in hexadecimal."""
+    """SHA-256 of the file :func:`~vilg.tokenizers.text.vocab_file.vocab_text` makes, in hexadecimal."""
     return hashlib.sha256(vocab_text(tokens).encode()).hexdigest()
+
+
+def _ascii(lowercase: bool) -> list[str]:
+    letters = string.digits + (string.ascii_lowercase if lowercase else string.ascii_letters)
+    return [*letters, *(CONTINUATION + character for character in letters)]
+
+
+def _append(tokens: list[str], more: Iterable[str], size: int | None) -> None:
+    """Add those of ``more`` that are new, in their order, until there are ``size``."""
+    known = set(tokens)
+    for token in more:
+        if len(tokens) == size:
+            return
+        if token not in known:
+            tokens.append(token)
+            known.add(token)
+
+
+def _counted(texts: Iterable[str], lowercase: bool) -> Counter[str]:
+    counts = _count_words(texts, lowercase)
+    if not counts:
+        raise VilgError("there is no text to build a vocabulary from; name files that hold captions")
+    return counts
 
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> Counter[str]:
