@@ -2,6 +2,7 @@
 # make test          the suite, but for the tests marked "extras"; make test TESTS=tests/nn runs a part
 # make test-extras   the tests marked "extras", which hold vilg against PaddleHub, PaddleNLP and PyTorch
 # make lint          style
+# make demo DEVICE=gpu, make test-versions: devices.mk
 # make clean         removes what the others made
 # Python's packages go into .venv, those that do not agree with them (3 GB) into .venv-extras; each is made, mended or
 # brought up to date when it is wanted. On Debian and as root, what the system lacks is installed as well; elsewhere a
@@ -14,6 +15,8 @@ TESTS ?=
 RUN = $(VENV)/bin/python
 EXTRAS_RUN = $(EXTRAS_VENV)/bin/python
 ENVIRONMENT = @PYTHON="$(PYTHON)" sh .ci/environment
+.DEFAULT_GOAL = demo
+include devices.mk
 
 # $(call debian,packages,what follows from their absence)
 debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
@@ -22,12 +25,12 @@ debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
 	echo "$(1): not installed; $(2)"
 
 .NOTPARALLEL:
-.PHONY: demo test test-extras lint clean cpu dev extras font emoji java
+.PHONY: demo test test-extras lint clean cpu dev extras font emoji java browser
 
-demo: cpu font
+demo: $(DEVICE) font
 	$(RUN) tools/infer.py demo --output demo
 
-test: dev emoji java
+test: dev emoji java browser
 	$(if $(TESTS),,VILG_ONEDNN=0 $(RUN) -m pytest -m "not extras" tests/nn)
 	$(RUN) -m pytest -m "not extras" $(TESTS)
 
@@ -38,7 +41,7 @@ lint: dev
 	$(VENV)/bin/ruff check .
 
 clean:
-	rm -rf $(VENV) $(EXTRAS_VENV) demo build *.egg-info
+	rm -rf $(VENV) $(EXTRAS_VENV) .venv-gpu .venv-paddle-* demo build *.egg-info
 
 cpu:
 	$(ENVIRONMENT) $(VENV) cpu paddle
@@ -57,3 +60,6 @@ emoji:
 
 java:
 	$(call debian,default-jre-headless,the tests that run the captions' original metrics in Java are skipped)
+
+browser:
+	$(call debian,chromium,the test that rates pictures in a real browser is skipped)

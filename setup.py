@@ -18,7 +18,9 @@ CORE = [
 # Later aistudio-sdk and pyarrow releases break paddlenlp without pip noticing; paddlenlp needs numpy below 2.
 NLP = ["paddlenlp==3.0.0b4", "aistudio-sdk==0.2.6", "pyarrow==21.0.0"]
 EXTRAS = {
-    "cpu": ["paddlepaddle==3.3.1"],  # GPU users install the paddlepaddle-gpu of their CUDA version instead
+    "cpu": ["paddlepaddle==3.3.1"],
+    # PyPI's ends at 2.6.2, so there pip refuses; README.md has the line with Paddle's own index.
+    "gpu": ["paddlepaddle-gpu>=3.3,<3.4"],
     "nlp": NLP,
     "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
     "eval": ["pycocoevalcap==1.2", "krippendorff>=0.6"],

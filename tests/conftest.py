@@ -127,59 +127,28 @@ def make_older():
     return make
 
 
-LENGTH = 40
+def _untrained_encoder(seed):
+    """An untrained dual encoder, behind what a user calls, that tells its inputs apart."""
+    import paddle
 
+    from vilg.app.dual_encoder import Matcher
+    from vilg.models.dual_encoder.calibration import Calibration
+    from vilg.models.dual_encoder.image import ImageTowerConfig
+    from vilg.models.dual_encoder.model import DualEncoder, DualEncoderConfig
+    from vilg.models.dual_encoder.preprocess import PreprocessConfig
+    from vilg.models.dual_encoder.text import TextTowerConfig
+    from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
+    from vilg.weights.files import fingerprint
 
-class ThinEncoder:
-    """An untrained dual encoder behind what search and evaluation ask of one."""
-
-    def __init__(self, seed=3):
-        import paddle
-
-        from vilg.models.dual_encoder.image import ImageTowerConfig
-        from vilg.models.dual_encoder.model import DualEncoder, DualEncoderConfig
-        from vilg.models.dual_encoder.preprocess import PreprocessConfig
-        from vilg.models.dual_encoder.text import TextTowerConfig
-        from vilg.weights.files import fingerprint
-
-        self.text_tokenizer = _scene_words()
-        paddle.seed(seed)
-        shape = {"layers": 1, "width": 32, "heads": 2}
-        self.model = DualEncoder(DualEncoderConfig(
-            image=ImageTowerConfig(image_size=16, patch_size=4, **shape),
-            text=TextTowerConfig(vocab_size=self.text_tokenizer.vocab_size, positions=LENGTH, **shape)))
-        _tell_inputs_apart(self.model)
-        self.model.eval()
-        self.name, self.fingerprint = f"untrained_{seed}", fingerprint(self.model.state_dict())
-        self._preprocess = PreprocessConfig()
-
-    def embed_text(self, texts, strict=True):
-        import paddle
-
-        ids = self.text_tokenizer.encode_prompts(texts, LENGTH, strict=strict).ids
-        with paddle.no_grad():
-            return self.model.encode_text(paddle.to_tensor(ids)).numpy()
-
-    def embed_image(self, images):
-        import paddle
-
-        from vilg.app.pipeline import open_picture
-        from vilg.models.dual_encoder.preprocess import preprocess
-
-        pixels = np.stack([preprocess(open_picture(image), 16, self._preprocess) for image in images])
-        with paddle.no_grad():
-            return self.model.encode_image(paddle.to_tensor(pixels)).numpy()
-
-    def embed_classes(self, labels, templates=("{}", "一个{}")):
-        vectors = [self.embed_text([template.replace("{}", label) for template in templates]).mean(0)
-                   for label in labels]
-        return np.stack([vector / np.linalg.norm(vector) for vector in vectors])
-
-    def calibrated(self, cosines):
-        return 1 / (1 + np.exp(-8 * np.asarray(cosines)))
-
-    def similarity(self, texts, images):
-        return self.calibrated(self.embed_text(texts) @ self.embed_image(images).T)
+    words = _scene_words()
+    paddle.seed(seed)
+    shape = {"layers": 1, "width": 32, "heads": 2}
+    model = DualEncoder(DualEncoderConfig(image=ImageTowerConfig(image_size=16, patch_size=4, **shape),
+                                          text=TextTowerConfig(vocab_size=words.vocab_size, positions=40, **shape)))
+    _tell_inputs_apart(model)
+    model.eval()
+    return Matcher(ReleasedDualEncoder(model, words, PreprocessConfig(), 40, Calibration(slope=8.0, offset=0.0),
+                                       f"untrained_{seed}", fingerprint(model.state_dict())))
 
 
 def _scene_words():
@@ -201,10 +170,10 @@ def _scene_words():
 @pytest.fixture(scope="session")
 def encoder():
     """An untrained dual encoder that tells its inputs apart."""
-    return ThinEncoder()
+    return _untrained_encoder(3)
 
 
 @pytest.fixture(scope="session")
 def other_encoder():
     """Another of the same shape."""
-    return ThinEncoder(seed=4)
+    return _untrained_encoder(4)

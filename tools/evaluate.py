@@ -40,13 +40,14 @@ from pathlib import Path
 from vilg import cli
 from vilg.data.benchmarks.retrieval import BENCHMARKS
 from vilg.generation.sampling import WAYS
+from vilg.runtime import CPU_MATHS
 
 
 def parse() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
     common.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
-    common.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    common.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
     common.add_argument("--device", help="cpu, gpu:0 …")
     common.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")
     drawing = argparse.ArgumentParser(add_help=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vilg import cli
 from vilg.generation.sampling import WAYS
+from vilg.runtime import CPU_MATHS
 
 
 def parse() -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse() -> argparse.Namespace:
     common.add_argument("--output", default="output", help="folder for pictures (%(default)s)")
     common.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture (%(default)s)")
     common.add_argument("--json", metavar="FILE", help="also write one JSON line a result; - for standard output")
-    common.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    common.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
     common.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
     drawing = argparse.ArgumentParser(add_help=False)
     drawing.add_argument("--num-images", type=int, default=1, help="pictures a prompt (%(default)s)")

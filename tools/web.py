@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vilg import cli
 from vilg.errors import VilgError
+from vilg.runtime import CPU_MATHS
 
 
 def parse() -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve at (%(default)s)")
     parser.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
-    parser.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    parser.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
     protection = parser.add_mutually_exclusive_group()
     protection.add_argument("--password-file", metavar="FILE", help="its first line is what visitors must type")
     protection.add_argument("--no-password", action="store_true", help="let everybody in who can reach --host")

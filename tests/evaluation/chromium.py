@@ -13,10 +13,8 @@ def find():
 
 
 class Browser:
-    """Opens one page at a time; ``requests`` are the addresses it asked for, ``errors`` what its scripts complained of.
-
-    ``profile`` is where it keeps what pages store, so that another browser with the same one goes on.
-    """
+    """Opens one page at a time; ``requests`` are the addresses it asked for, ``errors`` what its scripts complained of,
+    and ``profile`` is where it keeps what pages store."""
 
     def __init__(self, profile):
         to_browser, self.to = os.pipe()
@@ -54,6 +52,11 @@ class Browser:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
+    def leave(self):
+        """Close the page: what it did not store is gone."""
+        self.call("Page.navigate", url="about:blank")
+        assert self.ask("document.querySelector('#progress')") is None
+
     def ask(self, expression):
         """The value of an expression in the page."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -68,7 +71,7 @@ class Browser:
     def close(self):
         self.session = None
         try:
-            self.call("Browser.close")  # it writes down what pages stored
+            self.call("Browser.close")
         except AssertionError:
             pass
         self.process.wait(PATIENCE)

@@ -209,7 +209,7 @@ def test_what_is_not_rated_is_left_out_and_named(kit, tmp_path, caplog):
 
 @pytest.mark.skipif(not chromium.find(), reason="no chromium")
 def test_formats_human_in_a_real_browser(tmp_path):
-    """Rated by keys alone, closed half way, gone on with, exported; the export is what the report takes."""
+    """Rated by keys alone, left half way, gone on with, exported; the export is what the report takes."""
     key = make_kit(make_items(tmp_path, 3), "images", tmp_path / "kit", raters=1, seed=1)
     page = tmp_path / "kit" / "rater_1.html"
     trials = [trial["trial"] for trial in key["raters"]["1"]]
@@ -223,9 +223,8 @@ def test_formats_human_in_a_real_browser(tmp_path):
         browser.press("ArrowRight")
     browser.press("9")  # is no rating
     assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == [] == browser.errors
-    browser.close()
 
-    browser = chromium.Browser(tmp_path / "profile")
+    browser.leave()
     browser.open(page)
     assert browser.ask("document.getElementById('progress').value") == 3
     assert browser.ask("document.getElementById('count').textContent").startswith(f"4 / {len(trials)}")

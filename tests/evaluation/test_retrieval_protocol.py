@@ -147,9 +147,24 @@ def test_calibration_and_refusals_are_those_of_the_cosines(world):
 def public(tmp_path):
     from tests.data.benchmarks.test_retrieval_files import png, texts
 
-    lines = [f"{text.upper()}\t{100 + number}\t{png(number)}\n" for number in range(12) for text in texts(number)]
+    lines = [f"A{text}B\t{100 + number}\t{png(number)}\n" for number in range(12) for text in texts(number)]
     (tmp_path / "test.tsv").write_text("".join(lines), encoding="utf-8")
     return str(tmp_path)
+
+
+def test_texts_are_embedded_as_the_published_numbers_have_them(public):
+    class Listening(Knowing):
+        def embed_text(self, texts, strict=True):
+            self.asked += texts
+            return np.eye(len(texts), 8, dtype="float32") + 0.1
+
+        def embed_image(self, images):
+            return np.ones([len(images), 8], "float32")
+
+    model = Listening()
+    dict(retrieval.public_figures(model, public, Benchmark("Scenes-CN", "test")))
+    written = retrieval.read_retrieval(public, Benchmark("Scenes-CN", "test")).texts
+    assert model.asked == [text.lower() for text in written] != written
 
 
 def test_a_public_benchmark_and_its_predictions(encoder, public, tmp_path):

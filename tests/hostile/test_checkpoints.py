@@ -16,8 +16,9 @@ import pytest
 from toy_task import ToyBatch, ToyTask
 from vilg.data.loader import Loader, LoaderConfig, Mixture
 from vilg.data.sample import Sample
-from vilg.engine.checkpoints.checkpoint import Checkpoint, newest_sound
+from vilg.engine.checkpoints.checkpoint import Checkpoint, checkpoints_in
 from vilg.engine.checkpoints.manifest import MANIFEST, digest
+from vilg.engine.checkpoints.resume import newest_sound
 from vilg.engine.metrics import MetricsLog
 from vilg.engine.optim import OptimConfig
 from vilg.engine.parallel.distributed import DistributedConfig, Parallel
@@ -275,7 +276,7 @@ def test_a_run_goes_on_from_the_newest_sound_one_and_its_log_mends(whole, tmp_pa
         (output / "metrics.jsonl").write_bytes(b"".join(mixed))
 
         def act(output=output):
-            checkpoint = newest_sound(output / "checkpoints")
+            checkpoint = newest_sound(Parallel(DistributedConfig()), checkpoints_in(output / "checkpoints"))
             MetricsLog(output, checkpoint.step, STEP, "x").close()
             return checkpoint, (output / "metrics.jsonl").read_bytes().splitlines(keepends=True)
 

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from vilg import config
-from vilg.engine.parallel.distributed import put_on_recompute
+from vilg.engine.parallel.recomputing import put_on_recompute
 from vilg.errors import CheckpointError, ConfigError, ShapeError
 from vilg.models.dual_encoder.convert import (
     BAIDU, PADDLENLP, convert_dual_encoder, import_dual_encoder, infer_dual_encoder_config, scheme_of,

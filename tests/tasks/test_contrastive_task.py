@@ -194,6 +194,7 @@ def test_chunks_compute_again_with_the_same_dropout_and_patches(make_run):
 def test_a_frozen_tower_stays_as_it_is(make_run):
     run = make_run(task__model__image__frozen=True, task__model__projection=16, train__steps=3, optim__weight_decay=0.1)
     trainer = build.build_trainer(run)
+    assert not [name for name in trainer.task.phases[0].parameters if name.startswith("image_tower.")]
     before = {name: value.numpy().copy() for name, value in trainer.task.model.state_dict().items()}
     trainer.fit()
     for name, value in trainer.task.model.state_dict().items():

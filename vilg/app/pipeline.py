@@ -27,6 +27,7 @@ from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.mask_predict import check_steps, predict_images
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingConfig, as_int, seed_each
+from vilg.kernels.onednn import precision
 from vilg.models.two_level.model import TwoLevelTransformer
 from vilg.progress import progress as progress_bar
 from vilg.release.kinds.bidirectional import ReleasedModel
@@ -42,9 +43,10 @@ DRAWERS = ("bidirectional", "two_level")
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
     """Load a model that draws and describes, by its name in ``model_zoo/`` or by its folder.
 
-    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Both are the process's: models that
-    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no
-    such model or the folder is of another kind, and VilgError when the device is not there.
+    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32", "bf16" or "int8" products on a CPU. Both are the process's:
+    models that were loaded before follow them (but for int8, which is taken at loading), and a load without them
+    changes neither. Raises CheckpointError when there is no such model or the folder is of another kind, and VilgError
+    when the device is not there.
     """
     _prepare(device, cpu_math)
     folder = release.find_model(name_or_directory, *DRAWERS)
@@ -76,8 +78,7 @@ def _prepare(device: str | None, cpu_math: str | None) -> None:
     if device:
         runtime.set_device(device)
     if cpu_math:
-        checked = configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "load")
-        runtime.set_cpu_math(checked.cpu_math)
+        runtime.set_cpu_math(cpu_math)
 
 
 class Pipeline:
@@ -88,6 +89,8 @@ class Pipeline:
         self.model, self.image_tokenizer = released.model, released.image_tokenizer
         self.text_tokenizer = released.text_tokenizer
         self.reconstructor = released.reconstructor
+        if precision.int8():
+            self.model.round_to_int8()
         self.features = released.reader
         settings = MaskPredictConfig if isinstance(released.model, TwoLevelTransformer) else SamplingConfig
         self.sampling = configs.from_dict(settings, released.sampling, f"{released.name}: sampling")
@@ -107,12 +110,11 @@ class Pipeline:
         ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
-        with a reconstructor). ``sampling``: any field of ``SamplingConfig``, or of ``MaskPredictConfig`` for a model
-        that draws by mask-predict; those left out are the model's own. ``after_step(step, pictures)``, of the latter
-        alone, is called with all pictures of a batch, uint8 [H, W, 3] each, as they are after every step. ``progress``:
-        show it, or a function that is called with 1 after every token or step, and ends the drawing by raising. Each
-        picture's ``info`` holds prompt, seed, settings, model, the judge of ``best_of`` with its score and the prompt's
-        ``unknown_words``, which a warning names. Raises VilgError.
+        with a reconstructor). ``sampling``: any field of the model's settings (``SamplingConfig``, or
+        ``MaskPredictConfig`` where ``after_step(step, pictures)`` is called with all pictures of a batch as they are
+        after every step); those left out are the model's own. ``progress``: show it, or a function that is called with
+        1 after every token or step, and ends the drawing by raising. Each picture's ``info`` holds prompt, seed,
+        settings, model, judge, score and, where the vocabulary lacks words, ``unknown_words``. Raises VilgError.
         """
         texts, (num_images, best_of) = listed(texts), counts(num_images, best_of)
         self._check_path(path)

@@ -140,7 +140,7 @@ def markdown(results: Mapping[str, Figures]) -> str:
     named in a warning."""
     lines, used = ["# The paper's tables", "",
                    "Published numbers are the paper's; a blank is one that is not known. A number in brackets names "
-                   "the signature below the table, and values stand beside each other only where signatures agree."], set()
+                   "the signature below the table; values stand beside each other only where signatures agree."], set()
     for number, table in TABLES.items():
         lines += ["", f"## Table {number}. {table.title}", "", f"| | {' | '.join(table.columns)} |",
                   "|---" * (len(table.columns) + 1) + "|"]

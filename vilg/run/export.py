@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from vilg import config as configs
-from vilg.engine.checkpoints.checkpoint import EMA, MODEL, Checkpoint, checkpoints_in, newest_sound
+from vilg.engine.checkpoints.checkpoint import EMA, MODEL, Checkpoint, checkpoints_in
 from vilg.engine.checkpoints.manifest import MANIFEST
-from vilg.engine.checkpoints.resume import check_identity
+from vilg.engine.checkpoints.resume import check_identity, newest_sound
 from vilg.engine.checkpoints.saver import score
 from vilg.engine.checkpoints.tensor_shards import whole
+from vilg.engine.parallel.distributed import DistributedConfig, Parallel
 from vilg.errors import CheckpointError, ConfigError
 from vilg.release.folder import DESCRIPTION
 from vilg.run.build import RunConfig, build_task
@@ -76,7 +77,7 @@ def _choose(run: Path, step: int | None, best: bool) -> tuple[Checkpoint, Path]:
         if not isfinite(scores[chosen]):
             raise CheckpointError(f"{run}: no checkpoint tells its mean loss; name one with --step")
         return _verified(chosen), run
-    newest = newest_sound(run / "checkpoints")
+    newest = newest_sound(Parallel(DistributedConfig()), found)
     if newest is None:
         raise CheckpointError(f"{run}: none of its {len(found)} checkpoints verifies, so there is nothing to export")
     return newest, run

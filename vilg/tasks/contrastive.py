@@ -149,7 +149,7 @@ class ContrastiveTask:
         if config.init_from:
             start_dual_encoder(self.model, config.init_from, self.words)
         self.step = ContrastiveStep(self.model, config)
-        # What takes no gradient must not decay either.
+        # What takes no gradient needs neither optimizer states nor an average, and is not exchanged among ranks.
         trained = {name: value for name, value in self.model.named_parameters() if not value.stop_gradient}
         self.phases = [Phase("model", self.step, trained)]
         self.texts_cut = 0

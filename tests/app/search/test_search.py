@@ -95,7 +95,7 @@ def test_an_index_of_another_model_is_refused(other_encoder, encoder, built):
 
 def test_texts_that_cannot_be_searched_for_are_refused(encoder, built):
     index = search.open_index(built, encoder)
-    with pytest.raises(DataError, match="has no character that the vocabulary of untrained_3 knows"):
+    with pytest.raises(VilgError, match="has no word that the vocabulary of untrained_3 knows"):
         search.search_texts(index, encoder, ["龘靐"])
     with pytest.raises(VilgError, match="has 60 tokens and this model reads 38"):
         search.search_texts(index, encoder, ["红色" * 30])
@@ -146,6 +146,8 @@ def test_a_stopped_build_goes_on_where_it_was(encoder, photos, tmp_path, monkeyp
 
 
 def test_what_another_model_left_is_not_taken_up(encoder, other_encoder, photos, built):
+    first = files.Entry("00.png", search.open_collection(photos).items[0].mark)
+    files.save_part(built, encoder.fingerprint, encoder.embed_image([photos / "00.png"]), [first])  # of a stopped build
     report = search.build_index(other_encoder, search.open_collection(photos), built, progress=False)
     assert report.embedded == COUNT
     assert search.open_index(built, other_encoder).fingerprint == other_encoder.fingerprint
@@ -157,11 +159,17 @@ def test_broken_images_are_left_out_and_known_as_such(encoder, photos, tmp_path)
     assert (report.images, report.broken) == (COUNT, 1)
     index = search.open_index(tmp_path / "index", encoder)
     assert "05.png" not in index.names and len(index.names) == len(index.neighbours.vectors)
+    Image.new("RGB", (9, 9), "red").save(photos / "new.png")
+    report = search.build_index(encoder, search.open_collection(photos), tmp_path / "index", progress=False)
+    assert (report.images, report.embedded, report.broken) == (COUNT + 1, 1, 1)
+    index = search.open_index(tmp_path / "index", encoder)
+    np.testing.assert_allclose(index.neighbours.vectors,
+                               encoder.embed_image([photos / name for name in index.names]), atol=1e-5)
     for name in ("06.png", "08.png"):
         (photos / name).write_bytes(b"no image")
     with pytest.raises(DataError, match="max_broken"):
         search.build_index(encoder, search.open_collection(photos), tmp_path / "index", 0.1, progress=False)
-    assert len(search.open_index(tmp_path / "index", encoder, unchecked=True).names) == COUNT, "the old one stays"
+    assert len(search.open_index(tmp_path / "index", encoder, unchecked=True).names) == COUNT + 1, "it stays"
 
 
 def test_empty_and_foreign_folders_are_refused(encoder, photos, tmp_path):

@@ -69,7 +69,7 @@ def test_nothing_matches_is_said(run):
     (["index", "nowhere", "--output", "index"], "nowhere: there is no such folder"),
     (["index", "photos", "--output", "photos"], "holds other data already"),
     (["query", "红色", "--index", "photos"], "photos: holds no index"),
-    (["query", "龘", "--index", "index"], "has no character that the vocabulary of untrained_3 knows"),
+    (["query", "龘", "--index", "index"], "has no word that the vocabulary of untrained_3 knows"),
     (["query", "红色" * 40, "--index", "index"], "80 tokens and this model reads 38"),
     (["query", "--image", "no.png", "--index", "index"], "no.png: "),
     (["query", "红色", "--index", "index", "--count", "0"], "at least 1, not 0"),

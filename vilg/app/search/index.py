@@ -33,7 +33,8 @@ class Encoder(Protocol):
     fingerprint: str
 
     def embed_text(self, texts: Sequence[str], strict: bool = True) -> np.ndarray:
-        """Texts → [N, D]. Those that are too long are refused, or cut where that is not ``strict``."""
+        """Texts → [N, D]. Raises VilgError for one that is empty or of no word that the model knows; one that is too
+        long is refused as well, or cut where that is not ``strict``."""
 
     def embed_image(self, images: Sequence[Any]) -> np.ndarray:
         """Images, as files, PIL images or uint8 [H, W, 3] → [N, D]."""

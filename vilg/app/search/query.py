@@ -7,16 +7,13 @@ import numpy as np
 
 from vilg.app.search.index import Encoder, SearchIndex
 from vilg.errors import DataError
-from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 
 LEAST_SIMILARITY = 0.5
 """The paper's threshold for a text that fits an image (ERNIE-ViLG, arXiv 2112.15283, section 3)."""
 
 
 class TextEncoder(Encoder, Protocol):
-    """An encoder that says what its cosines mean, and which characters it reads."""
-
-    text_tokenizer: WordPieceTokenizer
+    """An encoder that says what its cosines mean."""
 
     def calibrated(self, cosines: np.ndarray) -> np.ndarray:
         """Cosines of texts and images → similarities in 0–1, of the same shape."""
@@ -38,11 +35,9 @@ def search_texts(index: SearchIndex, encoder: TextEncoder, texts: Sequence[str],
     """The ``k`` images that fit each text best, best first, of those with a similarity of ``least`` or more: an empty
     list means that nothing matches.
 
-    Raises DataError for an index of another model and a text of which the model reads no character, VilgError for an
-    empty or over-long text.
+    Raises DataError for an index of another model, and what ``embed_text`` raises: VilgError for a text that is empty,
+    too long, or of no word that the model knows.
     """
-    for text in texts:
-        _refuse_unknown(encoder, text)
     found = _search(index, encoder, encoder.embed_text(list(texts)), k)
     hits = []
     for row in found:
@@ -67,12 +62,3 @@ def _search(index: SearchIndex, encoder: Encoder, queries: np.ndarray, k: int) -
     rows, cosines = index.neighbours.top_k(queries, k)
     return [[Hit(index.names[row], str(index.root / index.names[row]), float(cosine)) for row, cosine in zip(*pair)]
             for pair in zip(rows.tolist(), cosines.tolist())]
-
-
-def _refuse_unknown(encoder: TextEncoder, text: str) -> None:
-    words = encoder.text_tokenizer
-    if isinstance(text, str) and words.reads(text):
-        ids = words.encode(text, len(text) + 2)[1:-1]
-        if all(index == words.unk_id for index in ids):
-            raise DataError(f"the query {text[:40]!r} has no character that the vocabulary of {encoder.name} knows "
-                            f"({words.vocab_size} words); write it in other words")

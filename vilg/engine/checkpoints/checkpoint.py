@@ -7,7 +7,6 @@ temporary name, synced, and renamed last: a name without a leading dot is a comp
 it since.
 """
 import json
-import logging
 import os
 import re
 import shutil
@@ -25,7 +24,6 @@ from vilg.engine.checkpoints.manifest import FORMAT, MANIFEST, digest, read_mani
 from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.errors import CheckpointError
 
-log = logging.getLogger("vilg.checkpoint")
 DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 """Number formats that a checkpoint holds."""
 MODEL, EMA, OPTIMIZER = "model/", "average/", "optimizer/"
@@ -91,13 +89,17 @@ def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> 
 
 
 class Checkpoint:
-    """A finished checkpoint on disk. Opening reads the manifest only; :meth:`verify` reads everything."""
+    """A finished checkpoint on disk. Opening reads the manifest only; :meth:`verify` reads everything.
+
+    ``bytes_verified`` and ``bytes_read`` count what this process took from the files, to verify them and to use it.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.header = read_manifest(self.path)
         self.step, self._tensors, self._files = (self.header[key] for key in ("step", "tensors", "files"))
         self._open: dict[str, Any] = {}
+        self.bytes_verified, self.bytes_read = 0, 0
 
     @property
     def names(self) -> set[str]:
@@ -108,15 +110,26 @@ class Checkpoint:
         """The full shape of tensor ``name``."""
         return tuple(self._tensors[name]["shape"])
 
-    def verify(self) -> None:
-        """Check every file's size and checksum. Raises CheckpointError naming the first bad file."""
-        for name, facts in self._files.items():
+    def verifier(self, name: str, start: int, ranks: int) -> int:
+        """The rank that verifies the file in which element ``start`` of tensor ``name`` lies: it reads it cheapest."""
+        file = next(file for file, first, last in self._tensors[name]["pieces"] if first <= start < last)
+        return list(self._files).index(file) % ranks
+
+    def verify(self, rank: int = 0, ranks: int = 1) -> None:
+        """Check the size and checksum of every file, or of this rank's share of the files.
+
+        Raises CheckpointError naming the first bad file.
+        """
+        for number, (name, facts) in enumerate(self._files.items()):
+            if number % ranks != rank:
+                continue
             path = self.path / name
             if not path.is_file():
                 raise CheckpointError(f"{path}: is missing")
             try:
                 if path.stat().st_size != facts["bytes"]:
                     raise CheckpointError(f"{path}: holds {path.stat().st_size} bytes instead of {facts['bytes']}")
+                self.bytes_verified += facts["bytes"]
                 same = sha256(path) == facts["sha256"]
             except OSError as error:
                 raise CheckpointError(f"{path}: cannot be read ({error.strerror}); use another checkpoint") from None
@@ -132,6 +145,7 @@ class Checkpoint:
             low, high = max(start, first), min(stop, last)
             if low < high:
                 parts.append(self._part(file, name, last - first)[low - first:high - first])
+                self.bytes_read += parts[-1].nbytes
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
     def _file(self, name: str) -> Any:
@@ -157,8 +171,8 @@ class Checkpoint:
         """Tensor ``name`` in its own shape."""
         return self.read(name).reshape(self.shape(name))
 
-    def restore(self, shards: list[TensorShard]) -> None:
-        """Fill ``shards``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+    def check(self, shards: list[TensorShard]) -> None:
+        """Raises CheckpointError when names or shapes of ``shards`` are not those of the checkpoint."""
         names = {shard.name for shard in shards}
         missing, shapes = sorted(names - self.names), []
         if missing and all(name.startswith(EMA) for name in missing):
@@ -175,6 +189,10 @@ class Checkpoint:
             problem = "; ".join(shapes[:3]) if shapes else f"lacks {', '.join(missing[:3])}"
             raise CheckpointError(f"{self.path}: made by another model size or vocabulary: {problem}; "
                                   "use the config it was made with, or a new output directory")
+
+    def restore(self, shards: list[TensorShard]) -> None:
+        """Fill ``shards``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+        self.check(shards)
         for shard in shards:
             if shard.stop > shard.start:
                 shard.write(self.read(shard.name, shard.start, shard.stop))
@@ -184,15 +202,3 @@ def checkpoints_in(directory: Path) -> list[Path]:
     """Finished checkpoints in ``directory``, oldest first (they may be damaged)."""
     found = [path for path in directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def newest_sound(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint of ``directory`` that verifies; broken ones are passed over with a warning."""
-    for path in reversed(checkpoints_in(directory)):
-        try:
-            checkpoint = Checkpoint(path)
-            checkpoint.verify()
-            return checkpoint
-        except CheckpointError as error:
-            log.warning("skipping a broken checkpoint: %s", error)
-    return None

@@ -1,26 +1,25 @@
-"""Before a run allocates anything: may it start like this, and from which checkpoint?"""
+"""Before a run allocates anything: may it start like this, and from which checkpoint? And then: filling it from that.
+
+Every file is verified by one rank, and every range read by one: what several ranks hold goes on over the wires.
+"""
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import paddle
+
 from vilg.engine.checkpoints import checkpoint as store
+from vilg.engine.checkpoints.changes import check_changes, mapping
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.checkpoints.files import make_directory
 from vilg.engine.checkpoints.output import claim
+from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.engine.parallel.distributed import Parallel
 from vilg.errors import CheckpointError, ConfigError, VilgError
-from vilg.yaml_files import shown
 
 log = logging.getLogger("vilg.train")
-FREE = ("name.", "output.", "train.resume.", "train.resume_changed.", "train.log_every.", "train.preview_every.",
-        "train.checkpoint_every.", "train.keep_last.", "train.keep_best.", "train.export.", "train.guards.",
-        "train.accumulate_steps.", "distributed.", "runtime.", "sampling.", "data.loader.", "task.preview_captions.",
-        "task.preview_pictures.", "task.init_from.", "task.image_tokenizer.", "task.vocabulary.", "task.model.dropout.")
-"""Keys that may change on resuming: they decide where, how fast and with what reports a run goes on, or name files
-whose fingerprints are compared. ``train.steps`` is as free where the rate does not depend on it."""
-MOST_CHANGES = 8
-"""That one sentence names."""
 
 
 def admit(parallel: Parallel, output: Path, config: dict[str, Any]) -> None:
@@ -59,83 +58,108 @@ def check_same_config(parallel: Parallel, config: dict[str, Any]) -> None:
                                   "start every rank with the same config")
 
 
-def choose_checkpoint(resume: str, directory: Path, identity: dict[str, Any], changed: bool = False
-                      ) -> Checkpoint | None:
-    """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh.
+def choose_checkpoint(parallel: Parallel, resume: str, directory: Path,
+                      identity: dict[str, Any], changed: bool = False) -> Checkpoint | None:
+    """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh; the same on all
+    ranks.
 
     ``directory`` is where the run keeps its checkpoints. Raises CheckpointError when none can be used, when one is in
     the way of a fresh start, when it was made with other fingerprints or another model than ``identity`` tells, or,
     unless ``changed`` allows it, with a config that would have led elsewhere.
     """
-    found = store.checkpoints_in(directory)
+    found = parallel.broadcast(store.checkpoints_in(directory))
     if resume == "none":
         if found:
             raise CheckpointError(f"{directory.parent}: already holds a run ({found[-1].name}); "
                                   "continue it with --resume auto, or choose another output")
         return None
     if resume == "auto":
-        checkpoint = store.newest_sound(directory)
+        checkpoint = newest_sound(parallel, found)
         if checkpoint is None and found:
             raise CheckpointError(f"{directory}: none of its {len(found)} checkpoints verifies; "
                                   "delete the directory to start over")
     else:
-        checkpoint = Checkpoint(resume)
-        checkpoint.verify()
+        checkpoint = _verified(parallel, Path(resume))
     if checkpoint is not None:
         check_identity(checkpoint, identity)
-        _check_changes(checkpoint, identity, changed)
+        check_changes(checkpoint, identity, changed)
     return checkpoint
+
+
+def newest_sound(parallel: Parallel, paths: list[Path]) -> Checkpoint | None:
+    """The newest of checkpoints (oldest first) that verifies; broken ones are passed over with a warning."""
+    for path in reversed(paths):
+        try:
+            return _verified(parallel, path)
+        except VilgError as error:
+            if parallel.rank == 0:
+                log.warning("skipping a broken checkpoint: %s", error)
+    return None
+
+
+def _verified(parallel: Parallel, path: Path) -> Checkpoint:
+    """The checkpoint, each of whose files one rank has verified."""
+    def verify() -> Checkpoint:
+        checkpoint = Checkpoint(path)
+        checkpoint.verify(parallel.rank, parallel.ranks)
+        return checkpoint
+
+    return together(parallel, verify)
+
+
+def restore(parallel: Parallel, checkpoint: Checkpoint, shards: list[TensorShard]) -> None:
+    """Fill every rank's ``shards``; a range that several ranks hold is read by one of them and sent to the others.
+
+    Raises VilgError on every rank when the checkpoint is not this model's on any.
+    """
+    together(parallel, lambda: checkpoint.check(shards))
+    holders: dict[tuple[str, int, int], list[int]] = {}
+    for rank, rows in enumerate(parallel.gather([(shard.name, shard.start, shard.stop) for shard in shards])):
+        for row in rows:
+            holders.setdefault(row, []).append(rank)
+    here = {(shard.name, shard.start, shard.stop): shard for shard in shards if shard.stop > shard.start}
+    together(parallel, lambda: _fill(parallel, checkpoint, here, holders))
+
+
+def _fill(parallel: Parallel, checkpoint: Checkpoint, here: dict[tuple[str, int, int], TensorShard],
+          holders: dict[tuple[str, int, int], list[int]]) -> None:
+    failure = None
+    for (name, start, stop), ranks in holders.items():  # in the same order on every rank
+        shard = here.get((name, start, stop))
+        if shard is None:
+            continue
+        # A counter costs less to read than to send.
+        sent = stop - start > 1 and parallel.can_send(ranks)
+        source = checkpoint.verifier(name, start, parallel.ranks) if sent else parallel.rank
+        source = source if source in ranks else ranks[0]
+        kind = shard.tensor().dtype
+        kind = paddle.float32 if kind in (paddle.bfloat16, paddle.float16) else kind
+        values = None
+        if source == parallel.rank:
+            try:
+                values = checkpoint.read(name, start, stop)
+            except CheckpointError as error:
+                failure = failure or error
+                values = np.zeros(stop - start, "float32")
+        shard.write(parallel.send(values, stop - start, kind, source, ranks) if sent else values)
+    if failure is not None:
+        raise failure
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
     """Raise CheckpointError when the checkpoint's model is not the one that ``identity`` tells of."""
     before = checkpoint.header.get("identity")
-    theirs = _mapping(before, "fingerprints")
+    theirs = mapping(before, "fingerprints")
     for name, value in identity.get("fingerprints", {}).items():
         if theirs.get(name, value) != value:
             raise CheckpointError(f"{checkpoint.path}: was made with another {name.replace('_', ' ')} ({theirs[name]}, "
                                   f"now {value}); use that one, or a new output directory")
     # Tensors tell sizes apart; these change what the same tensors mean.
-    theirs, ours = (_mapping(each, "config", "task", "model") for each in (before, identity))
+    theirs, ours = (mapping(each, "config", "task", "model") for each in (before, identity))
     for name in sorted(theirs.keys() & ours.keys() - {"dropout"}):
         if theirs[name] != ours[name]:
             raise CheckpointError(f"{checkpoint.path}: was made with task.model.{name} {theirs[name]}, now "
                                   f"{ours[name]}; set it back, or begin a new run in a new output directory")
-
-
-def _check_changes(checkpoint: Checkpoint, identity: dict[str, Any], allowed: bool) -> None:
-    """Name what would make the run go on otherwise than it began."""
-    before, now = (_mapping(each, "config") for each in (checkpoint.header.get("identity"), identity))
-    constant = _mapping(now, "optim").get("schedule") == "constant"
-    found = [(key, old, new) for key, old, new in _changes(before, now)
-             if not (f"{key}.".startswith(FREE) or key == "train.steps" and constant)]
-    if not found:
-        return
-    listed = ", ".join(f"{key}: {shown(old)} → {shown(new)}" for key, old, new in found[:MOST_CHANGES])
-    listed += f" and {len(found) - MOST_CHANGES} more" if len(found) > MOST_CHANGES else ""
-    if not allowed:
-        raise CheckpointError(f"{checkpoint.path}: the config has changed since ({listed}); set it back, or go on with "
-                              "the change by train.resume_changed: true")
-    log.warning("going on with a changed config: %s", listed)
-
-
-def _changes(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Key, old and new value of what differs; a key that only one of them knows is another version's."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in (key for key in now if key in before):
-            yield from _changes(before[key], now[key], f"{path}.{key}" if path else str(key))
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for number, (old, new) in enumerate(zip(before, now)):
-            yield from _changes(old, new, f"{path}.{number}")
-    elif before != now:
-        yield path, before, now
-
-
-def _mapping(values: Any, *keys: str) -> dict[str, Any]:
-    """The mapping at a path of keys; an empty one where there is none."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values if isinstance(values, dict) else {}
 
 
 def _flatten(values: Any, path: str = "") -> dict[str, Any]:
