@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import paddle
 from PIL import Image
-from tqdm import tqdm
 
 from vilg import config as configs
 from vilg.app.pipeline import Pipeline
@@ -28,6 +27,7 @@ from vilg.generation.sampling import DrawingConfig
 from vilg.metrics.frechet import frechet_distance, gaussian
 from vilg.models.bidirectional import BidirectionalConfig
 from vilg.models.scene_features import SceneFeatures
+from vilg.progress import progress
 from vilg.run.build import RunConfig, build_loader, build_task
 from vilg.tasks.bidirectional import BidirectionalTaskConfig
 
@@ -148,7 +148,7 @@ def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatur
             one = arm(run, name, seed, budget, steps, output)
             model = train(one)
             mine = [row for row in rows if (row.arm, row.budget) == (name, budget)]
-            for row in tqdm(mine, desc=one.name, unit="row"):
+            for row in progress(mine, desc=one.name, unit="row"):
                 found = _kept(one.output_directory / f"{row.name}.json", judge, model, row, network, config.count, seed,
                               one.output_directory)
                 for metric in METRICS:
