@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import paddle
 from PIL import Image
-from tqdm import tqdm
 
 from vilg import config as configs
 from vilg import release, runtime
@@ -30,6 +29,7 @@ from vilg.generation.rerank import score_text
 from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingConfig, as_int, seed_each
 from vilg.kernels.onednn import precision
 from vilg.models.two_level.model import TwoLevelTransformer
+from vilg.progress import progress as progress_bar
 from vilg.release.kinds.bidirectional import ReleasedModel
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 
@@ -98,7 +98,7 @@ class Pipeline:
     def text_to_image(self, texts: str | Sequence[str], num_images: int = 1, seed: int | Sequence[int] = 0,
                       best_of: int | None = None, judge: Any = None, path: str = "two_stage",
                       known_image: Picture | Sequence[Picture] | None = None, known_rows: int | None = None,
-                      known_mask: Picture | np.ndarray | None = None, progress: bool = False,
+                      known_mask: Picture | np.ndarray | None = None, progress: bool | Callable[[int], object] = False,
                       after_step: Callable[[int, list[np.ndarray]], object] | None = None,
                       **sampling: Any) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
@@ -112,36 +112,35 @@ class Pipeline:
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
         with a reconstructor). ``sampling``: any field of the model's settings (``SamplingConfig``, or
         ``MaskPredictConfig`` where ``after_step(step, pictures)`` is called with all pictures of a batch as they are
-        after every step); those left out are the model's own. Each picture's ``info`` holds prompt, seed, settings,
-        model, judge, score and, where the vocabulary lacks words of the prompt, ``unknown_words``. Raises VilgError.
+        after every step); those left out are the model's own. ``progress``: show it, or a function that is called with
+        1 after every token or step, and ends the drawing by raising. Each picture's ``info`` holds prompt, seed,
+        settings, model, judge, score and, where the vocabulary lacks words, ``unknown_words``. Raises VilgError.
         """
         texts, (num_images, best_of) = listed(texts), counts(num_images, best_of)
         self._check_path(path)
         judge = ready_judge(judge, texts, best_of, load_encoder)
         settings = self._settings(sampling, after_step)
         known_codes, mask = self._known(known_image, known_rows, known_mask, len(texts))
-        draws = best_of or num_images
-        seeds = seed_each(seed, len(texts))
+        draws, seeds = best_of or num_images, seed_each(seed, len(texts))
         batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
-        rows = max(1, DECODE_ROWS // draws)
+        results, rows = [], max(1, DECODE_ROWS // draws)
         parts = -(-len(texts) // rows) * -(-draws // DECODE_ROWS)
         unit = ("step", settings.steps) if self._masked else ("token", self.model.layout.image)
-        bar = tqdm(total=parts * unit[1], desc="drawing", unit=unit[0], disable=not progress)
-        results = []
+        bar = progress_bar(total=parts * unit[1], desc="drawing", unit=unit[0], shown=progress is True)
+        tell = progress if callable(progress) else bar.update
         with paddle.no_grad(), bar:
             for start in range(0, len(texts), rows):
                 part = slice(start, start + rows)
                 ids, length = paddle.to_tensor(batch.ids[part]), paddle.to_tensor(batch.length[part])
                 known = None if known_codes is None else known_codes[part]
-                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, bar,
+                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, tell,
                                              after_step)
                 for row, text in enumerate(texts[part]):
                     prompt = ids[row:row + 1], length[row:row + 1], codes[row]
                     chosen, scores = self._best(text, prompt, pictures[row], num_images, best_of, judge)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                              "path": path, **configs.to_dict(settings)}
-                    if unknown := batch.unknown[start + row]:
-                        story["unknown_words"] = " ".join(unknown)
+                    story |= {"unknown_words": " ".join(unknown)} if (unknown := batch.unknown[start + row]) else {}
                     results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -243,11 +242,11 @@ class Pipeline:
     def _masked(self) -> bool:
         return isinstance(self.model, TwoLevelTransformer)
 
-    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, bar, after_step):
+    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, tell, after_step):
         """Pictures [P][draws] of P texts, and their codes [P, draws, n]; many of one text in several batches."""
         pictures, codes = [[] for _ in seeds], []
         given = {"seeds": seeds, "sampling": sampling, "known_codes": known_codes, "known_mask": known_mask,
-                 "progress": bar.update}
+                 "progress": tell}
         for first in range(0, draws, DECODE_ROWS):
             count = min(DECODE_ROWS, draws - first)
             if self._masked:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from vilg.data.broken import BrokenLog
 from vilg.data.caption_records import write_record
@@ -19,6 +18,7 @@ from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.sources.shards import write_index
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
+from vilg.progress import progress
 
 FORMATS = {"png": {}, "jpg": {"quality": 95}, "webp": {"quality": 95}}
 
@@ -63,7 +63,7 @@ class Packing:
     def usable(self, source: Source, report: PackingReport) -> Iterator[Packed]:
         """The samples to write one by one, counted in ``report``. Raises DataError when too many are broken."""
         broken = BrokenLog(len(source), self.max_broken)
-        for index in tqdm(range(len(source)), unit="sample"):
+        for index in progress(range(len(source)), desc="reading", unit="sample"):
             try:
                 packed = self._packed(source[index])
             except BrokenSample as problem:

@@ -12,6 +12,7 @@ import paddle
 from vilg.config import configclass
 from vilg.engine.checkpoints.checkpoint import EMA, MODEL, Checkpoint
 from vilg.engine.checkpoints.files import make_directory
+from vilg.engine.checkpoints.output import claim, release
 from vilg.engine.checkpoints.resume import choose_checkpoint, restore, together
 from vilg.engine.checkpoints.saver import Saver
 from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
@@ -24,7 +25,7 @@ from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal
 from vilg.engine.safety.watchdog import WAITS, Watchdog
 from vilg.engine.step import OptimizerStep
 from vilg.engine.task import Batch, Batches, Task
-from vilg.errors import CheckpointError, ConfigError
+from vilg.errors import CheckpointError, ConfigError, DataError
 from vilg.nn import functional
 
 log = logging.getLogger("vilg.train")
@@ -38,6 +39,7 @@ class TrainConfig:
     ``batch_size`` counts samples an optimizer step, over all ranks and all ``accumulate_steps`` micro-batches. The
     ``*_every`` are in steps, 0 turns the thing off. ``ema_decay`` 0 ships the last weights, not their moving average.
     ``resume``: none (refuses a directory that already holds checkpoints), auto (the newest that verifies), or a path.
+    ``resume_changed`` lets a run go on with other data, batch size, rate or schedule than it began with.
     ``keep_best`` also keeps the checkpoint whose steps had the lowest mean loss.
     """
 
@@ -51,6 +53,7 @@ class TrainConfig:
     keep_best: bool = False
     ema_decay: float = 0.999
     resume: str = "none"
+    resume_changed: bool = False
     export: bool = True
     guards: GuardConfig = field(default_factory=GuardConfig)
 
@@ -110,8 +113,9 @@ class Trainer:
         self.guard = Guard(train.guards, self.output, parallel.rank)
         self.loss_scale = LossScale(parallel.config.scales_loss, parallel.config.loss_scale)
         self.step, self.loss, self._losses, self._batch = 0, float("nan"), [], None
-        together(self.parallel, lambda: make_directory(self.output))
-        chosen = choose_checkpoint(self.parallel, train.resume, self.output / "checkpoints", self.identity)
+        together(self.parallel, lambda: claim(self.output) if parallel.rank == 0 else make_directory(self.output))
+        chosen = choose_checkpoint(self.parallel, train.resume, self.output / "checkpoints", self.identity,
+                                   train.resume_changed)
         here = (self.output / "checkpoints").resolve()
         self._resumed_here = chosen is not None and chosen.path.resolve().parent == here
         if chosen is not None:
@@ -124,13 +128,19 @@ class Trainer:
         if chosen is not None:
             # As this rank holds it now: what is sliced is read as slices.
             restore(self.parallel, chosen, self._model_shards() + self._engine_shards())
-            self._go_on_from(chosen)
+            together(self.parallel, lambda: self._go_on_from(chosen))
         token = self.parallel.broadcast(uuid.uuid4().hex[:8])
         self.saver = Saver(self.output / "checkpoints", self.parallel.rank, self.parallel.ranks, token, train.keep_last,
                            train.keep_best)
 
     def fit(self) -> TrainSummary:
         """Train to the last step (or to SIGTERM), save, export. Raises TrainingStopped, CheckpointError."""
+        try:
+            return self._fit()
+        finally:
+            release(self.output)
+
+    def _fit(self) -> TrainSummary:
         functional.start_training()
         start, batches, stopped = self.step, iter(self.loader), False
         first = self.parallel.rank == 0
@@ -258,10 +268,18 @@ class Trainer:
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         header = checkpoint.header
-        self.step, self.loss = checkpoint.step, header["loss"]
-        self.guard.load_state(header["guard"])
-        self.loss_scale.load_state(header["scale"])
-        self.loader.load_state_dict(header["loader"])
+        try:
+            self.step, self.loss = checkpoint.step, float(header["loss"])
+            self.guard.load_state(header["guard"])
+            self.loss_scale.load_state(header["scale"])
+            self.loader.load_state_dict(header["loader"])
+        except DataError as error:
+            if not self.train.resume_changed:
+                raise DataError(f"{error}, or begin the changed data anew by train.resume_changed: true") from None
+            log.warning("%s; they are begun anew", error)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise CheckpointError(f"{checkpoint.path}: its manifest tells no place in the data, guard or loss scale to "
+                                  "go on from; use another checkpoint") from None
         if self.parallel.rank == 0:
             log.info("resumed from %s (of it this rank verified %.3f GB and read %.3f GB)", checkpoint.path,
                      checkpoint.bytes_verified / 1e9, checkpoint.bytes_read / 1e9)

@@ -1,9 +1,8 @@
 """How far long work has come: a bar on a terminal, and plain lines with a rate and the time left elsewhere."""
 import logging
-import sys
 import time
 
-from tqdm import tqdm
+from vilg.progress import live, progress
 
 log = logging.getLogger("vilg.evaluation")
 SECONDS = 30
@@ -17,7 +16,7 @@ class Progress:
         self.total, self.what, self.unit = total, what, unit
         self.done = self.worked = 0
         self.began = self.said = time.monotonic()
-        self.bar = tqdm(total=total, desc=what, unit=unit, disable=not sys.stderr.isatty())
+        self.bar = progress(total=total, desc=what, unit=unit, shown=live())
 
     def update(self, count: int, found: bool = False) -> None:
         """``count`` more are done; ``found`` ones took no work."""

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from vilg.app.search.index import Encoder
 from vilg.app.search.nearest import Neighbours
@@ -27,6 +26,7 @@ from vilg.data.worlds import scenes
 from vilg.data.worlds.styles import SPLITS
 from vilg.errors import DataError
 from vilg.metrics.retrieval import Standing, joined, standing_of_vectors
+from vilg.progress import progress
 
 SCENES = 1000
 HELD_OUT = {"cells": "cells", "styles": "style", "concepts": "concepts"}
@@ -85,7 +85,7 @@ def scenes_searches(model: Encoder, count: int, seed: int, split: str, size: int
     rng = np.random.default_rng([seed, len(split), 2])
     captions = [_one(scenes.captions(scene, rng), rng) for scene in world]
     claims = [scenes.parse_caption(caption) for caption in captions]
-    true = np.array([[claim.hold(scene) for scene in world] for claim in tqdm(claims, desc="captions", mininterval=1)])
+    true = np.array([[claim.hold(scene) for scene in world] for claim in progress(claims, desc="captions")])
     texts = embed_texts(model, captions, "texts")
     images = embed_images(model, (scenes.render(scene, size) for scene in world), "images", count)
     return {"t2i": Search(texts, images, [np.flatnonzero(row).tolist() for row in true]),
@@ -108,7 +108,7 @@ def styles_searches(model: Encoder, folder: str) -> dict[tuple[str, str], list[S
     names = sorted({fact["name"] for fact in world.facts})
     place = {name: number for number, name in enumerate(names)}
     searches = defaultdict(list)
-    for members in tqdm(world.by_style.values(), desc="styles", mininterval=1):
+    for members in progress(world.by_style.values(), desc="styles"):
         said = world.facts[members[0]]["style_name"]
         texts = embed_texts(model, [TEXT.format(style=said, name=name) for name in names])
         for split in HELD_OUT:
@@ -168,7 +168,7 @@ class _StylesWorld:
 
 def _embed(encode: Callable[[list], np.ndarray], things: Iterable, count: int, title: str | None) -> np.ndarray:
     things, vectors = iter(things), []
-    with tqdm(total=count, desc=title, disable=title is None, mininterval=1) as bar:
+    with progress(total=count, desc=title or "", shown=title is not None) as bar:
         while batch := list(islice(things, _BATCH)):
             vectors.append(encode(batch))
             bar.update(len(batch))

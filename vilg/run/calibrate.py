@@ -3,7 +3,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from vilg import release
 from vilg.app.dual_encoder import Matcher
@@ -15,6 +14,7 @@ from vilg.data.worlds.scenes import parse_caption
 from vilg.data.worlds.scenes.source import ScenesConfig
 from vilg.errors import DataError
 from vilg.models.dual_encoder.calibration import Calibration, fit_calibration
+from vilg.progress import progress
 from vilg.release.folder import WEIGHTS
 from vilg.tasks.contrastive import same_of
 from vilg.weights.files import read_stored
@@ -48,7 +48,7 @@ def pairs(model: Matcher, source: Source, count: int, seed: int = 0) -> Pairs:
     with captions of others that show something else and, as far as the data tell, are not true of them too."""
     rng = np.random.default_rng(seed)
     samples = []
-    for index in tqdm(rng.permutation(len(source))[:count].tolist(), desc="reading", unit="sample", mininterval=1):
+    for index in progress(rng.permutation(len(source))[:count].tolist(), desc="reading", unit="sample"):
         try:
             samples.append(source[index])
         except BrokenSample:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from vilg.app.search.collection import Collection, Item, open_collection
 from vilg.app.search.files import Entry, check_place, parts, read_index, save_part, write_index
@@ -17,6 +16,7 @@ from vilg.app.search.nearest import Backend, Neighbours
 from vilg.data.broken import BrokenLog
 from vilg.data.sample import BrokenSample
 from vilg.errors import DataError
+from vilg.progress import progress as progress_bar
 
 logger = logging.getLogger(__name__)
 BATCH = 64
@@ -78,7 +78,7 @@ def build_index(encoder: Encoder, collection: Collection, folder: str | Path, ma
     reasons: dict[str, str] = {}
     fresh: list[Entry] = []
     vectors: list[np.ndarray] = []
-    with tqdm(total=len(todo), desc="embedding", unit="image", disable=not progress) as bar:
+    with progress_bar(total=len(todo), desc="embedding", unit="image", shown=progress) as bar:
         for batch in _read(collection, todo, workers):
             whole = [(item, image) for item, image in batch if not isinstance(image, BrokenSample)]
             for item, problem in batch:

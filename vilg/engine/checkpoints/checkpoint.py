@@ -6,7 +6,6 @@ its own. Ranges make a checkpoint independent of the parallel level that wrote i
 temporary name, synced, and renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged
 it since.
 """
-import hashlib
 import json
 import os
 import re
@@ -21,11 +20,12 @@ import safetensors
 import safetensors.numpy
 
 from vilg.engine.checkpoints.files import sha256, sync, write_json
+from vilg.engine.checkpoints.manifest import FORMAT, MANIFEST, digest, read_manifest
 from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.errors import CheckpointError
 
-MANIFEST = "manifest.json"
-FORMAT, WITHOUT_CHECKSUM = 2, 1
+DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+"""Number formats that a checkpoint holds."""
 MODEL, EMA, OPTIMIZER = "model/", "average/", "optimizer/"
 """What names begin with: the task's own tensors, the EMA of its parameters, and what optimizers keep. The format spells
 the EMA "average", and in its files shards are "pieces": checkpoints of earlier versions stay readable."""
@@ -78,7 +78,7 @@ def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> 
                                   "the ranks do not hold one model")
     # As it will be read: keys are strings, sequences are lists.
     manifest = json.loads(json.dumps({"format": FORMAT, **header, "files": files, "tensors": tensors}))
-    write_json(directory / MANIFEST, manifest | {"sha256": _digest(manifest)})
+    write_json(directory / MANIFEST, manifest | {"sha256": digest(manifest)})
     sync(directory)
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
@@ -96,18 +96,10 @@ class Checkpoint:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            self.header = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            self.step, self._tensors, self._files = (self.header[key] for key in ("step", "tensors", "files"))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{path}: not a checkpoint (no readable {MANIFEST}); "
-                                  "name a directory step-…") from None
+        self.header = read_manifest(self.path)
+        self.step, self._tensors, self._files = (self.header[key] for key in ("step", "tensors", "files"))
         self._open: dict[str, Any] = {}
         self.bytes_verified, self.bytes_read = 0, 0
-        if self.header.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
-            raise CheckpointError(f"{path}: has format {self.header.get('format')}, this version reads {FORMAT}")
-        if self.header["format"] == FORMAT and self.header.pop("sha256", None) != _digest(self.header):
-            raise CheckpointError(f"{self.path / MANIFEST}: its contents do not match their checksum")
 
     @property
     def names(self) -> set[str]:
@@ -134,10 +126,14 @@ class Checkpoint:
             path = self.path / name
             if not path.is_file():
                 raise CheckpointError(f"{path}: is missing")
-            if path.stat().st_size != facts["bytes"]:
-                raise CheckpointError(f"{path}: holds {path.stat().st_size} bytes instead of {facts['bytes']}")
-            self.bytes_verified += facts["bytes"]
-            if sha256(path) != facts["sha256"]:
+            try:
+                if path.stat().st_size != facts["bytes"]:
+                    raise CheckpointError(f"{path}: holds {path.stat().st_size} bytes instead of {facts['bytes']}")
+                self.bytes_verified += facts["bytes"]
+                same = sha256(path) == facts["sha256"]
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror}); use another checkpoint") from None
+            if not same:
                 raise CheckpointError(f"{path}: its contents do not match their checksum")
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -148,7 +144,7 @@ class Checkpoint:
         for file, first, last in tensor["pieces"]:
             low, high = max(start, first), min(stop, last)
             if low < high:
-                parts.append(self._file(file).get_slice(name)[low - first:high - first])
+                parts.append(self._part(file, name, last - first)[low - first:high - first])
                 self.bytes_read += parts[-1].nbytes
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
@@ -159,6 +155,17 @@ class Checkpoint:
             except (OSError, safetensors.SafetensorError) as error:
                 raise CheckpointError(f"{self.path / name}: cannot be read ({error}); use another checkpoint") from None
         return self._open[name]
+
+    def _part(self, file: str, name: str, size: int) -> Any:
+        """The ``size`` elements of a tensor that ``file`` holds, to be sliced."""
+        try:
+            part = self._file(file).get_slice(name)
+            if part.get_shape() == [size] and part.get_dtype() in DTYPES:
+                return part
+            problem = f"is {part.get_dtype()} {part.get_shape()} where {size} numbers belong"
+        except safetensors.SafetensorError as error:
+            problem = str(error)
+        raise CheckpointError(f"{self.path / file}: {name[:80]!a} cannot be read ({problem}); use another checkpoint")
 
     def full(self, name: str) -> np.ndarray:
         """Tensor ``name`` in its own shape."""
@@ -189,10 +196,6 @@ class Checkpoint:
         for shard in shards:
             if shard.stop > shard.start:
                 shard.write(self.read(shard.name, shard.start, shard.stop))
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoints_in(directory: Path) -> list[Path]:

@@ -11,8 +11,10 @@ import numpy as np
 import paddle
 
 from vilg.engine.checkpoints import checkpoint as store
+from vilg.engine.checkpoints.changes import check_changes, mapping
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.checkpoints.files import make_directory
+from vilg.engine.checkpoints.output import claim
 from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.engine.parallel.distributed import Parallel
 from vilg.errors import CheckpointError, ConfigError, VilgError
@@ -21,9 +23,10 @@ log = logging.getLogger("vilg.train")
 
 
 def admit(parallel: Parallel, output: Path, config: dict[str, Any]) -> None:
-    """Refuse ranks with different configs and an output that cannot be written, before anything is allocated."""
+    """Refuse ranks with different configs and an output that cannot be written or is in use, before anything is
+    allocated; of several ranks the first holds the output for all."""
     together(parallel, lambda: check_same_config(parallel, config))
-    together(parallel, lambda: make_directory(output))
+    together(parallel, lambda: claim(output) if parallel.rank == 0 else make_directory(output))
 
 
 def together(parallel: Parallel, action: Callable[[], Any]) -> Any:
@@ -56,12 +59,13 @@ def check_same_config(parallel: Parallel, config: dict[str, Any]) -> None:
 
 
 def choose_checkpoint(parallel: Parallel, resume: str, directory: Path,
-                      identity: dict[str, Any]) -> Checkpoint | None:
+                      identity: dict[str, Any], changed: bool = False) -> Checkpoint | None:
     """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh; the same on all
     ranks.
 
     ``directory`` is where the run keeps its checkpoints. Raises CheckpointError when none can be used, when one is in
-    the way of a fresh start, or when it was made with other fingerprints or another model than ``identity`` tells.
+    the way of a fresh start, when it was made with other fingerprints or another model than ``identity`` tells, or,
+    unless ``changed`` allows it, with a config that would have led elsewhere.
     """
     found = parallel.broadcast(store.checkpoints_in(directory))
     if resume == "none":
@@ -77,7 +81,8 @@ def choose_checkpoint(parallel: Parallel, resume: str, directory: Path,
     else:
         checkpoint = _verified(parallel, Path(resume))
     if checkpoint is not None:
-        _check_identity(checkpoint, identity)
+        check_identity(checkpoint, identity)
+        check_changes(checkpoint, identity, changed)
     return checkpoint
 
 
@@ -141,15 +146,16 @@ def _fill(parallel: Parallel, checkpoint: Checkpoint, here: dict[tuple[str, int,
         raise failure
 
 
-def _check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
-    before = checkpoint.header["identity"]
-    theirs = before.get("fingerprints", {})
+def check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
+    """Raise CheckpointError when the checkpoint's model is not the one that ``identity`` tells of."""
+    before = checkpoint.header.get("identity")
+    theirs = mapping(before, "fingerprints")
     for name, value in identity.get("fingerprints", {}).items():
         if theirs.get(name, value) != value:
             raise CheckpointError(f"{checkpoint.path}: was made with another {name.replace('_', ' ')} ({theirs[name]}, "
                                   f"now {value}); use that one, or a new output directory")
     # Tensors tell sizes apart; these change what the same tensors mean.
-    theirs, ours = (each.get("config", {}).get("task", {}).get("model") or {} for each in (before, identity))
+    theirs, ours = (mapping(each, "config", "task", "model") for each in (before, identity))
     for name in sorted(theirs.keys() & ours.keys() - {"dropout"}):
         if theirs[name] != ours[name]:
             raise CheckpointError(f"{checkpoint.path}: was made with task.model.{name} {theirs[name]}, now "
