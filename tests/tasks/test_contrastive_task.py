@@ -262,7 +262,8 @@ def test_a_run_does_not_start_from_another_vocabulary(make_run, tmp_path, styled
 @pytest.mark.parametrize("changes, message", [
     ({"task__other_caption": "dropout"}, "under another dropout mask, and the text tower has none"),
     ({"task__text_length": 40}, r"text_length must be from 2 to model.text.positions \(16\), not 40"),
-    ({"task__chunk": -1}, "chunk"), ({"task__word_noise": 0.7}, "word_noise"), ({"task__augment__crop": 0.0}, "crop"), ({"task__augment__grey": 1.5}, "grey"),
+    ({"task__chunk": -1}, "chunk"), ({"task__word_noise": 0.7}, "word_noise"),
+    ({"task__augment__crop": 0.0}, "crop"), ({"task__augment__grey": 1.5}, "grey"),
     ({"task__model__image__frozen": True, "task__model__text__frozen": True}, "leave nothing to train"),
     ({"task__loss__image_caption": -1.0}, "must not be negative")])
 def test_settings_that_cannot_be_are_refused(make_run, changes, message):

@@ -31,9 +31,9 @@ class ContrastiveTaskConfig:
     (the concept in another style). ``other_caption``: the second text of text–text is the same caption under another
     dropout mask, or another caption of the sample. ``tags_prefix`` stands before the tags, which are shuffled;
     ``most_tags`` of them are taken. ``word_noise``: the mean share of tokens of every text that are replaced by others,
-    so that a text is not lost for a word that was never trained. ``chunk``: images and texts that a tower computes at once, forgetting activations
-    until backward (0: all of them, remembered); a batch may then be as large as its vectors. ``init_from``: a released
-    folder to start from. ``text_length`` counts [CLS] and [SEP].
+    so that a text is not lost for a word that was never trained. ``chunk``: images and texts that a tower computes at
+    once, forgetting activations until backward (0: all of them, remembered); a batch may then be as large as its
+    vectors. ``init_from``: a released folder to start from. ``text_length`` counts [CLS] and [SEP].
     """
 
     kind: Literal["contrastive"] = "contrastive"
