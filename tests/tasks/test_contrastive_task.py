@@ -160,6 +160,19 @@ def test_text_views_by_dropout_differ(make_run):
     assert float((vectors["caption"] - vectors["other_caption"]).abs().max()) > 1e-3
 
 
+def test_noise_replaces_some_words_of_every_text_differently(make_run):
+    plain, noisy = make_run(task__other_caption="written"), make_run(task__word_noise=0.5)
+    samples, batch = first_batch(plain, build.build_task(plain), 24)
+    changed = first_batch(noisy, build.build_task(noisy), 24)[1]
+    for name in ("caption", "other_caption", "tags"):
+        own, other = batch.parts()[name], changed.parts()[name]
+        moved = own != other
+        assert 0.1 < moved[own > 4].mean() < 0.8 and not moved[own <= 4].any(), "special tokens stay"
+    assert np.array_equal(batch.same, changed.same) and np.array_equal(batch.image, changed.image)
+    twice = build.build_task(noisy).collate([build.build_task(noisy).view(samples[0], 3)] * 2, [3, 4])
+    assert not np.array_equal(twice.caption[0], twice.caption[1])
+
+
 def test_chunks_give_the_loss_and_gradients_of_the_whole(make_run):
     found = []
     for chunk in (0, 5):
@@ -249,7 +262,8 @@ def test_a_run_does_not_start_from_another_vocabulary(make_run, tmp_path, styled
 @pytest.mark.parametrize("changes, message", [
     ({"task__other_caption": "dropout"}, "under another dropout mask, and the text tower has none"),
     ({"task__text_length": 40}, r"text_length must be from 2 to model.text.positions \(16\), not 40"),
-    ({"task__chunk": -1}, "chunk"), ({"task__augment__crop": 0.0}, "crop"), ({"task__augment__grey": 1.5}, "grey"),
+    ({"task__chunk": -1}, "chunk"), ({"task__word_noise": 0.7}, "word_noise"),
+    ({"task__augment__crop": 0.0}, "crop"), ({"task__augment__grey": 1.5}, "grey"),
     ({"task__model__image__frozen": True, "task__model__text__frozen": True}, "leave nothing to train"),
     ({"task__loss__image_caption": -1.0}, "must not be negative")])
 def test_settings_that_cannot_be_are_refused(make_run, changes, message):

@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 from vilg import release
 from vilg.config import configclass
 from vilg.data.augment import AugmentConfig, augment
+from vilg.data.noise import word_noise
 from vilg.data.sample import BrokenSample, Sample
 from vilg.data.twins import TWIN
 from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
@@ -29,9 +30,10 @@ class ContrastiveTaskConfig:
     ``other_image``: the second image of image–image is the same one, augmented again, or where the data know one a twin
     (the concept in another style). ``other_caption``: the second text of text–text is the same caption under another
     dropout mask, or another caption of the sample. ``tags_prefix`` stands before the tags, which are shuffled;
-    ``most_tags`` of them are taken. ``chunk``: images and texts that a tower computes at once, forgetting activations
-    until backward (0: all of them, remembered); a batch may then be as large as its vectors. ``init_from``: a released
-    folder to start from. ``text_length`` counts [CLS] and [SEP].
+    ``most_tags`` of them are taken. ``word_noise``: the mean share of tokens of every text that are replaced by others,
+    so that a text is not lost for a word that was never trained. ``chunk``: images and texts that a tower computes at
+    once, forgetting activations until backward (0: all of them, remembered); a batch may then be as large as its
+    vectors. ``init_from``: a released folder to start from. ``text_length`` counts [CLS] and [SEP].
     """
 
     kind: Literal["contrastive"] = "contrastive"
@@ -45,6 +47,7 @@ class ContrastiveTaskConfig:
     other_caption: Literal["dropout", "written"] = "dropout"
     tags_prefix: str = "图里有"
     most_tags: int = 8
+    word_noise: float = 0.0
     chunk: int = 0
     init_from: str | None = None
     preview_images: int = 4
@@ -58,6 +61,8 @@ class ContrastiveTaskConfig:
             raise ValueError("loss.text_text compares a caption with itself under another dropout mask, and the text "
                              "tower has none; set model.text.dropout above 0 and model.text.frozen: false, "
                              "other_caption: written, or loss.text_text: 0")
+        if not 0 <= self.word_noise <= 0.5:
+            raise ValueError("word_noise is a mean share, from 0 to 0.5 (texts draw theirs from 0 to twice that)")
         if self.chunk < 0 or self.most_tags < 1 or self.preview_images < 0:
             raise ValueError("chunk and preview_images must not be negative, most_tags at least 1")
         if self.model.image.frozen and self.model.text.frozen and self.model.projection is None:
@@ -200,6 +205,10 @@ class ContrastiveTask:
         encoded = self.words.encode_batch([text for each in texts.values() for text in each], self.config.text_length)
         self.texts_cut += int((encoded.cut > 0).sum())
         ids = encoded.ids[:, :encoded.length.max()]  # nobody reads the padding behind the longest
+        if self.config.word_noise:
+            others = [len(texts) * seed + number for number in range(len(texts)) for seed in seeds]
+            ids = word_noise(others, ids, encoded.length, encoded.prefix, self.words.ordinary_ids,
+                             self.config.word_noise)
         rows = {name: ids[number * len(views):(number + 1) * len(views)] for number, name in enumerate(texts)}
         images = {"image": self._pixels([view.image for view in views])}
         if weights.image_image:
