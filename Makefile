@@ -2,7 +2,7 @@
 # make test          the suite, but for the tests marked "extras"; make test TESTS=tests/nn runs a part
 # make test-extras   the tests marked "extras", which hold vilg against PaddleHub, PaddleNLP and PyTorch
 # make lint          style
-# make demo DEVICE=gpu, make test-versions: devices.mk
+# make demo DEVICE=gpu, make test-versions: see devices.mk
 # make clean         removes what the others made
 # Python's packages go into .venv, those that do not agree with them (3 GB) into .venv-extras; each is made, mended or
 # brought up to date when it is wanted. On Debian and as root, what the system lacks is installed as well; elsewhere a

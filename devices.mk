@@ -11,12 +11,12 @@ endif
 
 .PHONY: gpu test-versions
 gpu:
-	@PIP_EXTRA_INDEX_URL=https://www.paddlepaddle.org.cn/packages/stable/cu$(CUDA)/ PYTHON="$(PYTHON)" \
+	@PYTHON="$(PYTHON)" PIP_EXTRA_INDEX_URL=https://www.paddlepaddle.org.cn/packages/stable/cu$(CUDA)/ \
 		sh .ci/environment $(VENV) gpu paddle
 
 test-versions: $(addprefix test-paddle-,$(VERSIONS))
 
 test-paddle-%:
-	@PYTHON="$(PYTHON)" sh .ci/environment .venv-paddle-$* jit,eval,data,dev numba
+	@PYTHON="$(PYTHON)" sh .ci/environment .venv-paddle-$* jit,eval,data,styles,dev numba
 	.venv-paddle-$*/bin/python -m pip install --quiet --disable-pip-version-check paddlepaddle==$*
 	.venv-paddle-$*/bin/python -m pytest -m "not extras" $(TESTS)

@@ -34,6 +34,7 @@ tables     the paper's tables 1 to 7 from the JSON files of the others
 docs/evaluation.md says what each needs.
 """
 import argparse
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,8 @@ def add_coco(tasks, parents) -> None:
     source.add_argument("--captions", metavar="FILE", help='lines of {"image_id": 42, "caption": "…", "source": "…"}')
     source.add_argument("--pictures", metavar="FOLDER", help="score these pictures, whoever drew them")
     coco.add_argument("--best-of", type=int, default=1, help="pictures a caption; the best is kept (%(default)s)")
+    coco.add_argument("--judge", metavar="MODEL", help="dual encoder that chooses among --best-of, as the paper's does "
+                      "(the drawing model by P(text|image)), and that gives clip_score; name or folder")
     coco.add_argument("--count", type=int, help="captions at most (all)")
     coco.add_argument("--reference", metavar="FILE", help="another folder of images, or an .npz of mu and sigma")
     coco.add_argument("--save-reference", metavar="FILE", help="write the reference's mu and sigma there")
@@ -169,6 +172,7 @@ def add_tables(tasks) -> None:
 
 
 def run_coco(arguments: argparse.Namespace) -> None:
+    from vilg.app import pipeline
     from vilg.data.benchmarks.coco import image_files, read_prompts
     from vilg.evaluation import coco, features
 
@@ -180,16 +184,20 @@ def run_coco(arguments: argparse.Namespace) -> None:
     reference = coco.find_reference(arguments.reference or arguments.data, network, protocol, output / "features")
     if arguments.save_reference:
         features.save_reference(arguments.save_reference, reference, protocol)
-    drawn_by = arguments.pictures
+    drawn_by, judge = arguments.pictures, None
     drawn = f"given as {arguments.pictures}"
     if prompts:
         model = load(arguments)
         model.use_sampling(**cli.settings_given(arguments, *WAYS))
-        files = coco.draw_prompts(model, prompts, output, arguments.best_of, arguments.seed, arguments.count)
+        judge = pipeline.load_encoder(arguments.judge) if arguments.judge else None
+        files = coco.draw_prompts(model, prompts, output, arguments.best_of, arguments.seed, arguments.count, judge)
         drawn_by = model.name
-        drawn = f"drawn by {model.name} from {prompts.digest}, best of {arguments.best_of}, seed {arguments.seed}"
+        drawn = (f"drawn by {model.name} from {prompts.digest}, best of {arguments.best_of}"
+                 f"{f' by {judge.name} {judge.fingerprint[:12]}' if judge else ''}, seed {arguments.seed}")
     found = features.image_features(files, network, protocol, output / "features", "features")
-    show(arguments, coco.score_images(found, reference, protocol, drawn, arguments.kid_subset), task="coco",
+    scores = [coco.score_images(found, reference, protocol, drawn, arguments.kid_subset)]
+    scores += [coco.text_image_score(judge, prompts, files, drawn)] if judge else []
+    show(arguments, itertools.chain(*scores), task="coco",
          drawn_by=drawn_by, protocol=f"{protocol.name} ({protocol.resize})", images=len(found.pool),
          best_of=arguments.best_of, seed=arguments.seed)
 

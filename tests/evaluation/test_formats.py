@@ -329,3 +329,32 @@ def test_formats_fine_tune_then_score(tmp_path):
     trainer.export(tmp_path / "run/model")
     model = pipeline.load(tmp_path / "run/model")
     assert isinstance(model.answer([tmp_path / "qa/val2014/COCO_val2014_000000000001.jpg"], ["有什么？"])[0], str)
+
+
+def test_a_judge_chooses_and_scores_the_pictures(released_model, encoder, other_encoder, tmp_path):
+    from vilg.errors import ConfigError
+
+    prompts, model = read_prompts(made_formats.coco(tmp_path, 4)), pipeline.load(released_model)
+    scores = {}
+    for name, judge in (("own", None), ("judged", encoder), ("single", None)):
+        count = 1 if name == "single" else 6
+        files = coco.draw_prompts(model, prompts, tmp_path / name, count, judge=judge)
+        found = next(coco.text_image_score(encoder, prompts, files, name))
+        scores[name] = found.value
+    assert scores["judged"] > scores["own"] and scores["judged"] > scores["single"]
+    assert encoder.fingerprint[:12] in found.signature and "4 images single" in found.signature
+    texts, images = encoder.embed_text([one.caption for one in prompts.prompts]), encoder.embed_image(files)
+    wanted = 100 * np.maximum(np.diag(texts @ images.T), 0).mean()
+    assert scores["single"] == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ConfigError, match=f"judge {encoder.fingerprint}.*{other_encoder.fingerprint}"):
+        coco.draw_prompts(model, prompts, tmp_path / "judged", 6, judge=other_encoder)
+
+
+def test_formats_coco_with_a_judge(done, released_model, encoder, weights, tmp_path, monkeypatch):
+    prompts = made_formats.coco(tmp_path / "coco", 4)
+    monkeypatch.setattr(pipeline, "load_encoder", {"named": encoder}.get)
+    output = done("coco", "--data", "coco", "--weights", weights, "--protocol", "tf", "--captions", prompts, "--model",
+                  released_model, "--best-of", 2, "--judge", "named", "--output", "run", "--json", "figures.json")
+    found = figures(tmp_path / "figures.json")
+    assert 0 <= found["clip_score"] <= 100 and found["signature.clip_score"] in output
+    assert f"best of 2 by {encoder.name} {encoder.fingerprint[:12]}" in found["signature.fid"]

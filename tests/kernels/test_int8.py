@@ -22,7 +22,8 @@ def test_rows_and_columns_are_rounded_by_their_largest():
     assert (np.abs(values[:3]).max(axis=1) == 127).all() and not values[3].any()
     assert np.abs(values * scales - x).max(axis=1) == pytest.approx(scales[:, 0] / 2, rel=0.3, abs=1e-20)
     columns, of_columns = int8.quantize_columns(x.T.copy())
-    assert (np.abs(columns.astype("int64") - values.T) <= 1).all() and of_columns == pytest.approx(scales[:, 0], rel=1e-4)
+    assert (np.abs(columns.astype("int64") - values.T) <= 1).all()
+    assert of_columns == pytest.approx(scales[:, 0], rel=1e-4)
 
 
 @needs_int8

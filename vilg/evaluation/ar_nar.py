@@ -39,9 +39,9 @@ SAMPLES, BEST_OF = 8, 8
 
 @configs.configclass
 class ArNarConfig:
-    """What the table holds: ``seeds``, ``count`` held-out scenes a row, NAR's decoders, all of ``schedules`` × ``steps``
-    × ``choice_temperatures``, and ``batches`` that are timed, ``repeats`` times each. A step's processor time is that of
-    ``cost_steps``."""
+    """What the table holds: ``seeds``, ``count`` held-out scenes a row, NAR's decoders, all of ``schedules`` ×
+    ``steps`` × ``choice_temperatures``, and ``batches`` that are timed, ``repeats`` times each. A step's processor
+    time is that of ``cost_steps``."""
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     count: int = 500
@@ -132,7 +132,8 @@ def cpu_seconds_a_step(run: RunConfig, steps: int) -> float:
     return float(np.median(turns[1:].mean(axis=1)))
 
 
-def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatures) -> tuple[list[Row], dict[str, float]]:
+def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatures
+         ) -> tuple[list[Row], dict[str, float]]:
     """Train and judge what is not yet done in ``output``; the rows, and seconds an image by
     ``arm.steps.batch.guidance``. Raises ConfigError when the folder holds the table of another config."""
     check(run, config)

@@ -2,8 +2,9 @@
 re-ranked, and compared with real images by FID, and by KID, Inception Score, precision and recall beside it."""
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -32,9 +33,40 @@ from vilg.weights.files import fingerprint
 log = logging.getLogger("vilg.evaluation")
 
 
+class Encoder(Interface):
+    """A dual encoder (:class:`vilg.app.dual_encoder.DualEncoderPipeline`) that ranks pictures and scores them."""
+
+    name: str
+    fingerprint: str
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [texts, D]."""
+
+    def embed_image(self, images: Sequence[Path]) -> np.ndarray:
+        """Unit vectors [images, D]."""
+
+    def similarity(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> np.ndarray:
+        """[texts, images], higher where they fit."""
+
+
+def text_image_score(encoder: Encoder, prompts: Prompts, files: list[Path], drawn: str) -> Iterator[Score]:
+    """``clip_score``: the mean of 100 · max(0, cosine) of every prompt and its picture, in order (Hessel et al. 2021,
+    arXiv 2104.08718, without its factor of 2.5), by a dual encoder."""
+    cosines, progress = [], Progress(len(files), "text and image", "picture")
+    for start in range(0, len(files), DECODE_ROWS):
+        part = files[start:start + DECODE_ROWS]
+        texts = [prompt.caption for prompt in prompts.prompts[start:start + len(part)]]
+        cosines.append((encoder.embed_text(texts) * encoder.embed_image(part)).sum(1))  # [B, D] → [B]
+        progress.update(len(part))
+    value = 100 * float(np.maximum(np.concatenate(cosines), 0).mean())
+    yield Score("clip_score", value, f"clip score, 100 max(0, cosine); {encoder.name} {encoder.fingerprint[:12]}; "
+                f"{len(files)} images {drawn}", "clip_score")
+
+
 def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: int = 1, seed: int = 0,
-                 count: int | None = None) -> list[Path]:
-    """Draw every prompt, or the first ``count``, into ``output/pictures``, the best of ``best_of`` by P(text | image).
+                 count: int | None = None, judge: Encoder | None = None) -> list[Path]:
+    """Draw every prompt, or the first ``count``, into ``output/pictures``, the best of ``best_of`` by ``judge``, a dual
+    encoder as the paper's, or without one by P(text | image).
 
     Goes on where an earlier run of the same settings was stopped, at any picture: each depends on its prompt's text,
     number and ``seed`` alone. ``output/items.jsonl`` lists them for people to rate. Raises ConfigError for a folder of
@@ -45,7 +77,8 @@ def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: in
     claim(output, {"task": "coco", "model": pipeline.name, "weights": fingerprint(
         {**pipeline.model.state_dict(), **{f"image.{name}": value for name, value
                                            in pipeline.image_tokenizer.state_dict().items()}}),
-        "prompts": prompts.digest, "best_of": best_of, "seed": seed, "sampling": configs.to_dict(pipeline.sampling)})
+        "prompts": prompts.digest, "best_of": best_of, "seed": seed, "sampling": configs.to_dict(pipeline.sampling),
+        "judge": judge.fingerprint if judge and best_of > 1 else "P(text | image)"})
     files = [output / "pictures" / f"{number:05d}-{prompt.image_id}.png" for number, prompt in enumerate(chosen)]
     due = [number for number, file in enumerate(files) if not file.is_file()]
     progress = Progress(len(files), "pictures", "picture")
@@ -56,6 +89,7 @@ def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: in
         part = due[start:start + rows]
         # Seeds of their own, so that prompts do not share their luck.
         drawn = pipeline.text_to_image([chosen[number].caption for number in part], best_of=ranked,
+                                       judge=judge if ranked else None,
                                        seed=[seed * 1_000_003 + number for number in part])
         for number, row in zip(part, drawn):
             save_whole(row[0], files[number])

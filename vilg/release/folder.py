@@ -42,9 +42,9 @@ def write(folder: str | Path, kind: str, thing: Any, replaced: dict[str, np.ndar
     """Write ``thing`` as a released folder of ``kind``; returns the folder's fingerprint.
 
     ``replaced``: weights by name that go in the place of the thing's own (an average). ``dtype``: what floating-point
-    weights are stored as; "int8" rounds the matrices of a kind that names them (:mod:`vilg.weights.int8`) and stores the
-    others, and parts, as float16. An older release in the folder is replaced, other files stay. Raises CheckpointError when a
-    weight is not finite or the disk fills up; the folder is then as it was.
+    weights are stored as; "int8" rounds the matrices of a kind that names them (:mod:`vilg.weights.int8`) and stores
+    the others, and parts, as float16. An older release in the folder is replaced, other files stay. Raises
+    CheckpointError when a weight is not finite or the disk fills up; the folder is then as it was.
     """
     contents = kind_named(kind, str(folder)).pack(thing, replaced or {})
     with staged(Path(folder), _parts_there(Path(folder))) as stage:

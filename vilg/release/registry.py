@@ -24,7 +24,8 @@ class Contents:
 
     ``sections``: what ``model.yaml`` says besides its kind, config dataclasses or plain values by key. ``weights``: by
     name. ``matrices``: those that may be stored in int8, and the axis that their scales lie along (the rows of a table,
-    the columns of a map). ``parts``: folders within, by name. ``text_tokenizer``: goes to ``vocab.txt`` and ``tokenizer_config.json``.
+    the columns of a map). ``parts``: folders within, by name. ``text_tokenizer``: goes to ``vocab.txt`` and
+    ``tokenizer_config.json``.
     """
 
     kind: str

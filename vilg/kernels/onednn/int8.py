@@ -1,8 +1,8 @@
 """Linear maps with int8 weights and int8 rows (W8A8), for drawing: a weight is read as one byte.
 
-Weights have a scale an output channel, set once; a row of activations has a scale of its own, found as it comes, so that
-its result does not depend on the rows beside it. Sums are int32 and exact, whatever kernel computes them; the scales and
-the bias follow in float32. Needs VNNI: without it the kernels add pairs of products in 16 bits, which overflow.
+Weights have a scale an output channel, set once; a row of activations has a scale of its own, found as it comes, so
+that its result does not depend on the rows beside it. Sums are int32 and exact, whatever kernel computes them; scales
+and bias follow in float32. Needs VNNI: without it the kernels add pairs of products in 16 bits, which overflow.
 """
 import functools
 import math
@@ -103,11 +103,12 @@ class Int8Weight:
 
 
 class Int8Product:
-    """x [rows, inputs] · weights [inputs, outputs] · scales + bias, and what is done ``after``; results of type ``target``.
+    """x [rows, inputs] · weights [inputs, outputs] · scales + bias, and what is done ``after``; the result is
+    of type ``target``.
 
-    ``multiply`` takes the int8 rows, the packed weights (``size`` bytes), float32 memory for the sums in scales of their
-    columns, and these scales; ``finish`` the sums, the rows' scales, the result and the bias. They are two because the
-    library multiplies without its fast kernels where every row is to have a factor of its own.
+    ``multiply`` takes the int8 rows, the packed weights (``size`` bytes), float32 memory for the sums in scales of
+    their columns, and these scales; ``finish`` the sums, the rows' scales, the result and the bias. They are two
+    because the library multiplies without its fast kernels where every row is to have a factor of its own.
     """
 
     def __init__(self, rows: int, inputs: int, outputs: int, after: tuple[Step, ...] = (), target: int = F32):
