@@ -62,4 +62,4 @@ java:
 	$(call debian,default-jre-headless,the tests that run the captions' original metrics in Java are skipped)
 
 browser:
-	$(call debian,chromium,the test that rates pictures in a real browser is skipped)
+	$(call debian,chromium chromium-driver,the tests in a real browser are skipped)

@@ -31,7 +31,7 @@ EXTRAS = {
     "demo": ["gradio==6.17.3", "matplotlib>=3.8"],
     # Tests hold vilg against these. Where pip finds a CPU wheel of this torch, it takes that; torchvision belongs to it.
     "oracle": ["torch==2.13.0", "torchvision==0.28.0", "torch-fidelity==0.4.0", "pytorch-fid==0.3.0", "scipy>=1.11"],
-    "dev": ["pytest>=8", "ruff>=0.6"],
+    "dev": ["pytest>=8", "ruff>=0.6", "selenium>=4.20"],
 }
 
 setup(
