@@ -18,14 +18,19 @@ CORE = [
 # Later aistudio-sdk and pyarrow releases break paddlenlp without pip noticing; paddlenlp needs numpy below 2.
 NLP = ["paddlenlp==3.0.0b4", "aistudio-sdk==0.2.6", "pyarrow==21.0.0"]
 EXTRAS = {
-    "cpu": ["paddlepaddle==3.3.1"],  # GPU users install the paddlepaddle-gpu of their CUDA version instead
+    "cpu": ["paddlepaddle==3.3.1"],
+    # PyPI's ends at 2.6.2, so there pip refuses; README.md has the line with Paddle's own index.
+    "gpu": ["paddlepaddle-gpu>=3.3,<3.4"],
     "nlp": NLP,
     "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
     "eval": ["pycocoevalcap==1.2", "krippendorff>=0.6"],
     "data": ["webdataset==1.0.2"],
+    "search": ["faiss-cpu>=1.8"],  # another backend of exact search; numpy finds the same
     "styles": ["resvg_py==0.5.0"],  # draws the SVGs of tools/prepare_styles.py
     "jit": ["numba>=0.68,<0.69"],  # compiled loops: 208 MB; docs/cpu.md says what they gain
     "demo": ["gradio==6.17.3", "matplotlib>=3.8"],
+    # Tests hold vilg against these. Where pip finds a CPU wheel of this torch, it takes that; torchvision belongs to it.
+    "oracle": ["torch==2.13.0", "torchvision==0.28.0", "torch-fidelity==0.4.0", "pytorch-fid==0.3.0", "scipy>=1.11"],
     "dev": ["pytest>=8", "ruff>=0.6"],
 }
 
@@ -39,6 +44,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["vilg", "vilg.*"]),
+    package_data={"vilg.evaluation.human": ["page.html"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

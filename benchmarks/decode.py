@@ -21,6 +21,7 @@ fp32_over_torch, bf16_over_torch: our sparse model over torch in float32, eight 
     torch in bf16.
 late_over_early_step_time: the last 100 tokens against tokens 100–200.
 cache_memory_ratio: the caches of a whole picture, sparse over dense.
+int8_over_bf16_time_1, int8_over_bf16_time_8: time of a step of a 300 M model in int8 over bf16 (int8_steps.py).
 source_memory_60_over_1: the prefilled text of 60 samples of a prompt against one's.
 """
 import statistics
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import harness
+import int8_steps
 import numpy as np
 
 LAYERS, WIDTH, HEADS, TEXT, GRID, CODEBOOK = 12, 512, 8, 64, 32, 8192
@@ -82,7 +84,7 @@ def main() -> None:
     default = exact[0].ask("default math")
     for contestant in contestants:
         contestant.close()
-    figures = summary(steps, default) | figures
+    figures = summary(steps, default) | figures | int8_steps.figures(options)
     harness.report(options, figures, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS, default_cpu_math=default)
     if options.plot:
         plot(steps, figures, options.plot)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("vilg.errors", "vilg.machine"),
+    ("vilg.errors", "vilg.machine", "vilg.progress"),
     ("vilg.cli", "vilg.yaml_files", "vilg.config", "vilg.weights", "vilg.metrics", "vilg.kernels"),
     ("vilg.nn",),
     ("vilg.tokenizers", "vilg.engine", "vilg.runtime"),

@@ -48,6 +48,7 @@ def module(released_model, tmp_path_factory):
     return hub.Module(directory=str(folder), model=str(released_model))
 
 
+@pytest.mark.extras
 def test_the_module_draws_as_the_service_did(module, tmp_path):
     pictures = module.generate_image(PROMPTS, topk=3, output_dir=str(tmp_path))
     assert len(pictures) == 6 and all(isinstance(picture, Image.Image) for picture in pictures)
@@ -57,6 +58,7 @@ def test_the_module_draws_as_the_service_did(module, tmp_path):
     assert not same(pictures[3:], module.generate_image(PROMPTS[1], topk=3, visualization=False, seed=1))
 
 
+@pytest.mark.extras
 def test_equal_prompts_are_drawn_twice_and_styles_join_the_prompt(module):
     pictures = module.generate_image([PROMPTS[0]] * 2, topk=1, visualization=False)
     assert len(pictures) == 2
@@ -68,6 +70,7 @@ def test_equal_prompts_are_drawn_twice_and_styles_join_the_prompt(module):
         module.generate_image("")
 
 
+@pytest.mark.extras
 def test_the_module_takes_the_settings_of_drawing(module, tmp_path):
     settings = {"temperature": 0.5, "top_p": 0.9, "guidance": 4.0, "guidance_min_p": 0.5}
     drawn, = module.generate_image(PROMPTS[0], topk=1, visualization=False, **settings)
@@ -81,6 +84,7 @@ def test_the_module_takes_the_settings_of_drawing(module, tmp_path):
         module.generate_image(PROMPTS[0], guidance_min_p=2.0)
 
 
+@pytest.mark.extras
 def test_the_module_runs_and_serves(module, tmp_path):
     pictures = module.run_cmd(["--text_prompts", *PROMPTS, "--topk", "1", "--output_dir", str(tmp_path / "out")])
     assert len(pictures) == 2 and len(list((tmp_path / "out").glob("[0-9]*.png"))) == 2

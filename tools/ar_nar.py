@@ -3,9 +3,11 @@
   python tools/ar_nar.py --config configs/two_level/ar_nar.yaml
   python tools/ar_nar.py --config configs/two_level/ar_nar.yaml --quick --output runs/ar_nar_quick
 
-For every seed the run of the config (NAR) is trained, and twins of it that draw token by token (AR, sparse and dense), from
+For every seed the run of the config (NAR) is trained, and twins of it that draw token by token (AR, sparse and
+dense), from
 the same weights on the same data: for as many steps, and again for as much processor time. Each is judged on held-out
-scenes, NAR with every schedule, number of steps and choice temperature. Stopped at any time, the same command goes on where
+scenes, NAR with every schedule, number of steps and choice temperature. Stopped at any time, the same command goes
+on where
 it was. Writes ar_nar.md, ar_nar.json, images/ar_nar_samples.png and images/ar_nar.png (needs matplotlib) to --report.
 """
 import argparse

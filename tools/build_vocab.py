@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from tqdm import tqdm
 
 from vilg import cli
 from vilg.errors import VilgError
+from vilg.progress import progress
 from vilg.tokenizers.text.characters import common_characters
 from vilg.tokenizers.text.vocab_file import write_vocab
 from vilg.tokenizers.text.vocabulary import build_vocab, extend_vocab, vocab_hash
@@ -47,7 +47,7 @@ def main() -> int:
     if output.is_dir():
         raise VilgError(f"{output}: is a folder; name the file to write, such as {output / 'vocab.txt'}")
     texts = chain(*map(_captions, arguments.sources), _scene_texts(arguments.scenes))
-    texts = tqdm(texts, desc="counting", unit="text")
+    texts = progress(texts, desc="counting", unit="text")
     always = common_characters() if arguments.common else []
     if arguments.extend:
         base = WordPieceTokenizer.from_path(arguments.extend)

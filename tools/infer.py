@@ -9,13 +9,11 @@
 Every PNG carries prompt, seed, settings and model in its metadata; `--json FILE` writes one JSON line a result.
 """
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from vilg import cli
-from vilg.errors import VilgError
 from vilg.generation.sampling import WAYS
+from vilg.runtime import CPU_MATHS
 
 
 def parse() -> argparse.Namespace:
@@ -24,11 +22,12 @@ def parse() -> argparse.Namespace:
     common.add_argument("--output", default="output", help="folder for pictures (%(default)s)")
     common.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture (%(default)s)")
     common.add_argument("--json", metavar="FILE", help="also write one JSON line a result; - for standard output")
-    common.add_argument("--cpu-math", choices=["fp32", "bf16"], help="precision of products on a CPU")
+    common.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
     common.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
     drawing = argparse.ArgumentParser(add_help=False)
     drawing.add_argument("--num-images", type=int, default=1, help="pictures a prompt (%(default)s)")
-    drawing.add_argument("--best-of", type=int, help="draw this many and keep the best by P(text|image)")
+    drawing.add_argument("--best-of", type=int, help="draw this many and keep the best, by P(text|image) or by --judge")
+    drawing.add_argument("--judge", metavar="MODEL", help="dual encoder that chooses among --best-of; name or folder")
     cli.add_settings(drawing, *WAYS)
     drawing.add_argument("--path", choices=["two_stage", "end_to_end"], default="two_stage",
                          help="decode codes, or the hidden vectors by the reconstructor (%(default)s)")
@@ -62,7 +61,7 @@ def main() -> int:
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     output = Path(arguments.output)
     if arguments.task in ("text2image", "complete"):
-        settings = {name: getattr(arguments, name) for name in ("num_images", "seed", "best_of", "path")}
+        settings = {name: getattr(arguments, name) for name in ("num_images", "seed", "best_of", "judge", "path")}
         settings |= cli.settings_given(arguments, *WAYS)
         if arguments.task == "complete":
             settings |= {"known_image": arguments.image, "known_rows": arguments.known_rows,
@@ -80,28 +79,8 @@ def main() -> int:
                    for (image, question), answer in zip(pairs, answers)]
     else:
         results = demo.write(model, output, seed=arguments.seed)
-    report(results, arguments.json)
+    cli.report(results, arguments.json)
     return 0
-
-
-def report(results: list[dict], json_file: str | None) -> None:
-    """Write the results as JSON lines where they were asked for, and print them for people."""
-    # A terminal may lack a character (GBK has no emoji), and a file's name may be none: neither loses the results.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    if json_file == "-":
-        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"  # elsewhere JSON's own escapes
-        print("\n".join(json.dumps(result, ensure_ascii=not unicode) for result in results))
-        return
-    if json_file:
-        lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
-        try:
-            Path(json_file).parent.mkdir(parents=True, exist_ok=True)
-            Path(json_file).write_text(lines, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise VilgError(f"{json_file}: cannot be written ({error.strerror or error}); "
-                            "name another file with --json") from None
-    for result in results:
-        print("  ".join(str(value) for value in result.values()))
 
 
 if __name__ == "__main__":

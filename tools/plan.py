@@ -1,4 +1,4 @@
-"""What a run would take: memory a device by part, traffic, time; or the smallest fleet that holds it.
+"""What a run would take: memory a device by part, traffic, time, starting again; or the smallest fleet that holds it.
 Allocates nothing."""
 import argparse
 import json
@@ -38,14 +38,16 @@ def arguments() -> argparse.Namespace:
                         help="collectives, a device (default 100)")
     parser.add_argument("--host-bandwidth", type=float, default=20.0, metavar="GB/S",
                         help="between a device and its host (default 20)")
+    parser.add_argument("--storage-bandwidth", type=float, default=1.0, metavar="GB/S",
+                        help="files, a device (default 1)")
     parser.add_argument("--pairs", type=float, default=145e6, help="picture–text pairs to train on (default 145e6)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the memory as a bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = parser.parse_args()
     if args.device_memory <= 0 or (args.devices is not None and args.devices < 1):
         parser.error("--device-memory must be above 0 and --devices at least 1")
-    if min(args.peak, args.efficiency, args.bandwidth, args.host_bandwidth, args.pairs) <= 0:
-        parser.error("--peak, --efficiency, --bandwidth, --host-bandwidth and --pairs are above 0")
+    if min(args.peak, args.efficiency, args.bandwidth, args.host_bandwidth, args.storage_bandwidth, args.pairs) <= 0:
+        parser.error("--peak, --efficiency, --bandwidth, --host-bandwidth, --storage-bandwidth and --pairs are above 0")
     if args.picture and args.picture.suffix.lower() not in Image.registered_extensions():
         parser.error(f"--picture {args.picture}: name a kind of picture, such as plan.png")
     if args.days <= 0 or (args.days < inf and not args.smallest):
@@ -63,7 +65,7 @@ def main() -> int:
     run = build.load_run(args.config, args.set)
     shape = build.planned_shape(run)
     devices = Devices(args.devices or 1, args.device_memory, args.peak, args.efficiency, args.bandwidth,
-                      args.host_bandwidth)
+                      args.host_bandwidth, args.storage_bandwidth)
     if args.smallest:
         plan = smallest_fleet(shape, run.train, run.distributed, devices, args.pairs, args.days)
     else:

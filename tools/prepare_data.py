@@ -2,6 +2,7 @@
 
   python tools/prepare_data.py pack --folder photos --output data/photos --size 256
   python tools/prepare_data.py pack --table pairs.tsv --output data/pairs --paper-filter
+  python tools/prepare_data.py pack --table pairs.tsv --output data/pairs --similar-by ernie_vil_tiny
   python tools/prepare_data.py index data/downloaded
   python tools/prepare_data.py scenes --split test --count 200 --output data/scenes_test
 
@@ -11,7 +12,7 @@ import argparse
 
 from vilg import cli
 from vilg.config import from_dict
-from vilg.data.filtering.rules import PaperFilter
+from vilg.data.filtering.rules import PaperFilter, SimilarityFilter
 from vilg.data.packing import FORMATS, Packing, PackingReport, write_folder, write_shards
 from vilg.data.sources.folder import FolderConfig, FolderSource
 from vilg.data.sources.shards import index_folder
@@ -38,6 +39,10 @@ def parse() -> argparse.Namespace:
     pack.add_argument("--paper-filter", action="store_true",
                       help="keep captions of fewer than 15 words with a noun and no special characters (needs jieba)")
 
+    pack.add_argument("--similar-by", metavar="MODEL", help="keep captions that a dual encoder finds more similar to "
+                      "their image than --threshold")
+    pack.add_argument("--threshold", type=float, default=0.5, help="of --similar-by, from 0 to 1 (%(default)s)")
+
     index = commands.add_parser("index", help="count the samples of shards, so that runs start at once")
     index.add_argument("folder", help="folder of .tar files")
 
@@ -60,9 +65,10 @@ def main() -> int:
         tell(arguments.output, write_folder(arguments.output, ScenesSource(config), packing))
     else:
         words = PaperFilter() if arguments.paper_filter else None
-        packing = Packing(arguments.format, arguments.size, words, arguments.max_broken)
+        fitting = similarity_filter(arguments.similar_by, arguments.threshold) if arguments.similar_by else None
+        packing = Packing(arguments.format, arguments.size, words, arguments.max_broken, fitting)
         tell(arguments.output, write_shards(arguments.output, source_of(arguments), packing, arguments.samples_a_shard))
-        for reason, count in words.dropped.items() if words else ():
+        for reason, count in [pair for rule in (words, fitting) if rule for pair in rule.dropped.items()]:
             print(f"captions dropped: {count} {reason}")
     return 0
 
@@ -74,6 +80,15 @@ def source_of(arguments: argparse.Namespace) -> FolderSource | TableSource | Sce
     if arguments.table:
         return TableSource(TableConfig(path=arguments.table))
     return ScenesSource(from_dict(ScenesConfig, {"count": arguments.scenes, "size": arguments.size or 64}, "scenes"))
+
+
+def similarity_filter(model: str, threshold: float) -> SimilarityFilter:
+    """The rule that a dual encoder decides."""
+    from vilg.app import pipeline  # Paddle loads here, for those who filter by a model
+
+    encoder = pipeline.load_encoder(model)
+    encoder.calibrated([0.0])  # a model whose cosines mean nothing is refused now, not caption by caption
+    return SimilarityFilter(encoder.similarity, threshold)
 
 
 def tell(output: str, report: PackingReport) -> None:

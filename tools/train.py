@@ -78,6 +78,8 @@ def main() -> int:
     summary = build.build_trainer(run).fit()
     print(f"{'stopped' if summary.stopped else 'finished'} at step {summary.step}, loss {summary.loss:.4f}, "
           f"{summary.skipped} steps skipped; see {run.output_directory}")
+    if summary.stopped:
+        print(f"go on with --resume auto, or make a model of it: python tools/export.py {run.output_directory}")
     return 0
 
 

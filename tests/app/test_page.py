@@ -5,18 +5,26 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.error
 import urllib.request
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vilg.app import layout
 from vilg.app import page as web
+from vilg.app.jobs import Worker
+from vilg.config import settings_of
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, VilgError
+from vilg.generation.sampling import SamplingConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:::gradio")  # it calls what others have deprecated since
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,15 +74,15 @@ def test_descriptions_and_answers_are_the_pipelines(page, tmp_path):
     Image.fromarray(picture).save(tmp_path / "scene.png")
     path = str(tmp_path / "scene.png")
     assert page.describe(path) == page.model.image_to_text([picture])[0] != ""
-    assert page.ask(path, web.QUESTIONS[0]) == (page.model.answer([picture], [web.QUESTIONS[0]])[0], "")
+    assert page.ask(path, layout.QUESTIONS[0]) == (page.model.answer([picture], [layout.QUESTIONS[0]])[0], "")
     assert not np.array_equal(page.scene(), page.scene())
 
 
 def test_examples_are_what_the_model_can_read(page, untrained):
     assert page.examples() == list(web.PROMPTS)
     assert set(untrained.examples()) < set(web.PROMPTS)
-    assert all(scenes.parse_question(question) for question in web.QUESTIONS)
-    assert not any(page.model.text_tokenizer.unknown(question) for question in web.QUESTIONS)
+    assert all(scenes.parse_question(question) for question in layout.QUESTIONS)
+    assert not any(page.model.text_tokenizer.unknown(question) for question in layout.QUESTIONS)
 
 
 def test_words_that_the_model_never_learned_are_named(page):
@@ -85,6 +93,19 @@ def test_words_that_the_model_never_learned_are_named(page):
 
 @pytest.mark.parametrize("call, sentence", [
     (lambda page: page.draw("  "), "请先写一句话"),
+    (lambda page: page.draw(5), "请先写一句话"),
+    (lambda page: page.draw("红" * 10_001), "10001 个字"),
+    (lambda page: page.draw("红", count="4"), "一次画 1 到 16 张.*'4'"),
+    (lambda page: page.draw("红", count=1.5), "一次画 1 到 16 张.*1.5"),
+    (lambda page: page.draw("红", count=True), "一次画 1 到 16 张"),
+    (lambda page: page.draw("红", count=float("nan")), "一次画 1 到 16 张"),
+    (lambda page: page.draw("红", seed="7"), "请填一个种子.*'7'"),
+    (lambda page: page.draw("红", seed=1.5), "请填一个种子"),
+    (lambda page: page.draw("红", seed=-1), "请填一个种子"),
+    (lambda page: page.draw("红", seed=[1]), "请填一个种子"),
+    (lambda page: page.draw("红", seed=2 ** 53), "请填一个种子"),
+    (lambda page: page.draw("红", seed=float("inf")), "请填一个种子"),
+    (lambda page: page.ask(np.zeros([16, 16, 3], "uint8"), "红" * 10_001), "10001 个字"),
     (lambda page: page.draw(None), "请先写一句话"),
     (lambda page: page.draw("红\ud83c"), "cannot be read as characters"),
     (lambda page: page.draw("红" * 40), "请去掉 26 个"),
@@ -144,16 +165,27 @@ def test_serving_ends_without_leaving_pictures_behind(monkeypatch, capsys):
             self.folder = Path(os.environ["GRADIO_TEMP_DIR"])
             (self.folder / "picture.png").write_bytes(b"")
 
-    app, asked = App(), []
+    app, asked, made = App(), [], []
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setattr(web, "_gradio", lambda: None)
     monkeypatch.setattr(web, "_check_address", lambda host, port: None)
-    monkeypatch.setattr(web, "Page", lambda *settings: settings)
+    page = SimpleNamespace(worker=Worker(1))
+    monkeypatch.setattr(web, "Page", lambda *settings: (made.append(settings), page)[1])
     monkeypatch.setattr(web, "start", lambda *given: (asked.append(given), app)[1])
     with warnings.catch_warnings():  # it changes the filters of its process
         web.serve("model", "127.0.0.1", 1, device="cpu", cpu_math="bf16")
-    assert asked == [(("model", "cpu", "bf16"), "127.0.0.1", 1)] and not app.folder.exists()
+    assert made == [("model", "cpu", "bf16")] and asked == [(page, "127.0.0.1", 1, None)] and not app.folder.exists()
     assert app.local_url in capsys.readouterr().out
+
+
+def test_an_address_that_others_reach_wants_a_password_or_an_explicit_word(monkeypatch, tmp_path):
+    monkeypatch.setattr(web, "_gradio", lambda: None)
+    monkeypatch.setattr(web, "_check_address", lambda host, port: None)
+    with pytest.raises(VilgError, match="--host 0.0.0.0: others reach the page there.*--password-file.*--no-password"):
+        web.serve("nobody", "0.0.0.0", 7860)
+    for allowed in ({"password": "secret"}, {"unprotected": True}):
+        with pytest.raises(CheckpointError, match="nobody: no such model"), warnings.catch_warnings():
+            web.serve("nobody", "0.0.0.0", 7860, **allowed)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +218,7 @@ def test_the_page_is_served_without_asking_anyone_else(served):
         text = text.replace(app.local_url, "/")
         assert re.findall(r"(?:<script[^>]*src|<link[^>]*href|@import|url\()[=\s\"'(]*https?://[^\"') ]*", text) == []
     config = urllib.request.urlopen(app.local_url + "config", timeout=30).read().decode("utf-8")
-    assert all(text in config for text in ("文字画图", "看图说话", "看图问答", *web.PROMPTS, *web.QUESTIONS))
+    assert all(text in config for text in ("文字画图", "看图说话", "看图问答", *web.PROMPTS, *layout.QUESTIONS))
 
 
 def test_a_call_over_http_returns_the_pictures_of_the_seed(served, page):
@@ -205,8 +237,8 @@ def test_pictures_travel_over_http_and_refusals_come_back_as_sentences(served, p
     picture = tmp_path / "scene.png"
     Image.fromarray(page.scene()).save(picture)
     assert client.predict(handle_file(picture), api_name="/describe") == page.describe(picture)
-    asked = client.predict(handle_file(picture), web.QUESTIONS[0], api_name="/ask")
-    assert tuple(asked) == page.ask(picture, web.QUESTIONS[0])
+    asked = client.predict(handle_file(picture), layout.QUESTIONS[0], api_name="/ask")
+    assert tuple(asked) == page.ask(picture, layout.QUESTIONS[0])
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture.read_bytes()[:100])
     for arguments, name, sentence in (([handle_file(broken)], "/describe", "不是一张完整的图片"),
@@ -216,10 +248,78 @@ def test_pictures_travel_over_http_and_refusals_come_back_as_sentences(served, p
             client.predict(*arguments, api_name=name)
 
 
-def test_a_file_of_this_machine_cannot_be_named_over_http(served):
+def post(app, path, values, **headers):
+    """A JSON request to the page."""
+    headers = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    asked = urllib.request.Request(app.local_url + path, json.dumps(values).encode("utf-8"), headers)
+    return json.load(urllib.request.urlopen(asked, timeout=30))
+
+
+def begun(app, name, data):
+    """The event of a call over HTTP whose result nobody has asked for yet."""
+    return post(app, f"gradio_api/call/{name}", {"data": data})["event_id"]
+
+
+def result(app, name, event):
+    """What is told of an event, to its end."""
+    return urllib.request.urlopen(f"{app.local_url}gradio_api/call/{name}/{event}", timeout=60).read().decode("utf-8")
+
+
+def test_neither_a_file_of_this_machine_nor_an_address_can_be_named_over_http(served):
     app, _, _ = served
-    address = app.local_url + "gradio_api/call/describe"
-    named = json.dumps({"data": [{"path": str(ROOT / "docs/images/demo.png")}]}).encode("utf-8")
-    asked = urllib.request.Request(address, named, {"Content-Type": "application/json"})
-    event = json.load(urllib.request.urlopen(asked, timeout=30))["event_id"]
-    assert b"event: error" in urllib.request.urlopen(f"{address}/{event}", timeout=60).read()
+    told = result(app, "describe", begun(app, "describe", [{"path": str(ROOT / "docs/images/demo.png")}]))
+    assert "event: error" in told
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0.5)
+        address = f"http://127.0.0.1:{other.getsockname()[1]}/picture.png"
+        for named in ({"path": address}, {"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}):
+            assert "event: error" in result(app, "describe", begun(app, "describe", [named]))
+        with pytest.raises(TimeoutError):
+            other.accept()
+
+
+@pytest.mark.parametrize("data, sentence", [
+    ([PROMPT, "4", 0], "一次画 1 到 16 张"), ([PROMPT, None, 0], "一次画 1 到 16 张"), ([PROMPT, 1.5, 0], "一次画 1 到 16 张"),
+    ([PROMPT, 1, "7"], "请填一个种子"), ([PROMPT, 1, None], "请填一个种子"), ([PROMPT, 1, 1.5], "请填一个种子"),
+    (["红" * 100_000, 1, 0], "100000 个字"), ([PROMPT, 1, 0, False, "hot"], "temperature"),
+])
+def test_numbers_that_are_none_get_a_sentence_over_http(served, data, sentence):
+    app, _, _ = served
+    own = [getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)]
+    told = result(app, "draw", begun(app, "draw", [*data, *[False, *own][len(data) - 3:]]))
+    assert "event: error" in told and sentence in json.loads(told.splitlines()[1].removeprefix("data: "))["error"]
+
+
+def test_requests_by_another_name_or_from_another_site_are_refused(served):
+    app, _, _ = served
+    join = "gradio_api/call/draw"
+    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            post(app, join, {"data": [PROMPT]}, **headers)
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        post(app, join, {"data": ["红" * 2_000_000]})
+
+
+def test_what_nobody_waits_for_is_not_done(served, page, monkeypatch):
+    app, _, _ = served
+    drawn, go, began = [], threading.Event(), threading.Event()
+    monkeypatch.setattr(page.model, "text_to_image", lambda text, **_: drawn.append(text))
+    monkeypatch.setattr("vilg.app.jobs._NEVER_CAME_SECONDS", 2.0)
+    held = page.worker.submit(lambda: (began.set(), go.wait(60)))
+    assert began.wait(30)
+    own = [getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)]
+    for _ in range(5):
+        begun(app, "draw", ["左边是红色的圆形", 1, 0, False, *own])
+    event = begun(app, "draw", ["右边是红色的圆形", 1, 0, False, *own])
+    path = f"/gradio_api/call/draw/{event}"
+    with socket.create_connection(("127.0.0.1", app.server_port)) as gone:
+        gone.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{app.server_port}\r\n\r\n".encode())
+        assert gone.recv(100).startswith(b"HTTP/1.1 200")
+    deadline = time.monotonic() + 60
+    while page.worker.waiting() > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    go.set()
+    held.future.result(30)
+    page.worker.run(lambda: None)
+    assert drawn == []

@@ -135,7 +135,8 @@ def test_another_kind_of_folder_is_refused(released_model):
 
 def test_the_tool_draws_with_the_settings_of_either_kind(folder, released_model, tmp_path):
     def infer(model, *options):
-        return subprocess.run([sys.executable, "tools/infer.py", "text2image", TEXTS[0], "--model", str(model), "--json",
+        return subprocess.run([sys.executable, "tools/infer.py", "text2image", TEXTS[0], "--model", str(model),
+                          "--json",
                                str(tmp_path / "lines.jsonl"), "--output", str(tmp_path / "out"), *options],
                               cwd=ROOT, capture_output=True, text=True)
 

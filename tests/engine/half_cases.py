@@ -4,11 +4,13 @@
 optionally ``ahead`` (gather parameters asynchronously), ``decay`` (weight decay), ``aside`` (a layer that no data
 reaches) and ``sour`` (steps at which the second of two phases is not finite).
 """
+import contextlib
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 from paddle import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
@@ -45,10 +47,14 @@ def run(case: dict, install: bool) -> dict:
         half_emulation.install()
     parallel.mixed_precision, parallel.gathers_ahead = True, case.get("ahead", False)
     loader = ToyLoader(train.micro_batch_size(ranks), rank=rank, ranks=ranks)
-    task = AsideTask() if case.get("aside") else ToyTask(dropout=0.0)
+    paddle.seed(0)
+    with parallel.making() if case.get("late") else contextlib.nullcontext():
+        made = None if "sour" in case or case.get("aside") else ToyTask(dropout=0.0)
+    task = AsideTask() if case.get("aside") else made
     task = two_phases(case["sour"], dropout=0.0) if "sour" in case else task
     entered = half_emulation.Cast.entered
     optim = OptimConfig(lr=1e-2, weight_decay=case.get("decay", 1.0), schedule="constant")
+    assert case.get("late", False) is not task.model.enter.weight._is_initialized()
     trainer = Trainer(task, loader, train, optim, parallel, case["output"])
     trainer.fit()
     assert half_emulation.Cast.entered > entered, "forward passes ran outside auto_cast"

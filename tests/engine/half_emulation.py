@@ -43,7 +43,8 @@ def decorate(module: paddle.nn.Layer, optimizer: Any, level: str, dtype: str) ->
     """What ``paddle.amp.decorate`` does where the device has half precision."""
     assert level == "O2"
     amp_initialize([module], dtype, None)
-    _set_multi_precision(optimizer, True)
+    if optimizer is not None:
+        _set_multi_precision(optimizer, True)
     return module, optimizer
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from vilg.engine.parallel.distributed import put_on_recompute
+from vilg.engine.parallel.recomputing import put_on_recompute
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 
 

@@ -3,6 +3,7 @@
 ``python parallel_cases.py cases.json`` with the environment of a rank. A case: name, steps, batch_size, train, optim,
 distributed, output, and optionally the accident that befalls a rank.
 """
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from toy_task import ToyLoader, ToyTask
 
 import cpu_sharding
 from vilg.config import from_dict
+from vilg.engine.checkpoints import resume
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.optim import OptimConfig
 from vilg.engine.parallel.distributed import DistributedConfig, Parallel, rank_of_launch, ranks_of_launch
@@ -33,9 +35,14 @@ def run(case: dict) -> dict:
     train = TrainConfig(**{"log_every": 1, "preview_every": 0, "checkpoint_every": 0} | case["train"])
     rank, ranks = rank_of_launch(), ranks_of_launch()
     loader = ToyLoader(train.micro_batch_size(ranks), rank=rank, ranks=ranks)
-    task = ToyTask(dropout=0.0, **case.get("task", {}))
-    trainer = Trainer(task, loader, train, OptimConfig(**case["optim"]),
-                      Parallel(DistributedConfig(**case["distributed"])), case["output"])
+    parallel, opened = Parallel(DistributedConfig(**case["distributed"])), count_bytes()
+    paddle.seed(0)
+    with parallel.making() if case.get("late") else contextlib.nullcontext():
+        task = ToyTask(dropout=0.0, **case.get("task", {}))
+    late = sum(not tensor._is_initialized() for tensor in task.model.parameters())
+    trainer = Trainer(task, loader, train, OptimConfig(**case["optim"]), parallel, case["output"])
+    taken = parallel.gather([sum(each.bytes_verified + each.bytes_read for each in opened),
+                             sum(each.bytes_verified for each in opened)])
     if case.get("accident", {}).get("rank") == rank:
         befall(trainer, **case["accident"])
     trainer.fit()
@@ -47,7 +54,20 @@ def run(case: dict) -> dict:
     np.savez(Path(case["output"]) / "final.npz", **{name: checkpoint.full(name) for name in checkpoint.names})
     exported = task.exported or {}
     return {"losses": [line["loss"] for line in logged], "norms": [line["grad_norm"] for line in logged],
-            "exported": sorted(exported)}
+            "exported": sorted(exported), "late": late, "taken": taken}
+
+
+def count_bytes() -> list[Checkpoint]:
+    """The checkpoints that a run opens to resume from, as it opens them."""
+    opened: list[Checkpoint] = []
+
+    class Counted(Checkpoint):
+        def __init__(self, path: str | Path):
+            super().__init__(path)
+            opened.append(self)
+
+    resume.Checkpoint = Counted
+    return opened
 
 
 def transformer() -> tuple[Phase, Batch]:

@@ -19,10 +19,12 @@ STEPS, RTOL, ATOL = 20, 2e-5, 2e-6
 LEVELS = {"dp": {}, "os": {"buffer_size": 200}, "os_g": {"buffer_size": 200}, "p_g_os": {"segment_size": 20}}
 
 
-def case(name, level="none", steps=STEPS, accumulate=1, clip=0.5, resume="none", batch=8, **distributed):
+def case(name, level="none", steps=STEPS, accumulate=1, clip=0.5, resume="none", batch=8, late=False, task=None,
+         **distributed):
     """One training as parallel_cases.py runs it."""
-    return {"name": name, "train": {"steps": steps, "batch_size": batch, "accumulate_steps": accumulate,
-                                    "resume": resume, "guards": {"hang_seconds": 60}},
+    return {"name": name, "late": late, "task": task or {},
+            "train": {"steps": steps, "batch_size": batch, "accumulate_steps": accumulate, "resume": resume,
+                      "guards": {"hang_seconds": 60}},
             "optim": {"lr": 1e-2, "warmup_steps": 2, "clip_norm": clip, "schedule": "constant"},
             "distributed": {"level": level, **LEVELS.get(level, {}), **distributed}}
 
@@ -90,6 +92,9 @@ def pair(tmp_path_factory, single):
               case("os_g-scaled", "os_g", amp="O1", amp_dtype="float16", accumulate=4)]
     half = str(single[0] / "half" / "checkpoints" / "step-00000010")
     cases += [case(f"{level}-from-one", level, resume=half) for level in LEVELS]
+    cases += [case("p_g_os-late", "p_g_os", late=True),
+              case("p_g_os-offload-late", "p_g_os", late=True, offload=True),
+              case("p_g_os-late-from-one", "p_g_os", late=True, resume=half)]
     cases += [model_case(f"{level}-model", level) for level in LEVELS]
     cases += [model_case("p_g_os-model-recompute", "p_g_os", recompute="full"),
               model_case("p_g_os-model-heads", "p_g_os", segment_size=2000),
@@ -99,13 +104,19 @@ def pair(tmp_path_factory, single):
 
 PLAIN = ([f"{level}-{accumulate}" for level in LEVELS for accumulate in (1, 4)]
          + ["dp-recompute", "p_g_os-recompute", "os_g-recompute", "p_g_os-offload", "p_g_os-offload-4", "dp-scaled",
-            "os_g-scaled"])
+            "os_g-scaled", "p_g_os-late", "p_g_os-offload-late"])
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_two_ranks_train_as_one_process_does(single, pair, name):
     assert_equal_runs(single[1]["plain"], pair[1][name], name)
     assert_equal_weights(weights(single[0], "plain"), weights(pair[0], name), name)
+
+
+def test_parameters_made_when_they_are_sliced_are_those_made_at_once(single, pair):
+    assert pair[1]["p_g_os-late"]["late"] == 16 and pair[1]["p_g_os-1"]["late"] == 0
+    resumed = pair[1]["p_g_os-late-from-one"]
+    np.testing.assert_allclose(single[1]["plain"]["losses"][10:], resumed["losses"], rtol=RTOL)
 
 
 @pytest.mark.parametrize("name", [*LEVELS, "p_g_os-model-recompute", "p_g_os-model-heads"])
@@ -161,3 +172,23 @@ def test_four_ranks_groups_of_replicas_and_resharding(single, pair, tmp_path):
         else:
             assert_equal_runs(single[1]["sixteen"], result, label)
             assert_equal_weights(weights(single[0], "sixteen"), weights(tmp_path, name), label)
+
+
+def test_a_restart_takes_each_byte_of_the_checkpoint_once_or_twice(tmp_path):
+    wide = {"width": 96}  # so that tensors, and not the files' headers, are what is counted
+    first = [case(f"{level}-half", level, steps=2, batch=16, task=wide) for level in ("os_g", "p_g_os", "dp")]
+    hybrid = {"level": "p_g_os", "sharding_degree": 2}
+    launch(tmp_path, 4, [*first, case("hybrid-half", steps=2, batch=16, task=wide, **hybrid)])
+    folder = {one["name"]: tmp_path / one["name"] / "checkpoints" / "step-00000002" for one in first}
+    folder["hybrid-half"] = tmp_path / "hybrid-half" / "checkpoints" / "step-00000002"
+    again = [case(f"{level}-again", level, steps=3, batch=16, task=wide, resume=str(folder[f"{level}-half"]))
+             for level in ("os_g", "p_g_os", "dp")]
+    results = launch(tmp_path, 4, [
+        *again, case("hybrid-again", steps=3, batch=16, task=wide, resume=str(folder["hybrid-half"]), **hybrid),
+        case("p_g_os-to-dp-again", "dp", steps=3, batch=16, task=wide, resume=str(folder["p_g_os-half"]))])
+    for name, result in results.items():
+        source = folder["p_g_os-half" if "-to-" in name else name.replace("again", "half")]
+        size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+        everything, verified = (sum(column) for column in zip(*result["taken"]))
+        assert verified == size, f"{name}: every file is verified by one rank"
+        assert size < everything <= 2.02 * size, f"{name}: {everything / size:.2f} × the checkpoint"

@@ -50,6 +50,15 @@ def test_it_is_zero_for_equal_sets_symmetric_and_real_when_a_rank_is_missing():
     assert frechet_distance(many, few) > 0.5
 
 
+@pytest.mark.parametrize("counts", [(4, 6), (4, 200), (200, 4), (9, 10)])
+def test_few_images_have_the_distance_of_their_covariances(counts):
+    rng = np.random.default_rng(5)
+    sets = [gaussian(rng.standard_normal((count, 10)) @ rng.standard_normal((10, 10))) for count in counts]
+    plain = [Gaussian(one.mean, one.covariance) for one in sets]
+    assert any(one.factor is not None for one in sets)
+    assert frechet_distance(*sets) == pytest.approx(frechet_distance(*plain), rel=1e-6)
+
+
 def test_a_shift_counts_its_square():
     features = np.random.default_rng(3).standard_normal((50, 4))
     assert frechet_distance(gaussian(features), gaussian(features + 3)) == pytest.approx(4 * 9, rel=1e-6)

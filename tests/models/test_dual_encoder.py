@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from vilg import config
-from vilg.engine.parallel.distributed import put_on_recompute
+from vilg.engine.parallel.recomputing import put_on_recompute
 from vilg.errors import CheckpointError, ConfigError, ShapeError
 from vilg.models.dual_encoder.convert import (
     BAIDU, PADDLENLP, convert_dual_encoder, import_dual_encoder, infer_dual_encoder_config, scheme_of,
@@ -288,3 +288,24 @@ def test_inputs_that_do_not_fit_are_refused_with_both_sizes():
 def test_settings_that_make_no_model_are_refused_by_key(tower, setting, words):
     with pytest.raises(ConfigError, match=words):
         build(**{tower: setting})
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_a_convolution_stem_stands_before_the_patches(stages):
+    model = build(image={"stem": stages, "width": 64, "heads": 2}, projection=16)
+    assert len(model.image_tower.stem.convolutions) == stages
+    assert model.image_tower.patch_map.weight.shape[1:] == [64, *2 * [reference.PATCH // 2**stages]]
+    pixels, _ = tensors()
+    vectors_before = model.encode_image(pixels)
+    assert vectors_before.shape == [pixels.shape[0], 16]
+    moved = pixels.clone()
+    moved[:, :, :4] = moved[:, :, :4] + 1
+    assert float((model.encode_image(moved) - vectors_before).abs().max()) > 1e-4
+    vectors_before.sum().backward()
+    assert all(float(value.grad.abs().max()) > 0 for value in model.image_tower.stem.parameters())
+
+
+@pytest.mark.parametrize("image", [{"stem": -1}, {"stem": 4, "width": 64}, {"stem": 2, "width": 8, "heads": 2}])
+def test_a_stem_that_does_not_fit_is_refused(image):
+    with pytest.raises(ConfigError, match="stem -?[0-9] halves the side"):
+        build(image=image, projection=16)

@@ -1,5 +1,6 @@
 """Plans: counts are the built model's, memory adds up, the smallest fleet is the smallest."""
 from dataclasses import dataclass
+from pathlib import Path
 
 import paddle
 import pytest
@@ -12,8 +13,11 @@ from vilg.nn.attention.patterns import SOURCE, TARGET
 from vilg.nn.program import Activation, Attend, Map, Norm
 from vilg.nn.transformer import Block
 from vilg.planning.memory import StepPlan, backward_peak, block_parameters, kept_bytes, parameter_count
-from vilg.planning.plan import Devices, flops_per_token, make_plan, smallest_fleet
+from vilg.planning.plan import Devices, flops_per_token, make_plan, smallest_fleet, train_with
 from vilg.planning.report import picture, table
+from vilg.run.build import load_run, planned_shape
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 BIG = BidirectionalConfig(layers=48, width=4096, heads=64, vocab_size=18000, codebook_size=8192, text_length=64,
                           rows=32, columns=32)
@@ -90,6 +94,46 @@ def test_offload_moves_memory_to_the_host():
     moved = make_plan(BIG, TRAIN, config, Devices(64, 80.0), 1e6)
     assert held.total_bytes - moved.total_bytes == pytest.approx(moved.host_bytes)
     assert moved.host_traffic_bytes > 0 == held.host_traffic_bytes
+
+
+def test_the_shipped_10b_config_is_not_bound_by_its_wires():
+    run = load_run(CONFIGS / "vilg" / "10b.yaml")
+    fleet = Devices(64, 80.0)
+    plan = make_plan(planned_shape(run), run.train, run.distributed, fleet, 145e6)
+    before = DistributedConfig(level="p_g_os", offload=True, recompute="full", amp="O2")
+    old = make_plan(planned_shape(run), train_with(run.train, accumulate_steps=8), before, fleet, 145e6)
+    figures = plan.figures()
+    assert plan.fits and figures["step_seconds"] <= 0.65 * old.step_seconds
+    assert figures["mfu"] >= 0.35 > old.mfu and figures["init_peak_gb"] <= 40
+    assert figures["restart_bytes_over_checkpoint"] <= 1.2
+    # 6 FLOPs a parameter and slot, less for heads and tables: over what the devices could do meanwhile.
+    assert figures["mfu"] == pytest.approx(5.92 * plan.parameters * plan.tokens_per_step
+                                           / (plan.step_seconds * 64 * 312e12), rel=0.01)
+
+
+def test_what_is_there_while_a_model_is_made():
+    peaks = {}
+    for name, level, amp, offload in (("whole", "os_g", "none", False), ("cast", "os_g", "O2", False),
+                                      ("sliced", "p_g_os", "O2", False), ("offloaded", "p_g_os", "O2", True)):
+        config = DistributedConfig(level=level, amp=amp, offload=offload)
+        peaks[name] = make_plan(BIG, TRAIN, config, Devices(64, 80.0), 1e6).start.init_peak
+    count, largest = parameter_count(BIG), 4096 * 18000
+    assert peaks["whole"] == pytest.approx(1.5e9 + 4 * count)
+    assert peaks["cast"] == pytest.approx(1.5e9 + 2 * count + 6 * largest)
+    assert peaks["sliced"] == pytest.approx(1.5e9 + 6 * count / 64 + 6 * largest)
+    assert peaks["offloaded"] == pytest.approx(1.5e9 + 6 * largest)
+
+
+def test_a_checkpoint_holds_weights_moments_masters_and_the_average():
+    sizes = [make_plan(BIG, train, DistributedConfig(level="os_g", amp=amp), Devices(64, 80.0), 1e6).start.checkpoint
+             for train, amp in ((TRAIN, "none"), (TRAIN, "O2"), (train_with(TRAIN, ema_decay=0.9), "O2"))]
+    assert sizes == [factor * parameter_count(BIG) for factor in (12, 16, 20)]
+
+
+def test_logits_that_are_computed_again_are_not_kept():
+    kept = kept_bytes(BIG, StepPlan(4, half=True))["logits"]
+    assert kept > 0 == kept_bytes(BIG, StepPlan(4, half=True, logits_again=True))["logits"]
+    assert make_plan(BIG, TRAIN, SHARDED, Devices(64, 80.0), 1e6).memory["activations: logits"] == 0
 
 
 def test_casting_operators_halves_no_weight_and_no_activation():

@@ -106,7 +106,7 @@ SWAP = {"heads: 2": "heads: 4", "conv_window: 11": "conv_window: 3", "guidance: 
     (lambda weights: weights.pop(sorted(weights)[0]), "fingerprint"),
     (lambda weights: weights.update(more=np.zeros(2, "float16")), "fingerprint"),
     (lambda weights: weights.update({name: value.astype("float32") for name, value in weights.items()}), "fingerprint"),
-    (lambda weights: weights.update({name: value.astype("int8") for name, value in weights.items()}), "as I8"),
+    (lambda weights: weights.update({name: value.astype("int8") for name, value in weights.items()}), "fingerprint"),
     (lambda weights: weights.update({name: value.astype("float64") for name, value in weights.items()}), "as F64"),
 ])
 def test_altered_weights_are_refused(folder, part, damage, says):

@@ -16,6 +16,9 @@ TASKS = {
                                       "blocks": 1, "decoder_blocks": 1, "attention_resolutions": [], "norm_groups": 4,
                                       "z_channels": 8, "code_dim": 8, "quantizer": {"codebook_size": 16}},
                         "loss": {"kind": "pixels", "perceptual": "none"}},
+    "contrastive": {"model": {"image": {"image_size": 16, "patch_size": 8, "layers": 1, "width": 16, "heads": 1},
+                              "text": {"vocab_size": 400, "positions": 16, "layers": 1, "width": 16, "heads": 1}},
+                    "text_length": 16, "loss": {"image_image": 0.0}},
     "scene_features": {"network": {"image_size": 32, "channels": 8, "dim": 16}},
 }
 
@@ -27,6 +30,8 @@ def run(request, released_model, tmp_path):
         model = read_yaml(released_model / "model.yaml")["model"]
         values |= {"model": model, "image_tokenizer": str(released_model / "image_tokenizer"),
                    "vocabulary": str(released_model)}
+    if request.param == "contrastive":
+        values |= {"vocabulary": str(released_model)}
     return config.from_dict(build.RunConfig, {
         "name": "t", "output": str(tmp_path), "task": values, "train": {"batch_size": 4},
         "data": {"sources": [{"kind": "scenes", "count": 9, "size": 48, "kinds": 2, "wide": True}]}})

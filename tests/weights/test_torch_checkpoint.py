@@ -93,6 +93,7 @@ def test_a_storage_cut_short_is_refused(tmp_path):
         read_foreign_weights(path)
 
 
+@pytest.mark.extras
 def test_what_pytorch_writes_is_read(tmp_path):
     torch = pytest.importorskip("torch")
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)

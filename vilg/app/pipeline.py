@@ -15,19 +15,23 @@ from typing import Any
 import numpy as np
 import paddle
 from PIL import Image
-from tqdm import tqdm
 
 from vilg import config as configs
 from vilg import release, runtime
-from vilg.app.pictures import Picture, listed, open_picture, token_mask
+from vilg.app.dual_encoder import Matcher
+from vilg.app.inputs import Picture, counts, listed, open_picture, token_mask
+from vilg.app.judge import name_of, ready_judge
 from vilg.data.transforms import centre_crop, from_model, to_model
-from vilg.errors import VilgError
+from vilg.errors import CheckpointError, VilgError
 from vilg.generation.autoregressive import generate_images, generate_text
 from vilg.generation.mask_predict import check_steps, predict_images
 from vilg.generation.rerank import score_text
 from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingConfig, as_int, seed_each
+from vilg.kernels.onednn import precision
 from vilg.models.two_level.model import TwoLevelTransformer
+from vilg.progress import progress as progress_bar
 from vilg.release.kinds.bidirectional import ReleasedModel
+from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
 DECODE_ROWS = 64
@@ -39,9 +43,10 @@ DRAWERS = ("bidirectional", "two_level")
 def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
     """Load a model that draws and describes, by its name in ``model_zoo/`` or by its folder.
 
-    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32" or "bf16" products on a CPU. Both are the process's: models that
-    were loaded before follow them, and a load without them changes neither. Raises CheckpointError when there is no
-    such model or the folder is of another kind, and VilgError when the device is not there.
+    ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32", "bf16" or "int8" products on a CPU. Both are the process's:
+    models that were loaded before follow them (but for int8, which is taken at loading), and a load without them
+    changes neither. Raises CheckpointError when there is no such model or the folder is of another kind, and VilgError
+    when the device is not there.
     """
     _prepare(device, cpu_math)
     folder = release.find_model(name_or_directory, *DRAWERS)
@@ -50,19 +55,30 @@ def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str
 
 
 def load_any(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
-    """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a model that draws, and the thing
-    itself for the others (an image tokenizer, a feature network)."""
+    """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a bidirectional model, a
+    :class:`~vilg.app.dual_encoder.Matcher` for a dual encoder, and the thing itself for the others (an image tokenizer,
+    a feature network)."""
     _prepare(device, cpu_math)
     thing = release.read(release.find_model(name_or_directory))
-    return Pipeline(thing) if isinstance(thing, ReleasedModel) else thing
+    offered = next((offer for kind, offer in _OFFERS.items() if isinstance(thing, kind)), None)
+    return thing if offered is None else offered(thing)
+
+
+def load_encoder(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
+    """Load a dual encoder, as :func:`load`; it has ``embed_text``, ``embed_image`` and ``similarity``. Raises
+    CheckpointError when the folder is of another kind."""
+    thing = load_any(name_or_directory, device, cpu_math)
+    if not hasattr(thing, "similarity"):
+        raise CheckpointError(f"{name_or_directory}: is no dual encoder, which compares texts and images, but "
+                              f"{type(thing).__name__}; name one, such as ernie_vil_tiny")
+    return thing
 
 
 def _prepare(device: str | None, cpu_math: str | None) -> None:
     if device:
         runtime.set_device(device)
     if cpu_math:
-        checked = configs.from_dict(runtime.RuntimeConfig, {"cpu_math": cpu_math}, "load")
-        runtime.set_cpu_math(checked.cpu_math)
+        runtime.set_cpu_math(cpu_math)
 
 
 class Pipeline:
@@ -73,57 +89,58 @@ class Pipeline:
         self.model, self.image_tokenizer = released.model, released.image_tokenizer
         self.text_tokenizer = released.text_tokenizer
         self.reconstructor = released.reconstructor
+        if precision.int8():
+            self.model.round_to_int8()
         self.features = released.reader
         settings = MaskPredictConfig if isinstance(released.model, TwoLevelTransformer) else SamplingConfig
         self.sampling = configs.from_dict(settings, released.sampling, f"{released.name}: sampling")
 
     def text_to_image(self, texts: str | Sequence[str], num_images: int = 1, seed: int | Sequence[int] = 0,
-                      best_of: int | None = None, path: str = "two_stage",
+                      best_of: int | None = None, judge: Any = None, path: str = "two_stage",
                       known_image: Picture | Sequence[Picture] | None = None, known_rows: int | None = None,
-                      known_mask: Picture | np.ndarray | None = None, progress: bool = False,
+                      known_mask: Picture | np.ndarray | None = None, progress: bool | Callable[[int], object] = False,
                       after_step: Callable[[int, list[np.ndarray]], object] | None = None,
                       **sampling: Any) -> list[list[Image.Image]]:
         """Draw ``num_images`` pictures for every text; the outer list follows ``texts``.
 
         Sample j of a text depends on the text, ``seed`` (one for all texts or one each), j and the settings, never on
-        what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` with the highest
-        P(text | image) are kept, best first.
+        what is drawn beside it. With ``best_of`` that many are drawn and the ``num_images`` that fit best are kept,
+        best first: those with the highest P(text | image), or those most similar to the text by ``judge``, a dual
+        encoder (its name, its folder, or what :func:`load_encoder` gives).
         ``known_image`` keeps a part of that picture (one for all texts or one each): its first ``known_rows`` rows of
         tokens, or the tokens that ``known_mask`` covers (a picture whose white parts are kept, or booleans
         [rows, columns]). ``path``: decode the codes ("two_stage") or the hidden vectors ("end_to_end", for models
-        with a reconstructor). ``sampling``: any field of the model's own kind of settings
-        (:class:`~vilg.generation.sampling.SamplingConfig`, or
-        :class:`~vilg.generation.sampling.MaskPredictConfig` for one that draws by mask-predict), such as
-        ``temperature`` or ``steps``; those left out are the model's own. ``after_step(step, pictures)``, of the latter
-        alone, is called with all pictures of a batch, uint8 [H, W, 3] each, as they are after every step. Each
-        picture's ``info`` holds prompt, seed, settings, model and, where the vocabulary lacks words of the prompt (a
-        warning names them), ``unknown_words``. Raises VilgError on unusable input.
+        with a reconstructor). ``sampling``: any field of the model's settings (``SamplingConfig``, or
+        ``MaskPredictConfig`` where ``after_step(step, pictures)`` is called with all pictures of a batch as they are
+        after every step); those left out are the model's own. ``progress``: show it, or a function that is called with
+        1 after every token or step, and ends the drawing by raising. Each picture's ``info`` holds prompt, seed,
+        settings, model, judge, score and, where the vocabulary lacks words, ``unknown_words``. Raises VilgError.
         """
-        texts, (num_images, best_of) = listed(texts), _counts(num_images, best_of)
+        texts, (num_images, best_of) = listed(texts), counts(num_images, best_of)
         self._check_path(path)
+        judge = ready_judge(judge, texts, best_of, load_encoder)
         settings = self._settings(sampling, after_step)
         known_codes, mask = self._known(known_image, known_rows, known_mask, len(texts))
-        draws = best_of or num_images
-        seeds = seed_each(seed, len(texts))
+        draws, seeds = best_of or num_images, seed_each(seed, len(texts))
         batch = self.text_tokenizer.encode_prompts(texts, self.model.config.text_length, strict=True)
-        rows = max(1, DECODE_ROWS // draws)
+        results, rows = [], max(1, DECODE_ROWS // draws)
         parts = -(-len(texts) // rows) * -(-draws // DECODE_ROWS)
         unit = ("step", settings.steps) if self._masked else ("token", self.model.layout.image)
-        bar = tqdm(total=parts * unit[1], desc="drawing", unit=unit[0], disable=not progress)
-        results = []
+        bar = progress_bar(total=parts * unit[1], desc="drawing", unit=unit[0], shown=progress is True)
+        tell = progress if callable(progress) else bar.update
         with paddle.no_grad(), bar:
             for start in range(0, len(texts), rows):
                 part = slice(start, start + rows)
                 ids, length = paddle.to_tensor(batch.ids[part]), paddle.to_tensor(batch.length[part])
                 known = None if known_codes is None else known_codes[part]
-                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, bar,
+                pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, tell,
                                              after_step)
                 for row, text in enumerate(texts[part]):
-                    chosen, scores = self._best(ids[row:row + 1], length[row:row + 1], codes[row], num_images, best_of)
+                    prompt = ids[row:row + 1], length[row:row + 1], codes[row]
+                    chosen, scores = self._best(text, prompt, pictures[row], num_images, best_of, judge)
                     story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
                              "path": path, **configs.to_dict(settings)}
-                    if unknown := batch.unknown[start + row]:
-                        story["unknown_words"] = " ".join(unknown)
+                    story |= {"unknown_words": " ".join(unknown)} if (unknown := batch.unknown[start + row]) else {}
                     results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
                                     for pick, score in zip(chosen, scores)])
         return results
@@ -225,11 +242,11 @@ class Pipeline:
     def _masked(self) -> bool:
         return isinstance(self.model, TwoLevelTransformer)
 
-    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, bar, after_step):
+    def _draw(self, ids, length, draws, seeds, sampling, known_codes, known_mask, path, tell, after_step):
         """Pictures [P][draws] of P texts, and their codes [P, draws, n]; many of one text in several batches."""
         pictures, codes = [[] for _ in seeds], []
         given = {"seeds": seeds, "sampling": sampling, "known_codes": known_codes, "known_mask": known_mask,
-                 "progress": bar.update}
+                 "progress": tell}
         for first in range(0, draws, DECODE_ROWS):
             count = min(DECODE_ROWS, draws - first)
             if self._masked:
@@ -248,12 +265,18 @@ class Pipeline:
             codes.append(drawn.reshape([len(seeds), count, -1]))
         return pictures, paddle.concat(codes, axis=1)
 
-    def _best(self, ids, length, codes, num_images, best_of):
+    def _best(self, text, prompt, pictures, num_images, best_of, judge):
+        """The places of a text's pictures to keep, best first, and what is noted of each."""
         if not best_of:
             return range(num_images), [{}] * num_images
-        scores = self._score(ids, length, self.features.of_codes(codes))
+        if judge is None:
+            ids, length, codes = prompt
+            name, key = "P(text | image)", "log_p_text"
+            scores = self._score(ids, length, self.features.of_codes(codes))
+        else:
+            name, key, scores = name_of(judge), "similarity", np.asarray(judge.similarity([text], pictures))[0]
         order = np.argsort(-scores, kind="stable")[:num_images]
-        return order, [{"log_p_text": float(scores[pick])} for pick in order]
+        return order, [{"judge": name, key: float(scores[pick])} for pick in order]
 
     def _score(self, ids, length, seen) -> np.ndarray:
         with paddle.no_grad():
@@ -296,16 +319,10 @@ class Pipeline:
         return codes, paddle.to_tensor(keep)
 
 
-def _counts(num_images: Any, best_of: Any) -> tuple[int, int | None]:
-    num_images = as_int(num_images, "num_images")
-    best_of = None if best_of is None else as_int(best_of, "best_of")
-    if num_images < 1 or (best_of is not None and best_of < num_images):
-        raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
-                        f"{best_of}")
-    return num_images, best_of
-
-
 def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
     image = Image.fromarray(picture)
     image.info.update(info)
     return image
+
+
+_OFFERS = {ReleasedModel: Pipeline, ReleasedDualEncoder: Matcher}

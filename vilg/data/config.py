@@ -4,6 +4,7 @@ from typing import Annotated
 from pydantic import Field
 
 from vilg.config import configclass
+from vilg.data.benchmarks.source import BenchmarkConfig, BenchmarkSource
 from vilg.data.images import MOST_PIXELS
 from vilg.data.loader import LoaderConfig, Mixture, Stream
 from vilg.data.sample import Reading, Source
@@ -13,8 +14,8 @@ from vilg.data.sources.shards import ShardsConfig, ShardStream
 from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.worlds.scenes.source import ScenesConfig, ScenesSource
 
-MapConfig = ScenesConfig | FolderConfig | TableConfig | CodesConfig
-FILES = {"folder": FolderSource, "table": TableSource, "shards": ShardStream}
+MapConfig = ScenesConfig | FolderConfig | TableConfig | CodesConfig | BenchmarkConfig
+FILES = {"folder": FolderSource, "table": TableSource, "shards": ShardStream, "benchmark": BenchmarkSource}
 
 
 @configclass

@@ -22,6 +22,8 @@ from vilg.errors import DataError
 B = TypeVar("B")
 View = Callable[[Sample, int], Any]
 Collate = Callable[[list[Any], list[int]], B]
+MOST_LANES, MOST_CONSUMED = 2 ** 20, 2 ** 53
+"""That a state may tell of: beyond them it was not written by a loader."""
 
 
 @configclass
@@ -175,15 +177,19 @@ class Loader(Generic[B]):
         return {"consumed": self.consumed, "seed": self.seed, "samples": len(self.stream), "lanes": self.lanes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, at this or another number of ranks. Raises DataError for other data."""
+        """Go on from :meth:`state_dict`, at this or another number of ranks. Raises DataError for other data, and
+        KeyError, TypeError or ValueError for what is no such state."""
         for name, own in (("seed", self.seed), ("samples", len(self.stream))):
             if state[name] != own:
                 raise DataError(f"the run to resume had {name} = {state[name]} where the data now give {own}; "
                                 "resume it with the same data and seed, or start a new run")
+        lanes, consumed = int(state["lanes"]), int(state["consumed"])
+        if not (1 <= lanes <= MOST_LANES and 0 <= consumed <= MOST_CONSUMED):
+            raise ValueError(f"no place in the data: consumed = {consumed}, lanes = {lanes}")
         self.close()
-        self.lanes = int(state["lanes"])
+        self.lanes = lanes
         self.stream.begin(self.seed, self.lanes)
-        self.consumed = int(state["consumed"])
+        self.consumed = consumed
 
     def close(self) -> None:
         """Stop the threads and report the broken samples that have not been reported. The loader can be used again."""

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from vilg.data.broken import BrokenLog
 from vilg.data.caption_records import write_record
-from vilg.data.filtering.rules import TextFilter
+from vilg.data.filtering.rules import SimilarityFilter, TextFilter
 from vilg.data.images import is_image_name
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.sources.shards import write_index
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
+from vilg.progress import progress
 
 FORMATS = {"png": {}, "jpg": {"quality": 95}, "webp": {"quality": 95}}
 
 
 @dataclass
 class PackingReport:
-    """Samples written, broken, and left out by the text filter."""
+    """Samples written, broken, and left out by the filters."""
 
     written: int = 0
     broken: int = 0
@@ -44,14 +44,15 @@ class Packed:
 class Packing:
     """How samples are written: images as ``format``, centre-cropped to ``size`` pixels where one is given.
 
-    ``text_filter`` drops captions, and with the last one the sample. Raises DataError for a format or size that cannot
-    be.
+    ``text_filter`` drops captions, and ``similarity_filter`` of what it left those that do not fit the image; with the
+    last one goes the sample. Raises DataError for a format or size that cannot be.
     """
 
     format: str = "jpg"
     size: int | None = None
     text_filter: TextFilter | None = None
     max_broken: float = 0.1
+    similarity_filter: SimilarityFilter | None = None
 
     def __post_init__(self):
         if self.format not in FORMATS:
@@ -62,7 +63,7 @@ class Packing:
     def usable(self, source: Source, report: PackingReport) -> Iterator[Packed]:
         """The samples to write one by one, counted in ``report``. Raises DataError when too many are broken."""
         broken = BrokenLog(len(source), self.max_broken)
-        for index in tqdm(range(len(source)), unit="sample"):
+        for index in progress(range(len(source)), desc="reading", unit="sample"):
             try:
                 packed = self._packed(source[index])
             except BrokenSample as problem:
@@ -78,10 +79,12 @@ class Packing:
         broken.report()
 
     def _packed(self, sample: Sample) -> Packed | None:
-        """The sample as it is written, None when the filter leaves no caption. Raises BrokenSample."""
+        """The sample as it is written, None when the filters leave no caption. Raises BrokenSample."""
         captions = sample.captions
         if self.text_filter is not None:
             captions = [text for text in captions if self.text_filter.keeps(text)]
+        if self.similarity_filter is not None:
+            captions = self.similarity_filter.kept(captions, sample.image)
         if not captions:
             return None
         return Packed(replace(sample, captions=captions), self._encoded(sample))

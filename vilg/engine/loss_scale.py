@@ -30,4 +30,4 @@ class LossScale:
     def load_state(self, state: dict[str, float]) -> None:
         """Go on from a checkpoint; one that was made without a scale changes nothing."""
         if self.on and state["value"] != 1.0:
-            self.value, self.calm = state["value"], int(state["calm"])
+            self.value, self.calm = float(state["value"]), int(state["calm"])

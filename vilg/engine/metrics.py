@@ -3,23 +3,19 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 from visualdl import LogWriter
 
 from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
-from vilg.engine.safety.supervisor import LIVE
 from vilg.engine.task import LogPicture
+from vilg.progress import live, progress
 
 log = logging.getLogger("vilg.metrics")
-_SECONDS_IN_A_FILE = 10.0
-"""A progress bar that is written to a file is a line each time."""
 
 
 class MetricsLog:
@@ -33,15 +29,13 @@ class MetricsLog:
         self.directory = directory
         self.path = directory / "metrics.jsonl"
         self._warned = False
-        kept = [line for line in self._lines() if line["step"] <= step]
         with self._tolerant():
             whole = self.path.with_name(f".{self.path.name}.tmp")
-            whole.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            whole.write_bytes(b"".join(line for at, line in self._lines() if at <= step))
             os.replace(whole, self.path)
         self._visual = LogWriter(str(directory / "visualdl"), display_name=name)
-        self._live = sys.stderr.isatty() or LIVE in os.environ
-        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True, smoothing=0.1,
-                        mininterval=0.1 if self._live else _SECONDS_IN_A_FILE)
+        self._live = live()
+        self.bar = progress(total=steps, initial=step, desc=name, unit="step")
         self._mark, self._worked, self._tokens, self._waited = time.perf_counter(), time.process_time(), 0, 0.0
 
     def advance(self, tokens: int) -> None:
@@ -103,14 +97,24 @@ class MetricsLog:
                 log.warning("the log under %s is incomplete: %s", self.directory, error.strerror)
             self._warned = True
 
-    def _lines(self) -> list[dict]:
+    def _lines(self) -> list[tuple[int, bytes]]:
+        """Step and text of the lines that hold figures; what a kill or a full disk cut short is left out."""
         if not self.path.is_file():
             return []
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # A line that a kill or a full disk cut short.
-                lines.append(json.loads(text))
-        return lines
+        lines = [(_step_of(line), line.rstrip() + b"\n") for line in self.path.read_bytes().splitlines()]
+        bad = sum(step is None for step, _ in lines)
+        if bad:
+            log.warning("%s: left out %d lines that hold no figures", self.path, bad)
+        return [(step, line) for step, line in lines if step is not None]
+
+
+def _step_of(line: bytes) -> int | None:
+    try:
+        figures = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = figures.get("step") if isinstance(figures, dict) else None
+    return step if type(step) is int else None
 
 
 def named_by_phase(phase_optimizers: list[PhaseOptimizer], phase_optimizer: PhaseOptimizer,

@@ -12,7 +12,8 @@ import paddle
 from vilg.config import configclass
 from vilg.engine.checkpoints.checkpoint import EMA, MODEL, Checkpoint
 from vilg.engine.checkpoints.files import make_directory
-from vilg.engine.checkpoints.resume import choose_checkpoint, together
+from vilg.engine.checkpoints.output import claim, release
+from vilg.engine.checkpoints.resume import choose_checkpoint, restore, together
 from vilg.engine.checkpoints.saver import Saver
 from vilg.engine.checkpoints.tensor_shards import TensorShard, whole
 from vilg.engine.ema import WeightEMA
@@ -24,7 +25,7 @@ from vilg.engine.safety.guards import Guard, GuardConfig, StopSignal
 from vilg.engine.safety.watchdog import WAITS, Watchdog
 from vilg.engine.step import OptimizerStep
 from vilg.engine.task import Batch, Batches, Task
-from vilg.errors import CheckpointError, ConfigError
+from vilg.errors import CheckpointError, ConfigError, DataError
 from vilg.nn import functional
 
 log = logging.getLogger("vilg.train")
@@ -38,6 +39,7 @@ class TrainConfig:
     ``batch_size`` counts samples an optimizer step, over all ranks and all ``accumulate_steps`` micro-batches. The
     ``*_every`` are in steps, 0 turns the thing off. ``ema_decay`` 0 ships the last weights, not their moving average.
     ``resume``: none (refuses a directory that already holds checkpoints), auto (the newest that verifies), or a path.
+    ``resume_changed`` lets a run go on with other data, batch size, rate or schedule than it began with.
     ``keep_best`` also keeps the checkpoint whose steps had the lowest mean loss.
     """
 
@@ -51,6 +53,7 @@ class TrainConfig:
     keep_best: bool = False
     ema_decay: float = 0.999
     resume: str = "none"
+    resume_changed: bool = False
     export: bool = True
     guards: GuardConfig = field(default_factory=GuardConfig)
 
@@ -110,25 +113,34 @@ class Trainer:
         self.guard = Guard(train.guards, self.output, parallel.rank)
         self.loss_scale = LossScale(parallel.config.scales_loss, parallel.config.loss_scale)
         self.step, self.loss, self._losses, self._batch = 0, float("nan"), [], None
-        chosen = together(self.parallel, self._prepare)
+        together(self.parallel, lambda: claim(self.output) if parallel.rank == 0 else make_directory(self.output))
+        chosen = choose_checkpoint(self.parallel, train.resume, self.output / "checkpoints", self.identity,
+                                   train.resume_changed)
         here = (self.output / "checkpoints").resolve()
         self._resumed_here = chosen is not None and chosen.path.resolve().parent == here
         if chosen is not None:
-            # Sharding cuts up what it finds, so weights come before it, and what it creates is filled after it.
-            together(self.parallel, lambda: self._restore_model(chosen))
+            together(self.parallel, lambda: self._check_model(chosen))
         names = {id(tensor): MODEL + key for key, tensor in task.state().items()}
         self.phase_optimizers = [self.parallel.phase_optimizer(phase, optim, names) for phase in task.phases]
         self._optimizer_step = OptimizerStep(self.phase_optimizers, parallel, self.loss_scale, optim.clip_norm)
         owned = [shard for each in self.phase_optimizers for shard in each.tensor_shards() if shard.owned]
         self.ema = WeightEMA(owned, train.ema_decay) if train.ema_decay else None
         if chosen is not None:
-            together(self.parallel, lambda: self._restore(chosen))
+            # As this rank holds it now: what is sliced is read as slices.
+            restore(self.parallel, chosen, self._model_shards() + self._engine_shards())
+            together(self.parallel, lambda: self._go_on_from(chosen))
         token = self.parallel.broadcast(uuid.uuid4().hex[:8])
         self.saver = Saver(self.output / "checkpoints", self.parallel.rank, self.parallel.ranks, token, train.keep_last,
                            train.keep_best)
 
     def fit(self) -> TrainSummary:
         """Train to the last step (or to SIGTERM), save, export. Raises TrainingStopped, CheckpointError."""
+        try:
+            return self._fit()
+        finally:
+            release(self.output)
+
+    def _fit(self) -> TrainSummary:
         functional.start_training()
         start, batches, stopped = self.step, iter(self.loader), False
         first = self.parallel.rank == 0
@@ -232,43 +244,52 @@ class Trainer:
         hang_seconds = self.train.guards.hang_seconds if self.parallel.ranks > 1 else 0.0
         return Watchdog(self.output / "ranks", self.parallel.rank, self.parallel.ranks, hang_seconds)
 
-    def _prepare(self) -> Checkpoint | None:
-        make_directory(self.output)
-        return choose_checkpoint(self.train.resume, self.output / "checkpoints", self.identity)
-
     def _state_shards(self) -> list[TensorShard]:
         first = self.parallel.rank == 0
         return [whole(MODEL + name, tensor, first) for name, tensor in self.task.state().items()]
+
+    def _model_shards(self) -> list[TensorShard]:
+        """The model as this rank holds it: parameters as its optimizers have them, and buffers."""
+        parameters = {shard.name: shard for each in self.phase_optimizers for shard in each.tensor_shards()}
+        return [*parameters.values(), *(shard for shard in self._state_shards() if shard.name not in parameters)]
 
     def _engine_shards(self) -> list[TensorShard]:
         shards = [shard for each in self.phase_optimizers for shard in each.optimizer_shards()]
         return shards + (self.ema.tensor_shards(EMA) if self.ema is not None else [])
 
-    def _restore_model(self, checkpoint: Checkpoint) -> None:
+    def _check_model(self, checkpoint: Checkpoint) -> None:
         shards = self._state_shards()
         own = {shard.name for shard in shards}
         others = sorted(name for name in checkpoint.names if name.startswith(MODEL) and name not in own)
         if others:
             raise CheckpointError(f"{checkpoint.path}: made by a larger model: has {', '.join(others[:3])}, which this "
                                   "one lacks; use the config it was made with, or a new output directory")
-        checkpoint.restore(shards)
+        checkpoint.check(shards)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
         header = checkpoint.header
-        checkpoint.restore(self._engine_shards())
-        self.step, self.loss = checkpoint.step, header["loss"]
-        self.guard.load_state(header["guard"])
-        self.loss_scale.load_state(header["scale"])
-        self.loader.load_state_dict(header["loader"])
+        try:
+            self.step, self.loss = checkpoint.step, float(header["loss"])
+            self.guard.load_state(header["guard"])
+            self.loss_scale.load_state(header["scale"])
+            self.loader.load_state_dict(header["loader"])
+        except DataError as error:
+            if not self.train.resume_changed:
+                raise DataError(f"{error}, or begin the changed data anew by train.resume_changed: true") from None
+            log.warning("%s; they are begun anew", error)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise CheckpointError(f"{checkpoint.path}: its manifest tells no place in the data, guard or loss scale to "
+                                  "go on from; use another checkpoint") from None
         if self.parallel.rank == 0:
-            log.info("resumed from %s", checkpoint.path)
+            log.info("resumed from %s (of it this rank verified %.3f GB and read %.3f GB)", checkpoint.path,
+                     checkpoint.bytes_verified / 1e9, checkpoint.bytes_read / 1e9)
 
     def _save(self) -> None:
-        parameters = {shard.name: shard for each in self.phase_optimizers for shard in each.tensor_shards()}
-        buffers = [shard for shard in self._state_shards() if shard.name not in parameters]
-        self.parallel.mean_over_ranks([shard.tensor() for shard in buffers])
+        model = self._model_shards()
+        parameters = {shard.name for each in self.phase_optimizers for shard in each.tensor_shards()}
+        self.parallel.mean_over_ranks([shard.tensor() for shard in model if shard.name not in parameters])
         header = {"ranks": self.parallel.ranks, "loader": self.loader.state_dict(), "guard": self.guard.state(),
                   "scale": self.loss_scale.state(), "seed": self.seed, "loss": self.loss,
                   "score": float(np.mean(self._losses)) if self._losses else None, "identity": self.identity}
         self._losses = []
-        self.saver.save(self.step, [*parameters.values(), *buffers, *self._engine_shards()], header)
+        self.saver.save(self.step, [*model, *self._engine_shards()], header)

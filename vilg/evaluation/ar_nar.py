@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import paddle
 from PIL import Image
-from tqdm import tqdm
 
 from vilg import config as configs
 from vilg.app.pipeline import Pipeline
@@ -28,6 +27,7 @@ from vilg.generation.sampling import DrawingConfig
 from vilg.metrics.frechet import frechet_distance, gaussian
 from vilg.models.bidirectional import BidirectionalConfig
 from vilg.models.scene_features import SceneFeatures
+from vilg.progress import progress
 from vilg.run.build import RunConfig, build_loader, build_task
 from vilg.tasks.bidirectional import BidirectionalTaskConfig
 
@@ -39,9 +39,9 @@ SAMPLES, BEST_OF = 8, 8
 
 @configs.configclass
 class ArNarConfig:
-    """What the table holds: ``seeds``, ``count`` held-out scenes a row, NAR's decoders, all of ``schedules`` × ``steps``
-    × ``choice_temperatures``, and ``batches`` that are timed, ``repeats`` times each. A step's processor time is that of
-    ``cost_steps``."""
+    """What the table holds: ``seeds``, ``count`` held-out scenes a row, NAR's decoders, all of ``schedules`` ×
+    ``steps`` × ``choice_temperatures``, and ``batches`` that are timed, ``repeats`` times each. A step's processor
+    time is that of ``cost_steps``."""
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     count: int = 500
@@ -132,7 +132,8 @@ def cpu_seconds_a_step(run: RunConfig, steps: int) -> float:
     return float(np.median(turns[1:].mean(axis=1)))
 
 
-def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatures) -> tuple[list[Row], dict[str, float]]:
+def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatures
+         ) -> tuple[list[Row], dict[str, float]]:
     """Train and judge what is not yet done in ``output``; the rows, and seconds an image by
     ``arm.steps.batch.guidance``. Raises ConfigError when the folder holds the table of another config."""
     check(run, config)
@@ -147,7 +148,7 @@ def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatur
             one = arm(run, name, seed, budget, steps, output)
             model = train(one)
             mine = [row for row in rows if (row.arm, row.budget) == (name, budget)]
-            for row in tqdm(mine, desc=one.name, unit="row"):
+            for row in progress(mine, desc=one.name, unit="row"):
                 found = _kept(one.output_directory / f"{row.name}.json", judge, model, row, network, config.count, seed,
                               one.output_directory)
                 for metric in METRICS:

@@ -1,9 +1,37 @@
-"""Writing evaluation and benchmark figures down: one flat JSON object with seed, config and machine beside them."""
+"""Writing evaluation and benchmark figures down: one flat JSON object with seed, config and machine beside them; and
+values that carry a signature."""
 import json
 import os
 import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value, None where there is none, and the ``signature`` that says exactly what was computed, which figures keep
+    under ``signature.<signed>``, or ``signature`` alone."""
+
+    name: str
+    value: float | None
+    signature: str
+    signed: str = ""
+
+
+def signed_figures(scores: Iterable[Score]) -> dict[str, Any]:
+    """Scores as flat figures with their signatures, printed as they come."""
+    figures, signatures, last = {}, {}, ""
+    for score in scores:
+        if score.signature != last:
+            print(f"[{score.signature}]")
+        value = "–" if score.value is None else f"{score.value:.6g}"
+        print(f"{score.name:24s} {value}", flush=True)
+        last = score.signature
+        figures[score.name] = score.value
+        signatures["signature" + (f".{score.signed}" if score.signed else "")] = score.signature
+    return figures | signatures
 
 
 def machine() -> dict[str, Any]:

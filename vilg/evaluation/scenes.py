@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from vilg.app.pipeline import Pipeline
 from vilg.data.worlds import scenes
 from vilg.errors import ConfigError
+from vilg.progress import progress
 from vilg.run import build
 
 SCENES = 500  # a split, unless the caller says how many
@@ -91,7 +91,7 @@ def trained_scenes(path: str) -> set[scenes.Scene]:
     if not sources:
         raise ConfigError(f"{path}: data.sources has no scenes to compare with")
     seeds = [(first + index, split, kinds) for split, first, count, kinds in sorted(sources) for index in range(count)]
-    return {scenes.sample_scene(*seed) for seed in tqdm(seeds, desc="scenes of training", unit="scene")}
+    return {scenes.sample_scene(*seed) for seed in progress(seeds, desc="scenes of training", unit="scene")}
 
 
 def _one(items: list, rng: np.random.Generator):

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-from vilg.machine import allocator, process
+from vilg.machine import allocator, process, wheel
 
 logger = logging.getLogger("vilg.runtime")
 _THREADS = "OMP_NUM_THREADS"
@@ -23,8 +23,10 @@ def start() -> None:
     """Prepare this process for Paddle, now if it is there already, else at the moment of its first import.
 
     After Paddle was imported by somebody else, only other threads' default number of OpenMP threads stays as it was.
+    A Paddle that cannot be used (:mod:`vilg.machine.wheel`) raises VilgError: now, or at that import.
     """
     if "paddle" in sys.modules:
+        wheel.check_installed(wheel.installed())
         wanted = process.user_environment(_THREADS, False)
         _finish(_prepare(wanted), wanted)
         process.restore_environment(_THREADS, wanted)
@@ -43,6 +45,9 @@ def _prepare(wanted: str | None) -> int:
 def _finish(threads: int, wanted: str | None) -> None:
     import paddle
 
+    wheel.check_version(paddle.__version__)
+    if missing := wheel.no_device(paddle):
+        logger.warning("%s", missing)
     process.set_threads(threads)
     if not paddle.is_compiled_with_cuda():
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
@@ -74,6 +79,18 @@ class _PaddleLoader(importlib.abc.Loader):
         return self.inner.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        found = wheel.installed()
+        try:
+            wheel.check_installed(found)
+            self._execute(module)
+        except Exception as error:
+            sys.meta_path.insert(0, _PaddleFinder())  # the next attempt is to find the same
+            sentence = wheel.import_failure(error, found)
+            if sentence is not None:
+                raise sentence from None
+            raise
+
+    def _execute(self, module: ModuleType) -> None:
         wanted = process.user_environment(_THREADS, True)
         threads = _prepare(wanted)
         # Importing Paddle writes OMP_NUM_THREADS=1, which child processes would inherit as if the user had said so; it

@@ -8,10 +8,12 @@ from vilg.errors import DataError
 
 @dataclass
 class Gaussian:
-    """Mean [D] and covariance [D, D] of a set of features."""
+    """Mean [D] and covariance [D, D] of a set of features; ``factor`` [N, D], where N < D, has the covariance as its
+    product with itself."""
 
     mean: np.ndarray
     covariance: np.ndarray
+    factor: np.ndarray | None = None
 
 
 def gaussian(features: np.ndarray) -> Gaussian:
@@ -22,20 +24,26 @@ def gaussian(features: np.ndarray) -> Gaussian:
     if not np.isfinite(features).all():
         raise DataError("a Fréchet distance needs finite features; some are not")
     features = features.astype("float64")
-    return Gaussian(features.mean(0), np.cov(features, rowvar=False).reshape(features.shape[1], -1))
+    mean, (count, width) = features.mean(0), features.shape
+    factor = (features - mean) / np.sqrt(count - 1) if count < width else None
+    return Gaussian(mean, np.cov(features, rowvar=False).reshape(width, -1), factor)
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """‖μ₁ - μ₂‖² + tr(Σ₁ + Σ₂ - 2 √(Σ₁ Σ₂)), never below zero.
 
     tr √(Σ₁ Σ₂) is the sum of the square roots of the eigenvalues of √Σ₁ Σ₂ √Σ₁, which is symmetric: it stays real when
-    a covariance has no full rank. Raises DataError when the two sets have features of different widths.
+    a covariance has no full rank. Of N images, fewer than dimensions, A Σ₂ Aᵀ [N, N] has the same ones but for zeros,
+    where Σ₁ = Aᵀ A. Raises DataError when the two sets have features of different widths.
     """
     if first.mean.shape != second.mean.shape:
         raise DataError(f"features of {first.mean.shape[0]} and {second.mean.shape[0]} dimensions have no Fréchet "
                         "distance; take both with the same network")
-    values, vectors = np.linalg.eigh(first.covariance)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ second.covariance @ root), 0, None)).sum()
+    one, other = (second, first) if first.factor is None and second.factor is not None else (first, second)
+    root = one.factor
+    if root is None:
+        values, vectors = np.linalg.eigh(one.covariance)
+        root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ other.covariance @ root.T), 0, None)).sum()
     apart = ((first.mean - second.mean) ** 2).sum()
     return float(max(0.0, apart + np.trace(first.covariance) + np.trace(second.covariance) - 2 * cross))

@@ -6,7 +6,7 @@ from vilg.config import configclass
 from vilg.errors import ShapeError
 from vilg.nn.attention.dense import StreamContext
 from vilg.nn.attention.patterns import SOURCE, TARGET, Convolution, Dense, Layout, Pattern, Role, layer_patterns
-from vilg.nn.layers import Embedding, LayerNorm, OutputHead
+from vilg.nn.layers import Embedding, LayerNorm, Linear, OutputHead
 from vilg.nn.program import Program, pre_norm
 from vilg.nn.transformer import Stack, StreamAttention
 
@@ -95,6 +95,12 @@ class TextImageTransformer(nn.Layer):
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Hidden [..., D] → logits over the text vocabulary [..., V]."""
         return self.text_head(hidden)
+
+    def round_to_int8(self) -> None:
+        """Hold the weights of all linear maps in int8, as they are now, for drawing and writing where int8 is on."""
+        for layer in self.sublayers():
+            if isinstance(layer, Linear):
+                layer.round_to_int8()
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Text ids [B, m] at slots 0 … m-1 → [B, m, D]."""

@@ -14,15 +14,18 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from vilg.kernels.jit import elementwise as loop_maps, groups as loop_norms, rows as loop_rows, switch as loops
-from vilg.kernels.onednn import conv, elementwise, groups as group_norms, losses, matmul as products, norm, resampling
+from vilg.kernels.onednn import (
+    conv, elementwise, groups as group_norms, int8, losses, matmul as products, norm, precision, resampling,
+)
 from vilg.kernels.onednn.autograd import wants_gradient
 from vilg.kernels.onednn.precision import full_precision
 from vilg.kernels.onednn.switch import active, stock_operators
 from vilg.machine import process
+from vilg.nn import memory_savers
 
-__all__ = ["linear", "linear_after_gelu", "matmul", "layer_norm", "softmax", "gelu", "silu", "group_norm", "conv2d",
-           "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision", "start_training",
-           "stock_operators"]
+__all__ = ["linear", "linear_after_gelu", "takes_int8", "linear_int8", "matmul", "layer_norm", "softmax", "gelu",
+           "silu", "group_norm", "conv2d", "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision",
+           "start_training", "stock_operators"]
 
 _FLOAT32, _HALF = paddle.float32, (paddle.bfloat16, paddle.float16)
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
@@ -65,13 +68,32 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return products.linear(x, weight, bias)
 
 
+def takes_int8(x: Tensor, weight: Tensor) -> bool:
+    """Are int8 products on, and is x one for them? Nothing is recorded then: gradients are those of float weights."""
+    return precision.int8() and _fast(x) and not wants_gradient(x, weight) and x.shape[-1] == weight.shape[0]
+
+
+def linear_int8(x: Tensor, weight: int8.Int8Weight) -> Tensor:
+    """x [..., in] · weight + bias → [..., out], for an x that :func:`takes_int8` takes."""
+    return int8.linear(x, weight)
+
+
 def linear_after_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``linear(gelu(x), weight, bias)``. The fast path keeps x alone for the gradient, and computes its GELU again."""
+    """``linear(gelu(x), weight, bias)``. The fast path, and half precision on a device, keep x alone for the gradient,
+    and compute its GELU again."""
+    if _saves_memory(x, weight, bias):
+        return memory_savers.LinearAfterGelu.apply(x, weight, bias)
     if not (_fast(x, weight, bias) and _maps(x, weight, bias) and wants_gradient(x, weight, bias)):
         return linear(gelu(x), weight, bias)
     loop = loops.use_in_training(True)
     sums = loop_rows.add_column_sums if bias is not None and loop else None
     return products.LinearAfterGelu.apply(x, weight, bias, loop_maps if loop else elementwise, sums)
+
+
+def _saves_memory(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Is this a training in half precision on a device, whose memory is worth computing things twice?"""
+    return (x.dtype in _HALF and x.dtype == weight.dtype and not x.place.is_cpu_place() and _maps(x, weight, bias)
+            and 0 not in x.shape and paddle.in_dynamic_mode() and wants_gradient(x, weight, bias))
 
 
 def _maps(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -201,8 +223,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """``cross_entropy(linear(x, weight, bias), labels)`` of x [T, D], labels [T] → [T].
 
-    The logits are held once at most (not at all when no gradient is asked for), and never their gradient.
+    The logits are held once at most (not at all when no gradient is asked for, nor where half precision on a device
+    computes them again), and never their gradient.
     """
+    if _saves_memory(x, weight, bias) and labels.shape == x.shape[:-1] and x.ndim == 2:
+        return memory_savers.LinearCrossEntropy.apply(x, weight, bias, labels)
     if not (_fast(x, weight, bias) and _maps(x, weight, bias)) or labels.dtype != paddle.int64 \
             or labels.shape != x.shape[:-1]:
         return cross_entropy(linear(x, weight, bias), labels)

@@ -2,6 +2,7 @@
 import paddle
 from paddle import Tensor, nn
 
+from vilg.kernels.onednn.int8 import Int8Weight
 from vilg.nn import functional
 
 
@@ -20,22 +21,35 @@ def is_table(parameter: Tensor) -> bool:
 
 
 class Linear(nn.Layer):
-    """A linear map [..., in] → [..., out] whose weight [in, out] starts as N(0, std²) and whose bias starts at zero."""
+    """A linear map [..., in] → [..., out] whose weight [in, out] starts as N(0, std²) and whose bias starts at zero.
+
+    ``int8``: its weight in int8, which it uses where :func:`vilg.nn.functional.takes_int8` says so; see
+    :meth:`round_to_int8`.
+    """
 
     def __init__(self, in_features: int, out_features: int, std: float = 0.02, bias: bool = True):
         super().__init__()
         self.weight = self.create_parameter(
             [in_features, out_features], default_initializer=nn.initializer.Normal(std=std))
         self.bias = self.create_parameter([out_features], is_bias=True) if bias else None
+        self.int8: Int8Weight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.int8 is not None and functional.takes_int8(x, self.weight):
+            return functional.linear_int8(x, self.int8)
         return functional.linear(x, self.weight, self.bias)
+
+    def round_to_int8(self) -> None:
+        """Hold the weight in int8 as it is now, for drawing; a weight that changes later is not seen."""
+        self.int8 = Int8Weight.of(self.weight.numpy(), None if self.bias is None else self.bias.numpy())
 
 
 class LinearAfterGelu(Linear):
     """The linear map of GELU(x): [..., in] → [..., out]."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.int8 is not None and functional.takes_int8(x, self.weight):
+            return functional.linear_int8(functional.gelu(x), self.int8)
         return functional.linear_after_gelu(x, self.weight, self.bias)
 
 

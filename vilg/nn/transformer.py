@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from vilg.nn.attention import flashmask
 from vilg.nn.attention.dense import StreamContext, dense_attention
 from vilg.nn.attention.patterns import Pattern
 from vilg.nn.attention.sparse import stream_attention
@@ -40,7 +41,8 @@ class StreamAttention:
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Packed qkv [sum of batches, L, 3, N, H] → [sum of batches, L, N, H]."""
         pattern = self.patterns[layer]
-        if pattern.sparse:
+        # On a device that has it, flash attention serves dense layers too, and never makes the L×L weights.
+        if pattern.sparse or flashmask.usable(qkv, pattern, self.contexts[0].layout, self.dropout):
             return stream_attention(qkv, self.contexts, pattern, self.dropout)
         parts = paddle.split(qkv, [context.batch for context in self.contexts], axis=0)
         done = [dense_attention(*paddle.unbind(part, axis=2), context, pattern, self.dropout)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from vilg.nn.attention.blocks.layout import block_layout
 from vilg.nn.attention.patterns import SOURCE, TARGET, Layout, Pattern, Role
+from vilg.nn.memory_savers import CHUNK
 from vilg.nn.program import Activation, Attend, Map, Norm, Program, around
 
 FLOAT = 4
@@ -48,7 +49,8 @@ class StepPlan:
     ``batch``: samples a micro-batch and device. ``roles``: the directions trained in it. ``half``: activations in two
     bytes. ``flash``: attention that keeps no weights (FlashMask on a GPU) for every pattern that
     fits it. ``recompute_every``: every k-th block forgets its activations (0: none). ``gelu_again``: what
-    GELU gives is not kept (``linear_after_gelu`` on a CPU).
+    GELU gives is not kept (``linear_after_gelu`` on a CPU, and in half precision on a device). ``logits_again``: nor
+    are logits (``linear_cross_entropy`` in half precision on a device); a chunk of them is there at a time, in float32.
     """
 
     batch: int
@@ -57,6 +59,7 @@ class StepPlan:
     flash: bool = False
     recompute_every: int = 0
     gelu_again: bool = False
+    logits_again: bool = False
 
     def recomputes(self, layer: int) -> bool:
         """Whether layer number ``layer`` (from 0) forgets its activations."""
@@ -102,7 +105,7 @@ def head_elements(shape: Shape, step: StepPlan) -> dict[str, int]:
     image = batch * layout.image if any(role.image_is_target for role in step.roles) else 0
     text = batch * layout.text if any(not role.image_is_target for role in step.roles) else 0
     return {"embeddings and final norm": _stream(shape, step) + 2 * (image + text) * shape.width,
-            "logits": image * shape.codebook_size + text * shape.vocab_size}
+            "logits": 0 if step.logits_again else image * shape.codebook_size + text * shape.vocab_size}
 
 
 def kept_bytes(shape: Shape, step: StepPlan) -> dict[str, int]:
@@ -135,6 +138,9 @@ def backward_peak(shape: Shape, step: StepPlan, gradient_size: int = FLOAT, whol
     inner, packed = _widest(shape, step, Activation), 3 * _widest(shape, step, Attend)
     gradients = (shape.codebook_size + shape.vocab_size) * shape.width * gradient_size
     peak = (sum(kept) + sum(heads.values()) + min(LOGIT_CHUNK, heads["logits"])) * size + gradients
+    if step.logits_again:
+        # Three chunks (logits, the right classes, the change), and a float32 gradient of the larger head.
+        peak += (3 * CHUNK + max(shape.codebook_size, shape.vocab_size) * shape.width) * FLOAT
     outside, block_gradient = heads["embeddings and final norm"], block_parameters(shape) * gradient_size
     for number in reversed(range(shape.layers)):
         live = sum(kept[:number]) + blocks[number] + outside

@@ -12,6 +12,7 @@ from vilg.planning.memory import (
     FLOAT, Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, largest_parameter,
     parameter_count,
 )
+from vilg.planning.starting import Start, plan_start
 
 GB = 1e9
 # CUDA context, communication library and cuBLAS workspaces of one process: a usual figure, not measured here.
@@ -23,7 +24,7 @@ FRAGMENTED = 0.05
 @dataclass(frozen=True)
 class Devices:
     """The fleet: ``count`` devices of ``memory`` GB, ``peak`` TFLOP/s used at ``efficiency``, ``bandwidth`` GB/s of
-    collectives a device, ``host_bandwidth`` GB/s between a device and its host."""
+    collectives a device, ``host_bandwidth`` GB/s between a device and its host, ``storage`` GB/s of files a device."""
 
     count: int
     memory: float
@@ -31,6 +32,7 @@ class Devices:
     efficiency: float = 0.4
     bandwidth: float = 100.0
     host_bandwidth: float = 20.0
+    storage: float = 1.0
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Plan:
     host_traffic_bytes: float
     step_seconds: float
     days: float
+    mfu: float
+    start: Start
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -69,7 +73,7 @@ class Plan:
                 "fits": int(self.fits), **parts, "host_gb": self.host_bytes / GB,
                 "flops_per_token": self.flops_per_token, "exchanged_gb_a_step": self.exchanged_bytes / GB,
                 "host_traffic_gb_a_step": self.host_traffic_bytes / GB, "step_seconds": self.step_seconds,
-                "days": self.days}
+                "days": self.days, "mfu": self.mfu, **self.start.figures()}
 
 
 def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float) -> Plan:
@@ -80,7 +84,9 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
     every = {"none": 0, "full": 1}.get(distributed.recompute, distributed.recompute)
     micro = train.micro_batch_size(devices.count)
     # O1 keeps sums and norms in float32, and casts of products besides: counted as float32, which is never too little.
-    step = StepPlan(micro, half=distributed.amp == "O2", flash=distributed.amp != "none", recompute_every=every)
+    half = distributed.amp == "O2"
+    step = StepPlan(micro, half=half, flash=distributed.amp != "none", recompute_every=every, gelu_again=half,
+                    logits_again=half)
     parameters, (_, gradient) = parameter_count(shape), _bytes_each(distributed)
     memory, host = _standing(parameters, distributed, shard, devices.count, bool(train.ema_decay))
     kept = kept_bytes(shape, step)
@@ -88,14 +94,18 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
     whole = level in ("none", "dp", "os")
     in_flight = backward_peak(shape, step, gradient, whole) - sum(kept.values())
     memory["backward: workspace and gradients" if whole else "backward: workspace"] = float(max(in_flight, 0))
-    memory |= _buffers(shape, distributed)
+    memory |= _buffers(shape, distributed, shard)
     flops, tokens = flops_per_token(shape, every), 2 * train.batch_size * shape.layout.length
     exchanged, host_traffic = _traffic(parameters, distributed, shard, devices.count, train.accumulate_steps,
                                        bool(every))
     seconds = (flops * tokens / (devices.count * devices.peak * 1e12 * devices.efficiency)
                + exchanged / (devices.bandwidth * GB) + host_traffic / (devices.host_bandwidth * GB))
+    start = plan_start(shape, distributed, shard, devices.count, bool(train.ema_decay), CONTEXT_BYTES,
+                       devices.bandwidth * GB, devices.storage * GB)
+    # Of the peak, what the model's own arithmetic takes: computing again does not count.
+    mfu = flops_per_token(shape) * tokens / (seconds * devices.count * devices.peak * 1e12)
     return Plan(devices, parameters, micro, train.accumulate_steps, memory, host, flops, tokens, exchanged,
-                host_traffic, seconds, pairs / train.batch_size * seconds / 86400, _notes(distributed))
+                host_traffic, seconds, pairs / train.batch_size * seconds / 86400, mfu, start, _notes(distributed))
 
 
 def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float,
@@ -171,13 +181,14 @@ def _standing(parameters: int, config: DistributedConfig, shard: int, count: int
     return parts | {"context of the process": CONTEXT_BYTES}, host
 
 
-def _buffers(shape: Shape, config: DistributedConfig) -> dict[str, float]:
+def _buffers(shape: Shape, config: DistributedConfig, shard: int) -> dict[str, float]:
     """Whole weights and gradients that sharding has on a device for a moment."""
     weight, gradient = _bytes_each(config)
     if config.level == "p_g_os":
         # The layer at hand and the one that is fetched ahead, and the gradient of the first.
         return {"gathered layers": float(largest_parameter(shape) * (2 * weight + gradient))}
-    return {"gradient buckets": float(config.buffer_size * gradient)} if config.level in ("os", "os_g") else {}
+    # A bucket for every rank that gradients go to.
+    return {"gradient buckets": float(shard * config.buffer_size * gradient)} if config.level in ("os", "os_g") else {}
 
 
 def _traffic(parameters: int, config: DistributedConfig, shard: int, count: int, accumulate: int,

@@ -21,7 +21,12 @@ def table(plan: Plan) -> str:
               f"{'moved between device and host, a step':44s} {plan.host_traffic_bytes / GB:8.2f}", "",
               f"{plan.flops_per_token / 1e9:.2f} GFLOP a token, {plan.tokens_per_step / 1e6:.2f} M tokens a step",
               f"{plan.step_seconds:.2f} s a step at {fleet.peak:.0f} TFLOP/s × {fleet.efficiency:.0%} and "
-              f"{fleet.bandwidth:.0f} GB/s: {plan.days:.1f} days"]
+              f"{fleet.bandwidth:.0f} GB/s: {plan.days:.1f} days, {plan.mfu:.1%} MFU", "",
+              f"{'made layer by layer, one device takes at most':44s} {plan.start.init_peak / GB:8.2f}",
+              f"{'a checkpoint, all ranks together':44s} {plan.start.checkpoint / GB:8.2f}   "
+              f"{plan.start.checkpoint_seconds:.1f} s to write in the background at {fleet.storage:g} GB/s a device",
+              f"{'read to start again, all ranks together':44s} {plan.start.restart_read / GB:8.2f}   "
+              f"{plan.start.restart_seconds:.1f} s"]
     return "\n".join(lines + [f"note: {note}" for note in plan.notes])
 
 

@@ -22,7 +22,10 @@ from vilg.errors import CheckpointError, VilgError
 from vilg.release.registry import Contents, Kind, kind_named
 from vilg.release.staging import staged
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
-from vilg.weights.files import fingerprint, load_weights, read_stored, refuse_non_finite, save_weights, widened
+from vilg.weights import int8
+from vilg.weights.files import (
+    STORED, as_stored, fingerprint, load_weights, read_stored, refuse_non_finite, widened, write_arrays,
+)
 from vilg.weights.limits import at_most, check_size, limit
 from vilg.yaml_files import read_yaml
 
@@ -39,8 +42,9 @@ def write(folder: str | Path, kind: str, thing: Any, replaced: dict[str, np.ndar
     """Write ``thing`` as a released folder of ``kind``; returns the folder's fingerprint.
 
     ``replaced``: weights by name that go in the place of the thing's own (an average). ``dtype``: what floating-point
-    weights are stored as. An older release in the folder is replaced, other files stay. Raises CheckpointError when a
-    weight is not finite or the disk fills up; the folder is then as it was.
+    weights are stored as; "int8" rounds the matrices of a kind that names them (:mod:`vilg.weights.int8`) and stores
+    the others, and parts, as float16. An older release in the folder is replaced, other files stay. Raises
+    CheckpointError when a weight is not finite or the disk fills up; the folder is then as it was.
     """
     contents = kind_named(kind, str(folder)).pack(thing, replaced or {})
     with staged(Path(folder), _parts_there(Path(folder))) as stage:
@@ -62,7 +66,8 @@ def read(folder: str | Path, kind: str | None = None, **beside: Any) -> Any:
 class Opened:
     """A released folder whose files were read and found unchanged; nothing is built yet.
 
-    ``said`` is ``model.yaml``, ``weights`` arrays by name (half precision as float32), ``form`` the folder's form.
+    ``said`` is ``model.yaml``, ``weights`` arrays by name (half precision and int8 as float32), ``form`` the folder's
+    form, ``int8`` whether it holds int8.
     """
 
     folder: Path
@@ -70,6 +75,7 @@ class Opened:
     said: dict[str, Any]
     weights: dict[str, np.ndarray]
     form: int
+    int8: bool = False
 
     def section(self, key: str, cls: type[C]) -> C:
         """The config dataclass under ``key``. Raises ConfigError."""
@@ -142,13 +148,14 @@ def open_folder(folder: str | Path, kind: str | None = None) -> Opened:
     folder = Path(folder)
     said, form = describe(folder, kind)
     weights = folder / WEIGHTS
-    stored = read_stored(weights)
+    stored = read_stored(weights, (*STORED, "I8"))
     refuse_non_finite(stored, str(weights))
     if form == FORM:
         _same(said.get("fingerprint"), _fingerprint(said, stored, str(folder / DESCRIPTION)), folder)
     elif "fingerprint" in said:  # form 1 of image tokenizers: of the weights alone
         _same(said["fingerprint"], fingerprint(stored), folder)
-    return Opened(folder, kind_named(said["kind"], str(folder / DESCRIPTION)), said, widened(stored), form)
+    return Opened(folder, kind_named(said["kind"], str(folder / DESCRIPTION)), said,
+                  int8.restore(widened(stored), str(weights)), form, int8.is_int8(stored))
 
 
 def describe(folder: str | Path, kind: str | None = None) -> tuple[dict[str, Any], int]:
@@ -184,7 +191,7 @@ def _parts_there(folder: Path) -> list[str]:
 
 def _write(folder: Path, contents: Contents, dtype: str | None) -> str:
     parts = {name: _write(folder / name, part, dtype) for name, part in contents.parts.items()}
-    save_weights(folder / WEIGHTS, contents.weights, {"format": "vilg"}, dtype=dtype)
+    write_arrays(folder / WEIGHTS, _stored(contents, dtype, str(folder / WEIGHTS)), {"format": "vilg"})
     said = {"kind": contents.kind, "format": FORM}
     said |= {key: configs.to_dict(value) if is_dataclass(value) else value for key, value in contents.sections.items()}
     if contents.text_tokenizer is not None:
@@ -195,10 +202,19 @@ def _write(folder: Path, contents: Contents, dtype: str | None) -> str:
     path = folder / DESCRIPTION
     # What is written is read back, so that the fingerprint is over what a reader will find.
     path.write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    mark = _fingerprint(read_yaml(path), read_stored(folder / WEIGHTS), str(path))
+    mark = _fingerprint(read_yaml(path), read_stored(folder / WEIGHTS, (*STORED, "I8")), str(path))
     path.write_text(yaml.safe_dump(said | {"fingerprint": mark}, sort_keys=False, allow_unicode=True),
                     encoding="utf-8")
     return mark
+
+
+def _stored(contents: Contents, dtype: str | None, source: str) -> dict[str, np.ndarray]:
+    if dtype != "int8":
+        return as_stored(contents.weights, dtype, source)
+    axes = contents.matrices
+    exact = as_stored({name: contents.weights[name] for name in axes}, None, source)
+    others = {name: value for name, value in contents.weights.items() if name not in axes}
+    return int8.store(exact, axes) | as_stored(others, "float16", source)
 
 
 def _fingerprint(said: dict[str, Any], stored: dict[str, np.ndarray], source: str) -> str:

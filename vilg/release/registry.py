@@ -23,7 +23,9 @@ class Contents:
     """What is written to a folder.
 
     ``sections``: what ``model.yaml`` says besides its kind, config dataclasses or plain values by key. ``weights``: by
-    name. ``parts``: folders within, by name. ``text_tokenizer``: goes to ``vocab.txt`` and ``tokenizer_config.json``.
+    name. ``matrices``: those that may be stored in int8, and the axis that their scales lie along (the rows of a table,
+    the columns of a map). ``parts``: folders within, by name. ``text_tokenizer``: goes to ``vocab.txt`` and
+    ``tokenizer_config.json``.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Contents:
     weights: Arrays
     parts: dict[str, "Contents"] = field(default_factory=dict)
     text_tokenizer: WordPieceTokenizer | None = None
+    matrices: dict[str, int] = field(default_factory=dict)
 
 
 class Kind(abc.ABC):

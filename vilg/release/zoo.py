@@ -15,6 +15,10 @@ def find_model(name_or_folder: str | Path, *kinds: str) -> Path:
     for candidate in (given, *(zoo / given for zoo in zoos)):
         if (candidate / DESCRIPTION).is_file():
             return candidate
+    if any(given.glob("checkpoints/step-*")):
+        raise CheckpointError(f"{given}: is a run's output, not a model; " + (
+            f"its model is {given / 'model'}" if (given / "model" / DESCRIPTION).is_file() else
+            f"make a model of its newest checkpoint with `python tools/export.py {given}`"))
     names = sorted({path.parent.name for zoo in zoos for path in zoo.glob(f"*/{DESCRIPTION}")
                     if _is_of(path.parent, kinds)})
     raise CheckpointError(f"{name_or_folder}: no such model; give a folder that holds a {DESCRIPTION}"

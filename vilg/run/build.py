@@ -1,8 +1,8 @@
 """Run config → data, task, trainer."""
-import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +26,7 @@ from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingC
 from vilg.models.bidirectional import BidirectionalConfig
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
+from vilg.tasks.contrastive import ContrastiveTask, ContrastiveTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
@@ -45,8 +46,8 @@ class RunConfig:
     name: str
     seed: int = 0
     output: str = "runs/{name}"
-    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | SceneFeaturesTaskConfig
-                    | TwoLevelTaskConfig, pydantic.Field(discriminator="kind")]
+    task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | ContrastiveTaskConfig
+                    | SceneFeaturesTaskConfig | TwoLevelTaskConfig, pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -80,11 +81,13 @@ def load_run(path: str | Path, overrides: list[str] = ()) -> RunConfig:
     return configs.load(path, RunConfig, list(overrides))
 
 
-def build_task(run: RunConfig) -> Task:
-    """The task that ``task.kind`` names, its models initialised from the run's seed."""
+def build_task(run: RunConfig, making: Callable[[], AbstractContextManager] = nullcontext) -> Task:
+    """The task that ``task.kind`` names, its models initialised from the run's seed; ``making`` is
+    :meth:`~vilg.engine.parallel.distributed.Parallel.making` of the ranks that train them."""
     runtime.configure(run.runtime)
     paddle.seed(run.seed)
-    return {"bidirectional": lambda: BidirectionalTask(run.task, run.drawing),
+    return {"bidirectional": lambda: BidirectionalTask(run.task, run.drawing, making),
+            "contrastive": lambda: ContrastiveTask(run.task),
             "end_to_end": lambda: EndToEndTask(run.task, run.drawing),
             "image_tokenizer": lambda: ImageTokenizerTask(run.task),
             "two_level": lambda: TwoLevelTask(run.task, run.drawing),
@@ -104,7 +107,7 @@ def first_samples(stream: Stream) -> Iterator[Sample]:
     for position in range(min(len(stream), _SURVEY_SAMPLES)):
         if time.monotonic() > until:
             return
-        with contextlib.suppress(BrokenSample):  # the loader counts and names it
+        with suppress(BrokenSample):  # the loader counts and names it
             yield stream.sample(position, 0)
 
 
@@ -117,7 +120,7 @@ def build_trainer(run: RunConfig) -> Trainer:
     run.train.check_parallel(run.distributed, ranks_of_launch())
     parallel = Parallel(run.distributed)
     admit(parallel, run.output_directory, configs.to_dict(run))
-    task = together(parallel, lambda: build_task(run))
+    task = together(parallel, lambda: build_task(run, parallel.making))
     loader = together(parallel, lambda: build_loader(run, task, parallel.rank, parallel.ranks))
     if isinstance(task, BidirectionalTask) and parallel.rank == 0:
         task.survey(first_samples(loader.stream))

@@ -1,5 +1,6 @@
 """Training the one transformer in both directions: pictures from text, text about pictures, answers to questions."""
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -132,20 +133,23 @@ def read_codes(batch: BidirectionalBatch) -> Tensor:
 class BidirectionalTask:
     """Training of :class:`BidirectionalTransformer`, see :class:`vilg.engine.task.Task`.
 
-    Raises ConfigError when the model's vocabulary, codebook or grid is not that of the tokenizers it is given.
+    ``making`` is the context in which the model is made, unless it starts from another's weights. Raises ConfigError
+    when the model's vocabulary, codebook or grid is not that of the tokenizers it is given.
     """
 
     batch_type = BidirectionalBatch
     reads_text = True
 
-    def __init__(self, config: BidirectionalTaskConfig, sampling: SamplingConfig):
+    def __init__(self, config: BidirectionalTaskConfig, sampling: SamplingConfig,
+                 making: Callable[[], AbstractContextManager] = nullcontext):
         self.config, self.sampling = config, sampling
         self.words = WordPieceTokenizer.from_folder(config.vocabulary)
         self.image_tokenizer = release.read(config.image_tokenizer, "image_tokenizer")
         self.image_tokenizer.eval()
         self.least_side = self.image_tokenizer.image_size
         _check_fit(config.model, self.image_tokenizer, self.words)
-        self.model, self.step = self._build()
+        with nullcontext() if config.init_from else making():
+            self.model, self.step = self._build()
         self.phases = [Phase("model", self.step, dict(self.model.named_parameters()))]
         self.captions_cut = self.words_read = self.words_unknown = 0
 

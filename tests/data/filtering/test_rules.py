@@ -3,9 +3,10 @@ import sys
 import numpy as np
 import pytest
 
-from vilg.data.filtering.rules import PaperFilter, has_special_characters, keep_similar
+from vilg.data.filtering.rules import PaperFilter, SimilarityFilter, has_special_characters, keep_similar
+from vilg.data.packing import Packing, write_folder
 from vilg.data.sample import Sample
-from vilg.errors import DataError
+from vilg.errors import DataError, VilgError
 
 
 def test_paper_filter():
@@ -31,14 +32,37 @@ def test_special_characters(text, special):
     assert has_special_characters(text) is special
 
 
-def test_similarity_keeps_what_is_above_the_threshold():
-    samples = [Sample("a", np.full((2, 2, 3), 9, np.uint8), ["good", "bad"], [("q", "r")]),
-               Sample("b", np.full((2, 2, 3), 3, np.uint8), ["bad"])]
+def by_level(texts, images):
+    """Texts are levels; an image fits its own level best, and the text "unread" cannot be read."""
+    if "unread" in texts:
+        raise VilgError("unread")
+    return np.array([[1 - abs(float(text) - image.mean()) / 10 for image in images] for text in texts])
 
-    def similarity(texts, pictures):
-        assert [int(picture[0, 0, 0]) for picture in pictures] == [9, 9, 3]
-        return np.array([0.9 if text == "good" else 0.5 for text in texts])
 
-    kept = keep_similar(samples, similarity)
-    assert [(sample.key, sample.captions, sample.questions) for sample in kept] == [("a", ["good"], [("q", "r")])]
-    assert keep_similar([], similarity) == []
+def level(number):
+    return np.full((2, 2, 3), number, np.uint8)
+
+
+def test_captions_like_their_image_are_kept():
+    samples = [Sample("a", level(9), ["9", "2", "8"], [("q", "r")]), Sample("b", level(2), ["9"]),
+               Sample("c", level(2), ["unread", "3"])]
+    rule = SimilarityFilter(by_level)
+    kept = keep_similar(samples, rule)
+    assert [(sample.key, sample.captions, sample.questions) for sample in kept] == [
+        ("a", ["9", "8"], [("q", "r")]), ("c", ["3"], [])]
+    assert rule.dropped == {"not like the image": 2, "cannot be read": 1}
+    assert keep_similar([], rule) == [] == rule.kept([], level(1))
+
+
+def test_the_threshold_itself_is_not_above_it():
+    assert SimilarityFilter(by_level).kept(["5", "4"], level(9)) == ["5"]
+    assert SimilarityFilter(by_level, 0.6).kept(["5", "4"], level(9)) == []
+    with pytest.raises(DataError, match="a threshold of 1.5"):
+        SimilarityFilter(by_level, 1.5)
+
+
+def test_packing_leaves_out_what_does_not_fit(tmp_path):
+    samples = [Sample("a", level(9), ["9", "1"]), Sample("b", level(2), ["9"])]
+    report = write_folder(tmp_path, samples, Packing("png", similarity_filter=SimilarityFilter(by_level)))
+    assert (report.written, report.filtered) == (1, 1)
+    assert (tmp_path / "0000000.txt").read_text() == "9\n"

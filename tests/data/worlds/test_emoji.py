@@ -47,7 +47,7 @@ def test_written_as_users_own_data(found, tmp_path):
     for number, one in enumerate(found.emoji[:12]):
         assert by_name[one.name].captions == one.captions == table[number].captions
         assert table[number].questions == [("这是什么？", one.name)]
-        np.testing.assert_array_equal(by_name[one.name].image, table[number].picture)
+        np.testing.assert_array_equal(by_name[one.name].image, table[number].image)
         assert table[number].image.shape == (32, 32, 3)
     with pytest.raises(DataError, match="holds other pictures already"):
         emoji.write(found.emoji[1:3], tmp_path)

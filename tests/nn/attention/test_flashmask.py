@@ -4,7 +4,9 @@ import paddle
 import pytest
 
 from vilg.nn.attention import flashmask
+from vilg.nn.attention.dense import StreamContext, dense_attention
 from vilg.nn.attention.patterns import MASKED, SOURCE, TARGET, Column, Convolution, Dense, Layout, Row, dense_mask
+from vilg.nn.transformer import StreamAttention
 
 
 
@@ -26,13 +28,53 @@ def test_intervals_equal_the_rule(pattern, role, grid, text, length, prefix):
     layout = Layout(text, *grid)
     length, prefix = np.array(length), np.array(prefix)
     runs = pattern.runs(layout)
-    visible = expand(flashmask.hidden_rows(runs, role, layout, length, prefix))
+    hidden = flashmask.hidden_rows(runs, role, layout, paddle.to_tensor(length), paddle.to_tensor(prefix))
+    visible = expand(hidden.numpy())
     expected = dense_mask(layout, role, pattern, length, prefix)
-    if runs.order is not None:
-        order, back = flashmask.slot_order(runs.order, layout)
-        np.testing.assert_array_equal(order[back], np.arange(layout.length))
+    if runs.across:
+        back = flashmask.turned(paddle.arange(layout.length).unsqueeze(0), text, grid[1], grid[0])[0].numpy()
         visible = visible[:, back][:, :, back]
     np.testing.assert_array_equal(visible, expected)
+
+
+@pytest.mark.parametrize("text", [0, 3])
+def test_turning_a_stream_is_undone_by_turning_it_back(text):
+    x = paddle.randn([2, text + 5 * 7, 3, 4])
+    there = flashmask.turned(x, text, 5, 7)
+    np.testing.assert_array_equal(there[:, text + 1].numpy(), x[:, text + 7].numpy())  # the second slot of a column
+    np.testing.assert_array_equal(flashmask.turned(there, text, 7, 5).numpy(), x.numpy())
+
+
+def test_the_kernels_limits():
+    assert flashmask.fits(64, 0.1, 2) and flashmask.fits(256, 0.0, 3)
+    assert not flashmask.fits(64, 0.1, 3) and not flashmask.fits(264, 0.0, 2) and not flashmask.fits(60, 0.0, 2)
+    assert flashmask.kernel_version() in (2, 3)
+
+
+def dense_by_intervals(q, k, v, startend_row_indices, dropout, causal):
+    """What FlashMask is documented to compute, in float32."""
+    visible = expand(startend_row_indices.squeeze(1).numpy())
+    scores = np.einsum("bqnh,bknh->bnqk", q.numpy(), k.numpy()) / np.sqrt(q.shape[-1])
+    scores = np.where(visible[:, None], scores, -1e9)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return paddle.to_tensor(np.einsum("bnqk,bknh->bqnh", weights, v.numpy()).astype("float32"))
+
+
+@pytest.mark.parametrize("role", [TARGET, SOURCE], ids=lambda role: role.name)
+@pytest.mark.parametrize("pattern", [Dense(), Row(), Column()], ids=lambda pattern: pattern.name)
+def test_layers_that_take_flashmask_give_what_dense_attention_gives(monkeypatch, pattern, role):
+    layout, length, prefix = Layout(4, 3, 5), paddle.to_tensor([4, 2]), paddle.to_tensor([2, 0])
+    contexts = [StreamContext(layout, role, length, prefix)]
+    qkv = paddle.randn([2, layout.length, 3, 2, 8])
+    expected = dense_attention(*paddle.unbind(qkv, axis=2), StreamContext(layout, role, length, prefix), pattern)
+    asked = []
+    monkeypatch.setattr(flashmask, "usable", lambda *arguments: asked.append(arguments) or True)
+    monkeypatch.setattr(paddle.nn.functional, "flashmask_attention", dense_by_intervals)
+    monkeypatch.setattr("vilg.nn.attention.blocks.fused.usable", lambda qkv: False)
+    found = StreamAttention(contexts, [pattern])(0, qkv)
+    assert asked
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=2e-6)
 
 
 def test_the_cpu_and_unfitting_cases_stay_block_wise():

@@ -199,6 +199,7 @@ def random_lines(count: int) -> list[str]:
             for _ in range(count)]
 
 
+@pytest.mark.extras
 def test_ids_equal_those_of_paddlenlp_and_folders_go_both_ways(tmp_path):
     paddlenlp = pytest.importorskip("paddlenlp.transformers", reason="the nlp extra is not installed")
     lines = random_lines(4000) + TEXTS

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from vilg.data.sample import Sample
-from vilg.errors import DataError
+from vilg.errors import DataError, VilgError
 
 # Punctuation of ordinary sentences; any other symbol makes a text "special".
 PLAIN_MARKS = frozenset("，。、！？；：“”‘’（）《》—…·,.!?;:'\"()-% ")
@@ -62,18 +62,39 @@ def has_special_characters(text: str) -> bool:
     return any(unicodedata.category(letter)[0] not in "LN" and letter not in PLAIN_MARKS for letter in text)
 
 
-def keep_similar(samples: Sequence[Sample], similarity: Similarity, threshold: float = 0.5) -> list[Sample]:
-    """Samples with their captions cut to those more similar to the image than ``threshold`` (0 to 1).
+class SimilarityFilter:
+    """The paper's last rule: captions more similar to their image than ``threshold`` (0 to 1).
 
-    ``similarity`` scores N texts against N images (uint8 [H, W, 3]) pair by pair and returns [N], as a dual encoder
-    does. A sample that keeps no caption is left out.
+    ``similarity`` scores texts against images, every pair: [texts, images] in 0–1, as a dual encoder's does. A caption
+    that it cannot read (a VilgError) fits no image. ``dropped`` counts by reason.
     """
-    pairs = [(number, text) for number, sample in enumerate(samples) for text in sample.captions]
-    if not pairs:
-        return []
-    scores = similarity([text for _, text in pairs], [samples[number].image for number, _ in pairs])
-    kept: dict[int, list[str]] = {}
-    for (number, text), score in zip(pairs, np.asarray(scores).tolist(), strict=True):
-        if score > threshold:
-            kept.setdefault(number, []).append(text)
-    return [replace(samples[number], captions=texts) for number, texts in kept.items()]
+
+    def __init__(self, similarity: Similarity, threshold: float = 0.5):
+        if not 0 <= threshold <= 1:
+            raise DataError(f"a similarity lies from 0 to 1, so a threshold of {threshold} tells no captions apart")
+        self.similarity, self.threshold = similarity, threshold
+        self.dropped: Counter[str] = Counter()
+
+    def kept(self, captions: Sequence[str], image: np.ndarray) -> list[str]:
+        """The captions that fit the image uint8 [H, W, 3], in their order."""
+        return [text for text, score in zip(captions, self._scores(captions, image)) if self._fits(score)]
+
+    def _scores(self, captions: Sequence[str], image: np.ndarray) -> list[float | None]:
+        try:
+            return np.asarray(self.similarity(captions, [image]))[:, 0].tolist() if captions else []
+        except VilgError:
+            if len(captions) == 1:
+                return [None]
+            return [score for text in captions for score in self._scores([text], image)]
+
+    def _fits(self, score: float | None) -> bool:
+        if score is not None and score > self.threshold:
+            return True
+        self.dropped["cannot be read" if score is None else "not like the image"] += 1
+        return False
+
+
+def keep_similar(samples: Sequence[Sample], rule: SimilarityFilter) -> list[Sample]:
+    """Samples with their captions cut to those that ``rule`` keeps; one that keeps none is left out."""
+    cut = [replace(sample, captions=rule.kept(sample.captions, sample.image)) for sample in samples]
+    return [sample for sample in cut if sample.captions]

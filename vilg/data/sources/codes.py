@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import safetensors
-from tqdm import tqdm
 
 from vilg.config import configclass
 from vilg.data.broken import BrokenLog
@@ -21,6 +20,7 @@ from vilg.data.line_index import Lines
 from vilg.data.sample import BrokenSample, Sample, Source
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError
+from vilg.progress import progress
 from vilg.weights.files import save_weights
 
 CODES_FILE, TEXTS_FILE = "codes.safetensors", "texts.jsonl"
@@ -95,8 +95,9 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
         folder.mkdir(parents=True, exist_ok=True)
         for name in (CODES_FILE, TEXTS_FILE):  # not written over: a run that reads them goes on
             (folder / name).unlink(missing_ok=True)
-        with open(folder / TEXTS_FILE, "w", encoding="utf-8") as texts, tqdm(total=len(source), unit="image") as bar:
-            usable = _usable(source, size, broken, bar)
+        with (open(folder / TEXTS_FILE, "w", encoding="utf-8") as texts,
+              progress(total=len(source), desc="encoding", unit="image") as bar):
+            usable = _usable(source, size, broken, bar.update)
             while samples := list(islice(usable, batch_size)):
                 rows.append(_narrow(encode(np.stack([sample.image for sample in samples]))))
                 for sample in samples:
@@ -111,10 +112,10 @@ def write_codes(folder: str | Path, source: Source, encode: Callable[[np.ndarray
     return EncodingReport(len(codes), len(broken))
 
 
-def _usable(source: Source, size: int, broken: BrokenLog, bar: tqdm) -> Iterator[Sample]:
+def _usable(source: Source, size: int, broken: BrokenLog, step: Callable[[], None]) -> Iterator[Sample]:
     """The samples that are not broken, cropped at once: a batch of images at their full size takes gigabytes."""
     for index in range(len(source)):
-        bar.update()
+        step()
         try:
             sample = source[index]
         except BrokenSample as problem:

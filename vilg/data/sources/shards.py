@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from vilg.config import configclass
 from vilg.data.broken import counted, refuse_wholly_wrong
@@ -28,6 +27,7 @@ from vilg.data.images import IMAGE_SUFFIXES, read_image
 from vilg.data.sample import BrokenSample, Reading, Sample
 from vilg.data.sources.members import TEXT_SUFFIXES, Member, ShardIndex, scan
 from vilg.errors import DataError
+from vilg.progress import progress
 
 logger = logging.getLogger(__name__)
 INDEX_FILE = "index.json"
@@ -126,6 +126,12 @@ class ShardStream:
     def __getitem__(self, number: int) -> Sample:
         """Sample ``number`` in the order of the files, unshuffled. Raises BrokenSample."""
         return self._read(*self._place(number))
+
+    def member(self, number: int) -> tuple[Path, Member]:
+        """The shard of sample ``number`` in the order of the files, and where its files are there. Raises BrokenSample.
+        """
+        shard, number = self._place(number)
+        return self.shards[shard], self._said(shard, number)[0]
 
     def _place(self, number: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, number, side="right"))
@@ -267,7 +273,7 @@ def _count(shards: list[Path]) -> tuple[list[int], list[BrokenSample]]:
                 raise DataError(f"{path}: not an index of shards; write it again with "
                                 f"`tools/prepare_data.py index {folder}`") from None
     missing = [shard for shard in shards if shard not in known]
-    for shard in tqdm(missing, desc="counting samples", unit="shard", disable=len(missing) < OPEN_SHARDS):
+    for shard in progress(missing, desc="counting samples", unit="shard", shown=len(missing) >= OPEN_SHARDS):
         index = scan(shard)
         known[shard] = len(index.members)
         if index.problem:

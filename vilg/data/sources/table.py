@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vilg.config import configclass
 from vilg.data.broken import FIRST, counted, refuse_wholly_wrong
@@ -13,6 +13,7 @@ from vilg.data.images import read_image
 from vilg.data.line_index import Lines
 from vilg.data.sample import BrokenSample, Reading, Sample
 from vilg.data.tsv import LONGEST_ROW, Columns, read_header, split_row
+from vilg.data.twins import TWIN, Twin, TwinIndex
 from vilg.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -25,13 +26,15 @@ class TableConfig:
 
     TSV: image path, then one caption a column, or as a header says. JSON lines: ``{"picture": …, "captions": […],
     "questions": [[q, a], …]}``, or ``"caption"`` for a single one; ``questions`` may be left out. Other keys become
-    facts. ``first_caption_only`` as for a folder.
+    facts. ``first_caption_only`` as for a folder. ``twins`` names a key whose value rows of the same thing
+    share, such as ``concept``: each then has the others as :class:`~vilg.data.twins.Twin` among its facts.
     """
 
     kind: Literal["table"] = "table"
     path: str
     pictures: str | None = None
     first_caption_only: bool = False
+    twins: str | None = None
     repeat: int = 1
 
 
@@ -55,14 +58,18 @@ class TableSource:
         if not len(self):
             raise DataError(f"{self.path}: the table is empty")
         refuse_wholly_wrong(str(self.path), range(len(self)), self._check, self._found)
+        self.twins = None if config.twins is None else TwinIndex(self._values(config.twins))
 
     def __len__(self) -> int:
         return len(self.rows) - self._first
 
     def __getitem__(self, index: int) -> Sample:
-        record, shown = self._record(index)
+        record, shown = self.record(index)
+        facts = record.facts
+        if self.twins is not None and self.twins.count(index):
+            facts = facts | {TWIN: Twin(self, self.twins, index)}
         return Sample(record.name, read_image(self.root / record.name, shown, self.reading),
-                      record.captions[self.taken], record.questions, facts=record.facts)
+                      record.captions[self.taken], record.questions, facts=facts)
 
     def _read_header(self) -> tuple[Columns, int]:
         """The columns of the rows, and the number of the first one."""
@@ -72,7 +79,8 @@ class TableSource:
         logger.info("%s: line 1 is read as a header", self.path)
         return columns, 1
 
-    def _record(self, index: int) -> tuple[Record, str]:
+    def record(self, index: int) -> tuple[Record, str]:
+        """What row ``index`` says, without its image, and where it stands, as messages say it. Raises BrokenSample."""
         number, line = self.rows.numbered(self._first + index)
         place = f"{readable(self.path)} line {number}"
         if self.kind == ".tsv":
@@ -89,7 +97,7 @@ class TableSource:
         return record, shown
 
     def _check(self, index: int) -> None:
-        record, shown = self._record(index)
+        record, shown = self.record(index)
         if not os.path.isfile(self.root / record.name):
             raise BrokenSample(shown, "the image is missing")
 
@@ -109,3 +117,16 @@ class TableSource:
             keys.update(map(repr, record) if isinstance(record, dict) else ["no record"])
         return (f"the keys found are {counted(keys)}, those wanted {', '.join(IMAGE_KEYS)} for the image's path and "
                 f"{', '.join(TEXT_KEYS)} for captions; {looked}")
+
+    def _values(self, key: str) -> list[Any]:
+        """What every row says under ``key``, None where it is broken. Raises DataError when none says anything."""
+        values: list[Any] = []
+        for index in range(len(self)):
+            try:
+                values.append(self.record(index)[0].facts.get(key))
+            except BrokenSample:
+                values.append(None)
+        if all(value is None for value in values):
+            raise DataError(f"{self.path}: no row has the key {key}, which data.sources.twins names; take a key that "
+                            "rows of the same thing share, or leave twins out")
+        return values

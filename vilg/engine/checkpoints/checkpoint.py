@@ -6,9 +6,7 @@ its own. Ranges make a checkpoint independent of the parallel level that wrote i
 temporary name, synced, and renamed last: a name without a leading dot is a complete checkpoint, unless the disk damaged
 it since.
 """
-import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -22,12 +20,12 @@ import safetensors
 import safetensors.numpy
 
 from vilg.engine.checkpoints.files import sha256, sync, write_json
+from vilg.engine.checkpoints.manifest import FORMAT, MANIFEST, digest, read_manifest
 from vilg.engine.checkpoints.tensor_shards import TensorShard
 from vilg.errors import CheckpointError
 
-log = logging.getLogger("vilg.checkpoint")
-MANIFEST = "manifest.json"
-FORMAT, WITHOUT_CHECKSUM = 2, 1
+DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+"""Number formats that a checkpoint holds."""
 MODEL, EMA, OPTIMIZER = "model/", "average/", "optimizer/"
 """What names begin with: the task's own tensors, the EMA of its parameters, and what optimizers keep. The format spells
 the EMA "average", and in its files shards are "pieces": checkpoints of earlier versions stay readable."""
@@ -80,7 +78,7 @@ def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> 
                                   "the ranks do not hold one model")
     # As it will be read: keys are strings, sequences are lists.
     manifest = json.loads(json.dumps({"format": FORMAT, **header, "files": files, "tensors": tensors}))
-    write_json(directory / MANIFEST, manifest | {"sha256": _digest(manifest)})
+    write_json(directory / MANIFEST, manifest | {"sha256": digest(manifest)})
     sync(directory)
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
@@ -91,21 +89,17 @@ def finish(directory: Path, final: Path, ranks: int, header: dict[str, Any]) -> 
 
 
 class Checkpoint:
-    """A finished checkpoint on disk. Opening reads the manifest only; :meth:`verify` reads everything."""
+    """A finished checkpoint on disk. Opening reads the manifest only; :meth:`verify` reads everything.
+
+    ``bytes_verified`` and ``bytes_read`` count what this process took from the files, to verify them and to use it.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            self.header = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            self.step, self._tensors, self._files = (self.header[key] for key in ("step", "tensors", "files"))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{path}: not a checkpoint (no readable {MANIFEST}); "
-                                  "name a directory step-…") from None
+        self.header = read_manifest(self.path)
+        self.step, self._tensors, self._files = (self.header[key] for key in ("step", "tensors", "files"))
         self._open: dict[str, Any] = {}
-        if self.header.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
-            raise CheckpointError(f"{path}: has format {self.header.get('format')}, this version reads {FORMAT}")
-        if self.header["format"] == FORMAT and self.header.pop("sha256", None) != _digest(self.header):
-            raise CheckpointError(f"{self.path / MANIFEST}: its contents do not match their checksum")
+        self.bytes_verified, self.bytes_read = 0, 0
 
     @property
     def names(self) -> set[str]:
@@ -116,15 +110,30 @@ class Checkpoint:
         """The full shape of tensor ``name``."""
         return tuple(self._tensors[name]["shape"])
 
-    def verify(self) -> None:
-        """Check every file's size and checksum. Raises CheckpointError naming the first bad file."""
-        for name, facts in self._files.items():
+    def verifier(self, name: str, start: int, ranks: int) -> int:
+        """The rank that verifies the file in which element ``start`` of tensor ``name`` lies: it reads it cheapest."""
+        file = next(file for file, first, last in self._tensors[name]["pieces"] if first <= start < last)
+        return list(self._files).index(file) % ranks
+
+    def verify(self, rank: int = 0, ranks: int = 1) -> None:
+        """Check the size and checksum of every file, or of this rank's share of the files.
+
+        Raises CheckpointError naming the first bad file.
+        """
+        for number, (name, facts) in enumerate(self._files.items()):
+            if number % ranks != rank:
+                continue
             path = self.path / name
             if not path.is_file():
                 raise CheckpointError(f"{path}: is missing")
-            if path.stat().st_size != facts["bytes"]:
-                raise CheckpointError(f"{path}: holds {path.stat().st_size} bytes instead of {facts['bytes']}")
-            if sha256(path) != facts["sha256"]:
+            try:
+                if path.stat().st_size != facts["bytes"]:
+                    raise CheckpointError(f"{path}: holds {path.stat().st_size} bytes instead of {facts['bytes']}")
+                self.bytes_verified += facts["bytes"]
+                same = sha256(path) == facts["sha256"]
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror}); use another checkpoint") from None
+            if not same:
                 raise CheckpointError(f"{path}: its contents do not match their checksum")
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -135,7 +144,8 @@ class Checkpoint:
         for file, first, last in tensor["pieces"]:
             low, high = max(start, first), min(stop, last)
             if low < high:
-                parts.append(self._file(file).get_slice(name)[low - first:high - first])
+                parts.append(self._part(file, name, last - first)[low - first:high - first])
+                self.bytes_read += parts[-1].nbytes
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
     def _file(self, name: str) -> Any:
@@ -146,12 +156,23 @@ class Checkpoint:
                 raise CheckpointError(f"{self.path / name}: cannot be read ({error}); use another checkpoint") from None
         return self._open[name]
 
+    def _part(self, file: str, name: str, size: int) -> Any:
+        """The ``size`` elements of a tensor that ``file`` holds, to be sliced."""
+        try:
+            part = self._file(file).get_slice(name)
+            if part.get_shape() == [size] and part.get_dtype() in DTYPES:
+                return part
+            problem = f"is {part.get_dtype()} {part.get_shape()} where {size} numbers belong"
+        except safetensors.SafetensorError as error:
+            problem = str(error)
+        raise CheckpointError(f"{self.path / file}: {name[:80]!a} cannot be read ({problem}); use another checkpoint")
+
     def full(self, name: str) -> np.ndarray:
         """Tensor ``name`` in its own shape."""
         return self.read(name).reshape(self.shape(name))
 
-    def restore(self, shards: list[TensorShard]) -> None:
-        """Fill ``shards``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+    def check(self, shards: list[TensorShard]) -> None:
+        """Raises CheckpointError when names or shapes of ``shards`` are not those of the checkpoint."""
         names = {shard.name for shard in shards}
         missing, shapes = sorted(names - self.names), []
         if missing and all(name.startswith(EMA) for name in missing):
@@ -168,28 +189,16 @@ class Checkpoint:
             problem = "; ".join(shapes[:3]) if shapes else f"lacks {', '.join(missing[:3])}"
             raise CheckpointError(f"{self.path}: made by another model size or vocabulary: {problem}; "
                                   "use the config it was made with, or a new output directory")
+
+    def restore(self, shards: list[TensorShard]) -> None:
+        """Fill ``shards``. Raises CheckpointError when names or shapes are not those of the checkpoint."""
+        self.check(shards)
         for shard in shards:
             if shard.stop > shard.start:
                 shard.write(self.read(shard.name, shard.start, shard.stop))
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
     """Finished checkpoints in ``directory``, oldest first (they may be damaged)."""
     found = [path for path in directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def newest_sound(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint of ``directory`` that verifies; broken ones are passed over with a warning."""
-    for path in reversed(checkpoints_in(directory)):
-        try:
-            checkpoint = Checkpoint(path)
-            checkpoint.verify()
-            return checkpoint
-        except CheckpointError as error:
-            log.warning("skipping a broken checkpoint: %s", error)
-    return None

@@ -1,6 +1,6 @@
 """Writing checkpoints while training goes on, and throwing old ones away."""
-import json
 import logging
+import math
 import shutil
 import threading
 import time
@@ -130,9 +130,9 @@ def _remove(path: Path) -> None:
 def score(path: Path) -> float:
     """The mean loss that led to the checkpoint, infinity when unknown."""
     try:
-        value = json.loads((path / store.MANIFEST).read_text(encoding="utf-8")).get("score")
-    except (OSError, ValueError):
+        value = store.Checkpoint(path).header.get("score")
+    except CheckpointError:
         value = None
-    return float("inf") if value is None else value
+    return value if value is not None and math.isfinite(value) else math.inf
 
 

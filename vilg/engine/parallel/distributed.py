@@ -3,27 +3,30 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
-from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_stage3
-from paddle.distributed.fleet.utils import recompute
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
 from vilg.engine.optim import OptimConfig, build_optimizer
+from vilg.engine.parallel.concatenate import Concatenate
 from vilg.engine.parallel.half import to_half
 from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
+from vilg.engine.parallel.recomputing import forgetting, put_on_recompute
 from vilg.engine.parallel.sharded import ParameterShardedOptimizer, StateShardedOptimizer
+from vilg.engine.parallel.slicing import allocate, is_late, slice_parameters
 from vilg.engine.safety.barrier import Barrier, make_barrier_file
 from vilg.engine.task import Phase
 from vilg.errors import ConfigError
+from vilg.machine import wheel
 
 log = logging.getLogger("vilg.distributed")
-BLOCKS = "blocks"
 
 
 @configclass
@@ -103,6 +106,7 @@ class Parallel:
         config.check_ranks(self.ranks)
         self.on_gpu = paddle.get_device().startswith("gpu")
         self.mixed_precision = self.on_gpu and config.amp != "none"
+        self._check_device()
         # Recomputation runs layers out of the order that asynchronous gathering has recorded.
         self.gathers_ahead = self.on_gpu and config.recompute == "none"
         if config.amp != "none" and not self.on_gpu and self.rank == 0:
@@ -112,25 +116,41 @@ class Parallel:
                 # Left to itself Paddle takes its static-graph context on a CPU, which has no process groups.
                 os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
             dist.init_parallel_env()
+        self._generators: Any = None
         self._barrier: Barrier | None = None
         if self.ranks > 1 and not self.on_gpu:
             self._barrier = self._make_barrier()
         self._degree = config.sharding_degree or self.ranks
         self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
 
+    def _check_device(self) -> None:
+        """Refuse a CUDA Paddle without a GPU, and half precision on a GPU that lacks it."""
+        if missing := wheel.no_device(paddle):
+            raise ConfigError(missing)
+        able = {"bfloat16": paddle.amp.is_bfloat16_supported, "float16": paddle.amp.is_float16_supported}
+        dtype = self.config.amp_dtype
+        if self.mixed_precision and not able[dtype]():
+            instead = "float16" if dtype == "bfloat16" and able["float16"]() else None
+            raise ConfigError(f"distributed.amp_dtype: this GPU does not compute in {dtype}; set distributed."
+                              + (f"amp_dtype: {instead}" if instead else "amp: none"))
+
     def phase_optimizer(self, phase: Phase, optim: OptimConfig, names: dict[int, str]) -> PhaseOptimizer:
         """The phase made ready for this run's level; names map a tensor's id to its name in checkpoints."""
         level, module = self.config.level, phase.module
         module.train()
         put_on_recompute(module, self.config.recompute)
-        if self.ranks > 1:
-            for layer in module.sublayers(include_self=True):
-                if hasattr(layer, "gather"):
-                    layer.gather = self.concatenate
-        half = self.mixed_precision and self.config.amp == "O2"
-        optimizer = build_optimizer(optim, phase.parameters, multi_precision=half)
-        if half:
-            optimizer = to_half(module, optimizer, self.config.amp_dtype, self.config.float32_gradients)
+        for layer in module.sublayers(include_self=True):
+            if self.ranks > 1 and hasattr(layer, "gather"):
+                layer.gather = self.concatenate
+            if hasattr(layer, "forgetting"):
+                layer.forgetting = forgetting
+        late = any(map(is_late, module.parameters()))
+        if late and level != "p_g_os":
+            with self._randomness():
+                allocate(module, self._half)
+        optimizer = build_optimizer(optim, phase.parameters, multi_precision=self._half is not None)
+        if self._half is not None:
+            optimizer = to_half(module, optimizer, None if late else self._half, self.config.float32_gradients)
         if level == "none":
             return PhaseOptimizer(phase, optimizer, names)
         if level == "dp":
@@ -145,18 +165,44 @@ class Parallel:
         config, replica = self.config, self.rank // self._degree
         self._refuse_unshardable(phase)
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
-        # Parameters are gathered when their own layer is called; the rare layer that is used in other ways says so.
-        whole = [id(layer) for layer in module.sublayers() if getattr(layer, "kept_whole", False)]
-        # Paddle forgets the types of an earlier phase's parameters when it wraps another, and needs them to offload.
-        known = dict(getattr(group_sharded_stage3, "param2dtype", {}))
-        wrapped, optimizer, _ = group_sharded_parallel(
-            module, optimizer, config.level, group=self._group, dp_group=self._replicas, offload=config.offload,
-            segment_size=config.segment_size, buffer_max_size=config.buffer_size, sync_comm=not self.gathers_ahead,
-            exclude_layer=whole)
-        vars(group_sharded_stage3).get("param2dtype", {}).update(known)
         if config.level == "p_g_os":
-            return ParameterShardedOptimizer(phase, wrapped, optimizer, names, shapes, replica, config.offload)
+            with self._randomness():
+                wrapped = slice_parameters(
+                    module, optimizer, self._group, self._replicas, self._half, offload=config.offload,
+                    segment_size=config.segment_size, sync_comm=not self.gathers_ahead)
+            return ParameterShardedOptimizer(phase, wrapped, wrapped._optim, names, shapes, replica, config.offload)
+        wrapped, optimizer, _ = group_sharded_parallel(
+            module, optimizer, config.level, group=self._group, dp_group=self._replicas,
+            buffer_max_size=config.buffer_size)
         return StateShardedOptimizer(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
+
+    @property
+    def _half(self) -> str | None:
+        """What weights are made, None where they stay float32."""
+        return self.config.amp_dtype if self.mixed_precision and self.config.amp == "O2" else None
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """The context in which a model to train is made. Parameters that are to be sliced, or cast to half precision,
+        are not allocated here but one layer at a time in :meth:`phase_optimizer`, from the same random numbers."""
+        if self.config.level != "p_g_os" and self._half is None:
+            yield
+            return
+        self._generators = paddle.get_rng_state()
+        with paddle.LazyGuard():
+            yield
+
+    @contextlib.contextmanager
+    def _randomness(self) -> Iterator[None]:
+        """Where parameters are made late: the random numbers of :meth:`making`, and then those of now."""
+        if self._generators is None:
+            yield
+            return
+        now = paddle.get_rng_state()
+        paddle.set_rng_state(self._generators)
+        yield
+        self._generators = paddle.get_rng_state()  # a next phase's parameters go on from here
+        paddle.set_rng_state(now)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context in which forward passes run."""
@@ -189,7 +235,7 @@ class Parallel:
 
     def concatenate(self, tensor: Tensor) -> Tensor:
         """Every rank's ``tensor`` [B, ...], one after another along the first axis; the gradient goes to one's own."""
-        return _Concatenate.apply(tensor)
+        return Concatenate.apply(tensor)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's ``value`` (plain data) on every rank."""
@@ -208,6 +254,18 @@ class Parallel:
         values: list[Any] = []
         dist.all_gather_object(values, value)
         return values
+
+    def can_send(self, ranks: list[int]) -> bool:
+        """Whether :meth:`send` reaches these ranks: all, or this rank's replicas."""
+        return self.ranks > 1 and (len(ranks) == self.ranks
+                                   or (self._replicas is not None and ranks == list(self._replicas.ranks)))
+
+    def send(self, values: np.ndarray | None, count: int, dtype: paddle.dtype, source: int,
+             ranks: list[int]) -> np.ndarray:
+        """Rank ``source``'s flat ``values`` on all ``ranks`` (:meth:`can_send`), of which each calls it."""
+        tensor = paddle.to_tensor(values).astype(dtype) if values is not None else paddle.zeros([count], dtype)
+        dist.broadcast(tensor, src=source, group=None if len(ranks) == self.ranks else self._replicas)
+        return tensor.numpy()
 
     def _make_barrier(self) -> Barrier | None:
         path = None
@@ -255,46 +313,3 @@ def _new_group(ranks: range) -> Any:
     group = dist.new_group(list(ranks))
     dist.barrier()
     return group
-
-
-class _Concatenate(paddle.autograd.PyLayer):
-    """All-gather along the first axis. The loss behind it is the same on every rank and gradients are averaged over
-    ranks, so each rank's part must get the sum of what all ranks found for it."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rows = tensor.shape[0]
-        parts: list[Tensor] = []
-        dist.all_gather(parts, tensor)
-        return paddle.concat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        first = dist.get_rank() * ctx.rows
-        return gradient[first:first + ctx.rows]
-
-
-def put_on_recompute(module: nn.Layer, which: str | int) -> int:
-    """Make every k-th block of each stack in ``module`` forget its activations (1 for "full"). Returns how many do."""
-    if which == "none":
-        return 0
-    every, count = 1 if which == "full" else int(which), 0
-    for name, layer in module.named_sublayers():
-        if name.rsplit(".", 1)[-1] != BLOCKS or not isinstance(layer, nn.LayerList):
-            continue
-        for number, block in enumerate(layer):
-            if number % every == 0 and not hasattr(block, "recomputed"):
-                block.forward = _recomputed(block.forward)
-                block.recomputed = True
-                count += 1
-    return count
-
-
-def _recomputed(forward: Any) -> Any:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not paddle.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return recompute(forward, *args, use_reentrant=True, **kwargs)
-    return run

@@ -9,15 +9,17 @@ from paddle.distributed.fleet.utils.mix_precision_utils import MixPrecisionOptim
 HALF = (paddle.bfloat16, paddle.float16)
 
 
-def to_half(module: nn.Layer, optimizer: paddle.optimizer.Optimizer, dtype: str,
+def to_half(module: nn.Layer, optimizer: paddle.optimizer.Optimizer, dtype: str | None,
             float32_gradients: bool) -> paddle.optimizer.Optimizer:
     """Make the weights of ``module`` ``dtype`` ("bfloat16", "float16"), as Paddle's AMP level O2 does.
 
     Buffers stay as they are: running means and codebooks are averages, which half precision would stop from moving.
-    With ``float32_gradients``, gradients add up in float32 (:func:`gradient_of`). Returns the optimizer to step with.
+    With ``float32_gradients``, gradients add up in float32 (:func:`gradient_of`). ``dtype`` None: weights are cast
+    where they are allocated (:func:`cast_to_half`). Returns the optimizer to step with.
     """
-    with _without_buffers(module):
-        _, optimizer = paddle.amp.decorate(module, optimizer, level="O2", dtype=dtype)
+    if dtype is not None:
+        with _without_buffers(module):
+            _, optimizer = paddle.amp.decorate(module, optimizer, level="O2", dtype=dtype)
     if not float32_gradients:
         return optimizer
     for parameter in module.parameters():
@@ -25,6 +27,16 @@ def to_half(module: nn.Layer, optimizer: paddle.optimizer.Optimizer, dtype: str,
         if not parameter.stop_gradient:
             parameter._register_grad_hook(_adds_up(parameter))
     return MixPrecisionOptimizer(optimizer)
+
+
+def cast_to_half(layer: nn.Layer, dtype: str) -> None:
+    """Make the weights of ``layer`` itself ``dtype``, and leave those of its sublayers alone."""
+    below, layer._sub_layers = layer._sub_layers, {}
+    try:
+        with _without_buffers(layer):
+            paddle.amp.decorate(layer, None, level="O2", dtype=dtype)
+    finally:
+        layer._sub_layers = below
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Guard:
     def load_state(self, state: dict[str, int]) -> None:
         """Take the counters of a checkpoint."""
         self.skipped, self.skipped_in_a_row, self.spikes = (
-            state[name] for name in ("skipped", "skipped_in_a_row", "spikes"))
+            int(state[name]) for name in ("skipped", "skipped_in_a_row", "spikes"))
 
     def skip(self, step: int, what: str, batches: list[dict[str, np.ndarray]]) -> None:
         """Count a skipped step, keep its micro-batches, and raise TrainingStopped after ``max_skips`` in a row."""

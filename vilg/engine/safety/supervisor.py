@@ -17,13 +17,12 @@ from typing import TextIO
 
 from vilg.engine.checkpoints.files import make_directory
 from vilg.errors import ConfigError
+from vilg.progress import LIVE
 
 log = logging.getLogger("vilg.supervisor")
 POLL_SECONDS = 0.05
 # A VilgError of the run: starting again would only meet it again.
 EXIT_REFUSED = 2
-LIVE = "VILG_PROGRESS_LIVE"
-"""Tells a rank that its standard error is shown on a terminal."""
 
 
 def rank_environments(ranks: int) -> list[dict[str, str]]:

@@ -4,20 +4,23 @@ At a few rows the work of a step is reading the weights once; a Paddle operator 
 as much as many of these products take. So the products, norms and casts of a stack's programs
 (:mod:`vilg.nn.program`) are tied once to the buffers that they read and write
 (:class:`vilg.kernels.onednn.library.Bound`), with bias, activation and residual sum as part of the product before them,
-and a step calls them one after another. Attention stands between (:mod:`vilg.nn.attention.cached_host`).
+and a step calls them one after another. Attention stands between (:mod:`vilg.nn.attention.cached_host`), and so does
+the rounding of the rows that a map with int8 weights reads (:mod:`vilg.kernels.onednn.int8`).
 """
 import ctypes
+import functools
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 from paddle import Tensor
 
-from vilg.kernels.onednn import precision
+from vilg.kernels.onednn import int8, precision
 from vilg.kernels.onednn.autograd import contiguous
 from vilg.kernels.onednn.buffers import Buffer
 from vilg.kernels.onednn.library import (
-    BF16, DST, F32, FORWARD_INFERENCE, NO_ATTRIBUTES, SCALE, SHIFT, SRC, Bound, Primitive, operation, plain, reorder,
-    run,
+    BF16, DST, F32, FORWARD_INFERENCE, NO_ATTRIBUTES, S8, SCALE, SHIFT, SRC, Bound, Primitive, operation, plain,
+    reorder, run,
 )
 from vilg.kernels.onednn.packed import PackedProduct
 from vilg.kernels.onednn.precision import Step
@@ -33,6 +36,10 @@ _FOLLOWS = {Fork: (Norm, Add), Norm: (Fork, Add), Map: (Fork, Norm, Attend, Acti
 """What an operation may follow in a program that is compiled."""
 HostAttend = Callable[[int], None]
 """Attention of one new token a row, in a layer, from the buffer of packed qkv to that of its result."""
+
+
+Call = Callable[[], None]
+"""A part of a step with its memory."""
 
 
 def compilable(program: Program) -> bool:
@@ -56,55 +63,61 @@ class CompiledStack:
         rows, width = qkv.shape[0], norm.weight.shape[0]
         self._rows, self._dtype = rows, BF16 if precision.gains() else F32
         self._constants: list[Buffer] = []
-        self._heads: dict[int, tuple[Linear, list[Bound], np.ndarray]] = {}
-        self._scratch: dict[tuple[str, int], Buffer] = {}
+        self._kept: list[int8.Int8Weight] = []
+        self._heads: dict[int, tuple[Linear, list[Call], np.ndarray]] = {}
+        self._scratch: dict[tuple[str, int, int], Buffer] = {}
         self._x, self._hidden = Buffer((rows, width)), Buffer((rows, width))
         self.x, self.hidden = self._x.array, self._hidden.array
-        self._segments: list[list[Bound]] = [[]]
+        segments: list[list[Bound | Call]] = [[]]
         for block in stack.blocks:
-            self._compile(block, qkv, attended)
-        self._segments[-1].append(self._norm(norm, self._hidden))
+            self._compile(block, qkv, attended, segments)
+        segments[-1].append(self._norm(norm, self._hidden))
+        self._segments = list(map(_calls, segments))
 
-    def _compile(self, block: Block, qkv: Buffer, attended: Buffer) -> None:
+    def _compile(self, block: Block, qkv: Buffer, attended: Buffer, segments: list[list[Bound | Call]]) -> None:
         """Append what a block does up to its attention to the last segment, and what follows to a new one.
 
         Between two blocks, and wherever a branch leaves, the value is in ``x``.
         """
         source = self._x
-        for _, part, after in around(block.program):
+        for place, (_, part, after) in enumerate(around(block.program), 1):
+            reader = next((getattr(block, one.name) for one in block.program[place:] if isinstance(one, Map)), None)
             match part:
                 case Norm(name, width):
-                    target = self._operands("normed", width) if isinstance(after, Map) else self._x
-                    self._segments[-1].append(self._norm(getattr(block, name), target))
+                    target = self._operands("normed", width, reader) if isinstance(after, Map) else self._x
+                    segments[-1].append(self._norm(getattr(block, name), target))
                     source = target
                 case Map(name, _, outputs):
                     target, steps = self._x, (precision.sum_step(),)  # an Add is part of the map before it
                     if isinstance(after, Attend):
                         target, steps = qkv, ()
                     elif isinstance(after, Activation):
-                        target, steps = self._operands("inner", outputs), (ACTIVATION_STEPS[after.kind](),)
-                    self._segments[-1] += self._map(source, getattr(block, name), target, *steps)
+                        target = self._operands("inner", outputs, reader)
+                        steps = (ACTIVATION_STEPS[after.kind](),)
+                    segments[-1] += self._map(source, getattr(block, name), target, *steps)
                     source = target
                 case Attend():
-                    self._segments.append([])
+                    segments.append([])
                     source = attended
 
     def __call__(self, attend: HostAttend) -> None:
         """One step of all blocks, with ``attend`` between."""
         *layers, last = self._segments
-        for layer, operations in enumerate(layers):
-            run(operations)
+        for layer, calls in enumerate(layers):
+            for call in calls:
+                call()
             attend(layer)
-        run(last)
+        for call in last:
+            call()
 
     def project(self, head: Linear) -> np.ndarray:
         """A linear map of the hidden vectors [R, D] → [R, out], in memory that the next call writes again."""
         if id(head) not in self._heads:
             target = Buffer((self._rows, head.weight.shape[1]))
-            operations = self._map(self._hidden, head, target)
-            self._heads[id(head)] = head, operations, target.array
-        _, operations, result = self._heads[id(head)]
-        run(operations)
+            self._heads[id(head)] = head, _calls(self._map(self._hidden, head, target)), target.array
+        _, calls, result = self._heads[id(head)]
+        for call in calls:
+            call()
         return result
 
     def _norm(self, norm: LayerNorm, target: Buffer) -> Bound:
@@ -116,19 +129,38 @@ class CompiledStack:
         primitive = Primitive(descriptor, [(SRC, source), (SCALE, vector), (SHIFT, vector), (DST, to)])
         return primitive.at(self._x.address, self._copy(norm.weight), self._copy(norm.bias), target.address)
 
-    def _operands(self, use: str, width: int) -> Buffer:
-        """The buffer of what products of this width read, in the type that they run in."""
-        if (use, width) not in self._scratch:
-            self._scratch[use, width] = Buffer((self._rows, width), self._dtype)
-        return self._scratch[use, width]
+    def _operands(self, use: str, width: int, reader: Linear) -> Buffer:
+        """The buffer of what products of this width read, in the type that ``reader`` runs in (or rounds itself)."""
+        return self._buffer(use, width, F32 if _in_int8(reader) else self._dtype)
 
-    def _map(self, source: Buffer, linear: Linear, target: Buffer, *after: Step) -> list[Bound]:
-        """A product of R rows, which are cast first if they are not yet of the type that products run in."""
+    def _buffer(self, use: str, width: int, dtype: int) -> Buffer:
+        key = use, width, dtype
+        if key not in self._scratch:
+            self._scratch[key] = Buffer((self._rows, width), dtype)
+        return self._scratch[key]
+
+    def _map(self, source: Buffer, linear: Linear, target: Buffer, *after: Step) -> list[Bound | Call]:
+        """A product of R rows, which are cast or rounded first if they are not yet of the type that it runs in."""
+        if _in_int8(linear):
+            return self._int8_map(source, linear.int8, target, *after)
         if source.dtype == self._dtype:
             return [self._product(linear, source, target, *after)]
-        operand = self._operands("cast", linear.weight.shape[0])
+        operand = self._operands("cast", linear.weight.shape[0], linear)
         cast = reorder(plain(operand.shape), plain(operand.shape, self._dtype))
         return [cast.at(source.address, operand.address), self._product(linear, operand, target, *after)]
+
+    def _int8_map(self, source: Buffer, weight: int8.Int8Weight, target: Buffer, *after: Step) -> list[Bound | Call]:
+        width = weight.inputs
+        values, scales = self._buffer("rounded", width, S8), self._buffer("scales", 1, F32)
+        x = source.array.reshape(self._rows, width)  # [R, D] of what may be heads, [R, N, H]
+        rounding = functools.partial(int8.quantize_rows, x, self._buffer("scaled", width, F32).array, values.array,
+                                     scales.array)
+        product = int8.product_of(self._rows, width, weight.outputs, after, target.dtype)
+        packed, of_columns, bias = weight.operands(product)
+        self._kept.append(weight)
+        sums = self._buffer("sums", weight.outputs, F32)
+        return [rounding, product.multiply.at(values.address, packed, sums.address, of_columns),
+                product.finish.at(sums.address, scales.address, target.address, bias)]
 
     def _product(self, linear: Linear, source: Buffer, target: Buffer, *after: Step) -> Bound:
         inputs, outputs = linear.weight.shape
@@ -146,3 +178,16 @@ class CompiledStack:
         buffer.array[...] = parameter.numpy()
         self._constants.append(buffer)
         return buffer.address
+
+
+def _in_int8(linear: Linear) -> bool:
+    return linear.int8 is not None and precision.int8()
+
+
+def _calls(operations: list[Bound | Call]) -> list[Call]:
+    """The operations as calls; those of the library that follow one another are one."""
+    calls: list[Call] = []
+    for of_library, group in itertools.groupby(operations, lambda operation: isinstance(operation, Bound)):
+        together = list(group)
+        calls += [functools.partial(run, together)] if of_library else together
+    return calls

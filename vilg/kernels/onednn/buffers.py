@@ -3,10 +3,10 @@ import math
 
 import numpy as np
 
-from vilg.kernels.onednn.library import BF16, F32
+from vilg.kernels.onednn.library import BF16, F32, S8
 
 _ALIGNMENT = 64
-_BYTES = {F32: 4, BF16: 2}
+_BYTES = {F32: 4, BF16: 2, S8: 1}
 
 
 class Buffer:
@@ -22,8 +22,8 @@ class Buffer:
 
     @property
     def array(self) -> np.ndarray:
-        """The values, where they lie (float32 only)."""
-        return self._bytes.view(np.float32).reshape(self.shape)
+        """The values, where they lie (float32 and int8; numpy has no bf16)."""
+        return self._bytes.view(np.int8 if self.dtype == S8 else np.float32).reshape(self.shape)
 
 
 def zeros(*shape: int) -> np.ndarray:

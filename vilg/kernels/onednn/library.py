@@ -16,7 +16,7 @@ from typing import Any
 
 import paddle
 
-UNDEFINED, F32, BF16 = 0, 3, 2
+UNDEFINED, F32, BF16, S8 = 0, 3, 2, 5
 """Data types (dnnl_data_type_t)."""
 SRC, SRC_1, DST, WEIGHTS, BIAS = 1, 2, 17, 33, 41
 MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52

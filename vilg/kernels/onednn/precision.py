@@ -1,4 +1,5 @@
-"""Which arithmetic products run in: float32, or bf16 products of float32 tensors with float32 sums."""
+"""Which arithmetic products run in: float32, or bf16 products of float32 tensors with float32 sums; and whether maps
+that hold int8 weights (:mod:`vilg.kernels.onednn.int8`) use them."""
 import contextlib
 import ctypes
 import functools
@@ -18,6 +19,7 @@ _SUM = -1
 class _State:
     bf16 = False
     method = "none"
+    int8 = False
 
 
 class _Scope(threading.local):
@@ -43,6 +45,16 @@ def use_bf16(on: bool) -> None:
     """Turn bf16 products on or off, for the whole process."""
     _State.method = bf16_method() if on else "none"
     _State.bf16 = on
+
+
+def use_int8(on: bool) -> None:
+    """Let linear maps that hold int8 weights use them, or not, for the whole process."""
+    _State.int8 = on
+
+
+def int8() -> bool:
+    """Do linear maps that hold int8 weights use them?"""
+    return _State.int8 and not _scope.exact
 
 
 @contextlib.contextmanager

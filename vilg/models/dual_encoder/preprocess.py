@@ -46,6 +46,11 @@ def preprocess(image: np.ndarray, size: int, config: PreprocessConfig) -> np.nda
     resized = np.asarray(Image.fromarray(image).resize(scaled, _FILTERS[config.resample]))
     spare = [resized.shape[axis] - size for axis in (0, 1)]
     top, left = (each // 2 if config.crop_offset == "floor" else round(each / 2) for each in spare)
-    levels = resized[top:top + size, left:left + size].astype("float32") / np.float32(255)
+    return normalise(resized[top:top + size, left:left + size], config)
+
+
+def normalise(images: np.ndarray, config: PreprocessConfig) -> np.ndarray:
+    """Images uint8 [..., S, S, 3] of the model's size → pixels float32 [..., 3, S, S]."""
+    levels = images.astype("float32") / np.float32(255)
     pixels = (levels - np.array(config.mean, "float32")) / np.array(config.std, "float32")
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, -3))

@@ -38,6 +38,10 @@ class StreamContext:
             self.built[key] = build()
         return self.built[key]
 
+    def on_host(self) -> tuple[np.ndarray, np.ndarray]:
+        """``length`` and ``prefix`` as arrays; a device is asked for them once a stream."""
+        return self.once("on_host", lambda: (self.length.numpy(), self.prefix.numpy()))
+
     @property
     def batch(self) -> int:
         """Number of samples B."""
@@ -72,7 +76,7 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamContext, pat
     heads = q.shape[2]
 
     def build() -> Tensor:
-        visible = dense_mask(context.layout, context.role, pattern, context.length.numpy(), context.prefix.numpy())
+        visible = dense_mask(context.layout, context.role, pattern, *context.on_host())
         # Expanded over the heads: adding a broadcast mask is several times slower on a CPU.
         mask = paddle.to_tensor(additive(visible)).astype(q.dtype).unsqueeze(1)  # [B, 1, L, L]
         return paddle.expand(mask, [-1, heads, -1, -1]).contiguous()  # [B, N, L, L]

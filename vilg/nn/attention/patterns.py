@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import paddle
 
 from vilg.nn.attention.slots import Band, Lanes, Ring, Slots, Straight
 
@@ -65,7 +66,9 @@ class Role:
 
     def source_text(self, length: np.ndarray, prefix: np.ndarray) -> np.ndarray:
         """How many of a text's first tokens are source."""
-        return length if self.image_is_target else np.minimum(length, prefix)
+        if self.image_is_target:
+            return length
+        return paddle.minimum(length, prefix) if isinstance(length, paddle.Tensor) else np.minimum(length, prefix)
 
     def text_sees_text(self, query: np.ndarray, key: np.ndarray, length: np.ndarray, prefix: np.ndarray) -> np.ndarray:
         """May text slot ``query`` see text slot ``key``? Padding slots see nothing here, and are seen by nobody."""
@@ -109,13 +112,14 @@ class Groups:
 class Runs:
     """Image slots in an order in which the queries that see a key, were nothing causal, follow one another.
 
-    The key at place p of ``order`` (raster indices [n]; None: raster order) is seen from the places ``first[p]`` …
-    ``last[p]``, which may lie beyond the ends. Slots that see each other stand in raster order.
+    The key at place p is seen from the places ``first[p]`` … ``last[p]``, which may lie beyond the ends. Places follow
+    the raster, or, ``across``, run down one column of the grid after another. Slots that see each other stand in raster
+    order.
     """
 
     first: np.ndarray
     last: np.ndarray
-    order: np.ndarray | None = None
+    across: bool = False
 
 
 class Pattern(ABC):
@@ -202,8 +206,7 @@ class Column(Pattern):
 
     def runs(self, layout: Layout) -> Runs:
         first = np.repeat(np.arange(layout.columns) * layout.rows, layout.rows)
-        order = np.arange(layout.image).reshape(layout.rows, layout.columns).T.reshape(-1)  # [rows, columns] → [n]
-        return Runs(first, first + layout.rows - 1, order)
+        return Runs(first, first + layout.rows - 1, across=True)
 
 
 @dataclass(frozen=True)

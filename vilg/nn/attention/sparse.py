@@ -42,7 +42,7 @@ def block_sparse_attention(q: Tensor, k: Tensor, v: Tensor, context: StreamConte
     stream does not fit the context.
     """
     check_stream(q, context)
-    if flashmask.usable(q, pattern, context.layout):
+    if flashmask.usable(q, pattern, context.layout, dropout):
         return flashmask.attention(q, k, v, context, pattern, dropout)
     blocks = block_layout(pattern, context.role, context.layout)
     m = context.layout.text

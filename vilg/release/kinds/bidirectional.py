@@ -12,6 +12,7 @@ from vilg.errors import CheckpointError
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer, TextImageTransformer
 from vilg.models.end_to_end import EndToEndReconstructor
 from vilg.models.two_level.features import FeatureReader
+from vilg.nn.layers import Embedding, Linear
 from vilg.release.folder import DESCRIPTION, WEIGHTS, Opened, open_folder
 from vilg.release.kinds.reconstructor import Trained
 from vilg.release.registry import KINDS, Contents, Kind, chosen, register
@@ -61,7 +62,8 @@ class BidirectionalFolder(Kind):
         sampling = configs.to_dict(thing.sampling) if is_dataclass(thing.sampling) else thing.sampling
         return Contents(self.name, {
             "model": thing.model.config, "sampling": sampling,
-            "image_tokenizer": fingerprint(thing.image_tokenizer.state_dict())}, weights, parts, thing.text_tokenizer)
+            "image_tokenizer": fingerprint(thing.image_tokenizer.state_dict())}, weights, parts, thing.text_tokenizer,
+            _matrices(thing.model))
 
     def restore(self, opened: Opened, **beside: Any) -> ReleasedModel:
         image_tokenizer = opened.part("image_tokenizer", "image_tokenizer")
@@ -101,6 +103,12 @@ def weights_of(folder: str | Path, image_tokenizer: ImageTokenizer, text_tokeniz
 
 def _identity(image_tokenizer: ImageTokenizer) -> dict[str, tuple[str, str]]:
     return {"image_tokenizer": ("image tokenizer", fingerprint(image_tokenizer.state_dict()))}
+
+
+def _matrices(model: BidirectionalTransformer) -> dict[str, int]:
+    """Weights of linear maps and tables, and the axis that their scales in int8 lie along."""
+    return {f"{name}.weight": 0 if isinstance(layer, Embedding) else 1 for name, layer in model.named_sublayers()
+            if isinstance(layer, (Embedding, Linear))}
 
 
 def _check_fit(config: BidirectionalConfig, image_tokenizer: ImageTokenizer, text_tokenizer: WordPieceTokenizer,

@@ -7,6 +7,7 @@ from vilg.config import configclass
 from vilg.data.sample import Sample
 from vilg.data.worlds.scenes import Scene, captions, parse_caption, questions, render, sample_scene
 from vilg.data.worlds.scenes.constraints import Constraints
+from vilg.data.worlds.scenes.lexicon import COLOUR_WORDS, SHAPE_WORDS
 
 
 @configclass
@@ -43,7 +44,7 @@ class ScenesConfig:
 
 
 class ScenesSource:
-    """Scenes of one split as samples that carry their :class:`Scene` and its split and seed as facts; see
+    """Scenes of one split as samples that carry their :class:`Scene`, its split, seed and tags as facts; see
     :class:`ScenesConfig`."""
 
     def __init__(self, config: ScenesConfig):
@@ -58,7 +59,7 @@ class ScenesSource:
         rng = np.random.default_rng([seed, 1])
         return Sample(f"scenes/{self.config.split}/{seed}", render(scene, self.config.size),
                       self._captions(scene, rng), questions(scene, rng, self.config.questions),
-                      facts={"scene": scene, "split": self.config.split, "seed": seed})
+                      facts={"scene": scene, "split": self.config.split, "seed": seed, "tags": _tags(scene)})
 
     def _captions(self, scene: Scene, rng: np.random.Generator) -> list[str]:
         number = self.config.captions
@@ -71,3 +72,9 @@ class ScenesSource:
         if self.config.say == "relations":
             return bool(claims.relations)
         return all(group.cell for group in claims.groups)
+
+
+def _tags(scene: Scene) -> list[str]:
+    """What is there, a colour with its shape each, once."""
+    return list(dict.fromkeys(f"{COLOUR_WORDS[item.colour][0]}的{SHAPE_WORDS[item.shape][0]}"
+                              for item in scene.objects))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from vilg.data.worlds.emoji import with_keywords
 from vilg.data.worlds.styles.concepts import Concept, IconSet, match, read_concepts, read_debian_concepts, read_icons
@@ -23,6 +22,7 @@ from vilg.data.worlds.styles.packages import (
 )
 from vilg.data.worlds.styles.splits import THUMBNAIL, SplitConfig, Splits, fingerprints, split
 from vilg.errors import ConfigError, DataError
+from vilg.progress import progress
 
 # The first two stand with every picture, of the others a hash of the picture takes MORE.
 TEMPLATES = ("{name}", "{style}的{name}")
@@ -127,7 +127,7 @@ def _look_at_all(sets: dict[str, IconSet], concepts: dict[str, Concept]
     found = [StyledImage(concepts[text], STYLES[style], sets[style], name)
              for style, icons in match(sets, concepts).items() for text, name in sorted(icons.items())]
     images, thumbnails, left_out = [], [], defaultdict(list)
-    for one in tqdm(found, desc="looking", unit="picture", mininterval=1):
+    for one in progress(found, desc="looking", unit="picture"):
         thumbnail = one.render(THUMBNAIL)
         if thumbnail is None:
             left_out["cannot be drawn"].append(f"{one.style.key}:{one.icon}")

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from vilg.config import to_dict
 from vilg.data.worlds.emoji import code_points
@@ -14,6 +13,7 @@ from vilg.data.worlds.styles.packages import STYLES
 from vilg.data.worlds.styles.splits import SPLITS, SplitConfig
 from vilg.data.worlds.styles.world import World
 from vilg.errors import ConfigError, DataError
+from vilg.progress import progress
 
 SMALLEST, LARGEST = 8, 1024  # pixels a side
 ABOUT = "world.json"
@@ -74,7 +74,7 @@ def _write_part(world: World, part: Path, size: int, about: dict) -> None:
     part.mkdir(parents=True)
     for key in world.versions:
         (part / key).mkdir()
-    for one in tqdm(world.images, desc="writing", unit="picture", mininterval=1):
+    for one in progress(world.images, desc="writing", unit="picture"):
         image = one.render(size)
         if image is None:
             raise DataError(f"{part / one.file}: shows nothing at {size} pixels a side; give another --size")

@@ -130,5 +130,5 @@ def text_scores_mask(blocks: BlockLayout, context: StreamContext) -> np.ndarray:
     Y is M when the image is the target (the text does not see it), and the whole stream otherwise.
     """
     layout, keys = blocks.layout, blocks.role.text_keys(blocks.layout)
-    visible = text_mask(layout, blocks.role, context.length.numpy(), context.prefix.numpy())[:, :, :keys]
+    visible = text_mask(layout, blocks.role, *context.on_host())[:, :, :keys]
     return additive(np.ascontiguousarray(visible))

@@ -1,4 +1,4 @@
-"""Pictures in every form that a user may give them."""
+"""What users hand over: texts and images, one or several, in the forms that they come in."""
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +11,7 @@ from vilg.data.images import plain, read_image
 from vilg.data.sample import BrokenSample
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError, VilgError
+from vilg.generation.sampling import as_int
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -54,3 +55,13 @@ def token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -
         return mask.reshape(-1)
     white = centre_crop(open_picture(mask), size).min(axis=2) > 127
     return white.reshape(rows, size // rows, columns, size // columns).all(axis=(1, 3)).reshape(-1)
+
+
+def counts(num_images: Any, best_of: Any) -> tuple[int, int | None]:
+    """How many pictures to keep and to draw, as whole numbers. Raises VilgError for others."""
+    num_images = as_int(num_images, "num_images")
+    best_of = None if best_of is None else as_int(best_of, "best_of")
+    if num_images < 1 or (best_of is not None and best_of < num_images):
+        raise VilgError(f"num_images must be at least 1 and best_of at least num_images; got {num_images} and "
+                        f"{best_of}")
+    return num_images, best_of

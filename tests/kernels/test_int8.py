@@ -1,0 +1,64 @@
+"""Products of int8 rows with int8 weights, against float64."""
+import numpy as np
+import paddle
+import pytest
+
+from vilg.kernels.onednn import int8, switch
+from vilg.kernels.onednn.library import load
+
+needs_int8 = pytest.mark.skipif(bool(int8.missing()), reason=int8.missing() or "int8 works")
+
+
+def rounded_rows(x):
+    values, scales = np.empty(x.shape, "int8"), np.empty((len(x), 1), "float32")
+    int8.quantize_rows(x, np.empty_like(x), values, scales)
+    return values, scales
+
+
+def test_rows_and_columns_are_rounded_by_their_largest():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((6, 40)) * np.array([[1e-3], [1], [50], [0], [1], [1]])).astype("float32")
+    values, scales = rounded_rows(x)
+    assert (np.abs(values[:3]).max(axis=1) == 127).all() and not values[3].any()
+    assert np.abs(values * scales - x).max(axis=1) == pytest.approx(scales[:, 0] / 2, rel=0.3, abs=1e-20)
+    columns, of_columns = int8.quantize_columns(x.T.copy())
+    assert (np.abs(columns.astype("int64") - values.T) <= 1).all()
+    assert of_columns == pytest.approx(scales[:, 0], rel=1e-4)
+
+
+@needs_int8
+@pytest.mark.parametrize("rows,inputs,outputs", [(1, 64, 96), (8, 256, 40), (72, 48, 33), (3, 1000, 7)])
+def test_products_are_those_of_float64(rows, inputs, outputs):
+    rng = np.random.default_rng(1)
+    x, bias = rng.standard_normal((rows, inputs), "float32"), rng.standard_normal(outputs, "float32")
+    values, scales = rng.integers(-127, 128, (inputs, outputs)).astype("int8"), rng.random(outputs, "float32")
+    x[0], values[:, 0] = 3.0, 127  # where sums of 16 bits overflow
+    found = int8.linear(paddle.to_tensor(x), int8.Int8Weight(values, scales, bias)).numpy()
+    of_rows, row_scales = rounded_rows(x)
+    exact = (of_rows.astype("float64") @ values.astype("float64")) * row_scales * scales + bias
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
+
+
+@needs_int8
+def test_a_row_has_the_same_bits_whatever_stands_beside_it():
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((280, 96), "float32") * rng.random((280, 1), "float32")
+    weight = int8.Int8Weight.of(rng.standard_normal((96, 80), "float32"), rng.standard_normal(80, "float32"))
+    together = int8.linear(paddle.to_tensor(x), weight).numpy()
+    for rows in (1, 3, 8, 16, 72):
+        np.testing.assert_array_equal(int8.linear(paddle.to_tensor(x[:rows]), weight).numpy(), together[:rows])
+
+
+def test_a_machine_without_vnni_or_the_library_says_so(monkeypatch):
+    monkeypatch.setattr(load(), "isa", 0x27)
+    assert "VNNI" in int8._found.__wrapped__()
+    monkeypatch.setattr(switch._State, "allowed", False)
+    monkeypatch.setattr(switch._State, "decided", None)
+    assert "turned off" in int8.missing()
+
+
+@needs_int8
+def test_a_product_that_is_off_is_found_by_the_self_test(monkeypatch):
+    linear = int8.linear
+    monkeypatch.setattr(int8, "linear", lambda x, weight: linear(x, weight) * 1.001)
+    assert "differ from float64" in int8._found.__wrapped__()

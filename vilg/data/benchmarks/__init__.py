@@ -1,0 +1,1 @@
+"""Public benchmarks in the files that they are handed out in."""
