@@ -6,7 +6,7 @@ import pytest
 from test_decoding import texts
 from vilg.errors import ConfigError, ShapeError
 from vilg.generation.mask_predict import masked_counts, predict_images
-from vilg.generation.sampling import MaskPredictConfig, SamplingConfig
+from vilg.generation.sampling import MaskPredictConfig, SamplingConfig, uniforms
 from vilg.models.two_level.model import TwoLevelConfig, TwoLevelTransformer
 
 ROWS, COLUMNS, CODES = 4, 5, 12
@@ -149,6 +149,21 @@ def test_one_step_takes_the_likeliest_of_a_whole_forward(model):
     blank = paddle.zeros([3, TOKENS], "int64"), paddle.ones([3, TOKENS], "bool")
     wanted = model.image_logits(model.text_to_image_hidden(text, length, *blank)).numpy().argmax(-1)
     np.testing.assert_array_equal(draw(model, steps=1, temperature=0.0), wanted)
+
+
+def test_what_is_kept_is_chosen_by_log_probability_and_fading_noise(model):
+    (text, length), states = texts(5, 2, 4), []
+    blank = paddle.zeros([3, TOKENS], "int64"), paddle.ones([3, TOKENS], "bool")
+    logits = model.image_logits(model.text_to_image_hidden(text, length, *blank)).numpy().astype("float64")
+    likeliest = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).max(-1)
+    gumbel = -np.log(-np.log(uniforms(6, 0, 2 * 2 * TOKENS).reshape(2, 2, TOKENS)[0, 1]))
+    for strength in (0.0, 3.0):
+        draw(model, given={"seeds": 6, "after_step": lambda _, codes, masked: states.append(masked)}, steps=2,
+             temperature=0.0, choice_temperature=strength)
+        wanted = np.argsort(likeliest + strength * (1 - 1 / 2) * gumbel)[:, :masked_counts(TOKENS, 2, "cosine")[1]]
+        assert [sorted(np.flatnonzero(row)) for row in states[-2]] == [sorted(row) for row in wanted.tolist()]
+        assert not states[-1].any()
+    assert (states[0] != states[2]).any()
 
 
 def test_guidance_mixes_the_logits_of_the_text_and_of_no_text(model):

@@ -14,7 +14,11 @@ from vilg.data.sample import Sample
 from vilg.errors import CheckpointError, ConfigError, DataError, ShapeError
 from vilg.generation.sampling import MaskPredictConfig
 from vilg.models.dual_encoder.image import ImageTower, ImageTowerConfig
+from vilg.models.dual_encoder.model import DualEncoder, DualEncoderConfig
+from vilg.models.dual_encoder.preprocess import PreprocessConfig
+from vilg.models.dual_encoder.text import TextTowerConfig
 from vilg.models.two_level.model import TwoLevelConfig
+from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 from vilg.release.kinds.image_tower import ReleasedTower
 from vilg.run.build import RunConfig
 from vilg.tasks.two_level import TwoLevelTask, TwoLevelTaskConfig
@@ -221,3 +225,21 @@ def test_a_runs_sampling_is_that_of_its_kind_of_model():
         configs.from_dict(RunConfig, values | {"sampling": {"top_k": 4}})
     with pytest.raises(ConfigError, match="x.yaml: sampling: steps.*by mask-predict.*token by token"):
         configs.from_dict(RunConfig, values | {"task": task | {"kind": "bidirectional"}}, "x.yaml")
+
+
+def test_the_tower_of_a_dual_encoder_is_read_from_its_folder(make, released_model, tmp_path):
+    shape = dict(layers=1, width=8, heads=2)
+    words = release.read(released_model, "bidirectional").text_tokenizer
+    paddle.seed(9)
+    dual = DualEncoder(DualEncoderConfig(
+        image=ImageTowerConfig(**shape, image_size=16, patch_size=4),
+        text=TextTowerConfig(**shape, vocab_size=words.vocab_size, positions=12), projection=4))
+    preprocess = PreprocessConfig(mean=(0.1, 0.2, 0.3))
+    release.write(tmp_path / "dual", "dual_encoder", ReleasedDualEncoder(dual, words, preprocess, 12))
+    task = make({"features": "vit", "feature_width": 8}, image_tower=str(tmp_path / "dual"))
+    assert task.reader.preprocess == preprocess
+    np.testing.assert_allclose(task.reader.tower.patch_map.weight.numpy(), dual.image_tower.patch_map.weight.numpy(),
+                               atol=1e-3)
+    assert ready(task).features.shape == [6, 16, 8]
+    with pytest.raises(CheckpointError, match="image tower"):
+        make({"features": "vit", "feature_width": 8}, image_tower=str(released_model))

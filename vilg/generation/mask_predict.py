@@ -77,9 +77,9 @@ class _Drawing:
 
     def __init__(self, model: TwoLevelTransformer, text: Tensor, length: Tensor, samples: int,
                  sampling: MaskPredictConfig, codes: np.ndarray, known: np.ndarray):
-        self.model, self.sampling, self.codes, self.known = model, sampling, codes, known
+        self.model, self.sampling, self.codes = model, sampling, codes
         self.masked = ~known
-        self.confidence = np.full(codes.shape, np.inf, dtype=np.float64)
+        self.confidence = np.full(codes.shape, np.inf, dtype=np.float64)  # which known tokens keep
         rows = np.repeat(np.arange(text.shape[0]), samples)
         if sampling.guidance != 1:
             text, length = with_empty(text, length)
@@ -127,7 +127,8 @@ class _Drawing:
         fading = self.sampling.choice_temperature * (1 - (step + 1) / self.sampling.steps)
         if fading:
             sure -= fading * np.log(-np.log(np.maximum(random, np.finfo(np.float64).tiny)))
-        sure[self.known if self.sampling.schedule == "linear" else ~self.masked] = np.inf
+        if self.sampling.schedule == "cosine":
+            sure[~self.masked] = np.inf
         order = np.argsort(sure, axis=1, kind="stable")
         again = np.zeros_like(self.masked)
         np.put_along_axis(again, order, np.arange(sure.shape[1]) < self.counts[:, step + 1, None], axis=1)

@@ -17,6 +17,7 @@ from vilg.generation.sampling import MaskPredictConfig
 from vilg.losses.sequence import image_to_text_loss, masked_image_loss
 from vilg.losses.total import weighted_sum
 from vilg.models.two_level.model import TwoLevelConfig, TwoLevelTransformer
+from vilg.release.kinds.image_tower import read_tower
 from vilg.release.kinds.two_level import ReleasedTwoLevel, feature_reader, start_from
 from vilg.tasks.bidirectional import BidirectionalBatch, BidirectionalTask, BidirectionalTaskConfig, read_codes
 
@@ -29,7 +30,8 @@ class TwoLevelTaskConfig(BidirectionalTaskConfig):
     :func:`vilg.data.masks.token_masks`. ``label_smoothing`` is that of the hidden codes. ``image_to_text_every`` k > 0
     trains one task a step, image→text in every k-th (the paper alternates, k = 2); 0 both in every step.
     ``text_targets`` one is the paper's one masked word a caption, an ablation here, since a causal stream learns all of
-    them in the same pass. ``image_tower``: the released folder of features of kind vit. ``init_from`` may be a
+    them in the same pass. ``image_tower``: the released folder of a dual encoder, or of an image tower alone, for
+    features of kind vit. ``init_from`` may be a
     bidirectional model too.
     """
 
@@ -130,7 +132,7 @@ class TwoLevelTask(BidirectionalTask):
 
     def __init__(self, config: TwoLevelTaskConfig, sampling: MaskPredictConfig):
         check_steps(sampling.steps, config.model.rows, config.model.columns)
-        self.tower = release.read(config.image_tower, "image_tower") if config.image_tower else None
+        self.tower = read_tower(config.image_tower) if config.image_tower else None
         super().__init__(config, sampling)
 
     def _build(self) -> tuple[TwoLevelTransformer, TwoLevelStep]:

@@ -1,12 +1,13 @@
 """The folder of a dual encoder's image tower alone, whose patches a two-level model reads."""
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vilg.models.dual_encoder.image import ImageTower, ImageTowerConfig
 from vilg.models.dual_encoder.preprocess import PreprocessConfig
-from vilg.release.folder import Opened
+from vilg.release.folder import Opened, describe, read
 from vilg.release.registry import Contents, Kind, chosen, register
 
 
@@ -31,3 +32,12 @@ class ImageTowerFolder(Kind):
     def restore(self, opened: Opened, **beside: Any) -> ReleasedTower:
         config = opened.section("tower", ImageTowerConfig)
         return ReleasedTower(opened.build(lambda: ImageTower(config)), opened.section("preprocess", PreprocessConfig))
+
+
+def read_tower(folder: str | Path) -> ReleasedTower:
+    """The image tower of a released folder: a dual encoder's, or one that lies alone. Raises CheckpointError for other
+    kinds."""
+    if describe(folder)[0]["kind"] == "dual_encoder":
+        thing = read(folder, "dual_encoder")
+        return ReleasedTower(thing.model.image_tower, thing.preprocess)
+    return read(folder, "image_tower")
