@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 
 from vilg.config import configclass
+from vilg.engine.checkpoints.changes import check_changes
 from vilg.engine.checkpoints.checkpoint import EMA, MODEL, Checkpoint
 from vilg.engine.checkpoints.files import make_directory
 from vilg.engine.checkpoints.output import claim, release
@@ -114,12 +115,12 @@ class Trainer:
         self.loss_scale = LossScale(parallel.config.scales_loss, parallel.config.loss_scale)
         self.step, self.loss, self._losses, self._batch = 0, float("nan"), [], None
         together(self.parallel, lambda: claim(self.output) if parallel.rank == 0 else make_directory(self.output))
-        chosen = choose_checkpoint(self.parallel, train.resume, self.output / "checkpoints", self.identity,
-                                   train.resume_changed)
+        chosen = choose_checkpoint(self.parallel, train.resume, self.output / "checkpoints", self.identity)
         here = (self.output / "checkpoints").resolve()
         self._resumed_here = chosen is not None and chosen.path.resolve().parent == here
         if chosen is not None:
             together(self.parallel, lambda: self._check_model(chosen))
+            check_changes(chosen, self.identity, train.resume_changed)
         names = {id(tensor): MODEL + key for key, tensor in task.state().items()}
         self.phase_optimizers = [self.parallel.phase_optimizer(phase, optim, names) for phase in task.phases]
         self._optimizer_step = OptimizerStep(self.phase_optimizers, parallel, self.loss_scale, optim.clip_norm)

@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 
 from vilg.engine.checkpoints import checkpoint as store
-from vilg.engine.checkpoints.changes import check_changes, mapping
+from vilg.engine.checkpoints.changes import mapping
 from vilg.engine.checkpoints.checkpoint import Checkpoint
 from vilg.engine.checkpoints.files import make_directory
 from vilg.engine.checkpoints.output import claim
@@ -59,13 +59,12 @@ def check_same_config(parallel: Parallel, config: dict[str, Any]) -> None:
 
 
 def choose_checkpoint(parallel: Parallel, resume: str, directory: Path,
-                      identity: dict[str, Any], changed: bool = False) -> Checkpoint | None:
+                      identity: dict[str, Any]) -> Checkpoint | None:
     """The verified checkpoint that ``resume`` (none, auto or a path) means, None to start afresh; the same on all
     ranks.
 
     ``directory`` is where the run keeps its checkpoints. Raises CheckpointError when none can be used, when one is in
-    the way of a fresh start, when it was made with other fingerprints or another model than ``identity`` tells, or,
-    unless ``changed`` allows it, with a config that would have led elsewhere.
+    the way of a fresh start, or when it was made with other fingerprints or another model than ``identity`` tells.
     """
     found = parallel.broadcast(store.checkpoints_in(directory))
     if resume == "none":
@@ -82,7 +81,6 @@ def choose_checkpoint(parallel: Parallel, resume: str, directory: Path,
         checkpoint = _verified(parallel, Path(resume))
     if checkpoint is not None:
         check_identity(checkpoint, identity)
-        check_changes(checkpoint, identity, changed)
     return checkpoint
 
 
