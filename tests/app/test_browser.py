@@ -61,9 +61,14 @@ class Visit:
         self.wait(lambda: self.buttons("画 Draw"))
 
     def wait(self, condition):
+        from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
+
         deadline = time.monotonic() + SECONDS
         while True:
-            found = condition()
+            try:
+                found = condition()
+            except (StaleElementReferenceException, ElementClickInterceptedException):
+                found = None  # the page is drawn anew while it is looked at
             if found:
                 return found
             assert time.monotonic() < deadline, self.driver.find_element("tag name", "body").text[-2000:]
@@ -75,20 +80,26 @@ class Visit:
     def buttons(self, label):
         return self.shown(f"//button[normalize-space()='{label}']")
 
+    def click(self, find):
+        self.wait(lambda: [one.click() or True for one in find()[:1]])
+
     def press(self, label):
-        self.wait(lambda: self.buttons(label))[0].click()
+        self.click(lambda: self.buttons(label))
 
     def tab(self, label):
-        self.wait(lambda: self.shown(f"//button[@role='tab'][contains(., '{label}')]"))[0].click()
+        self.click(lambda: self.shown(f"//button[@role='tab'][contains(., '{label}')]"))
+
+    def boxes(self, label):
+        return self.shown(f"//label[contains(., '{label}')]//*[self::textarea or self::input]")
 
     def box(self, label):
-        return self.wait(lambda: self.shown(f"//label[contains(., '{label}')]//*[self::textarea or self::input]"))[0]
+        return self.wait(lambda: self.boxes(label))[0]
 
     def write(self, label, text):
-        box = self.box(label)
         # Key by key a long text takes minutes; a paste is one event, as this is.
-        self.driver.execute_script("arguments[0].value = arguments[1];"
-                                   "arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", box, text)
+        script = ("arguments[0].value = arguments[1];"
+                  "arguments[0].dispatchEvent(new Event('input', {bubbles: true})); return true")
+        self.wait(lambda: [self.driver.execute_script(script, box, text) for box in self.boxes(label)[:1]])
 
     def upload(self, path):
         self.wait(lambda: self.shown("//button[contains(., 'Drop Image') or contains(., 'Upload')]"))
