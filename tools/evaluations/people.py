@@ -55,9 +55,12 @@ def run_fmiqa(arguments: argparse.Namespace) -> None:
         model = load(arguments)
         name, answers = model.name, fmiqa.answer_questions(model, questions)
         fmiqa.write_answers(output / "answers.jsonl", answers)
-    items = fmiqa.turing_items(questions, answers, arguments.name or name)
+    name = arguments.name or name
+    items = fmiqa.turing_items(questions, answers, name)
     make_kit(items, "answers", output / "kit", arguments.raters, arguments.seed)
     print(f"{len(questions)} questions; {arguments.raters} pages and the key are in {output / 'kit'}")
+    show_signed(arguments, [fmiqa.exact_score(questions, answers, name)], task="fmiqa", model=name,
+                questions=len(questions), split=arguments.split, seed=arguments.seed)
 
 
 def run_human_make(arguments: argparse.Namespace) -> None:
