@@ -5,8 +5,8 @@ from pathlib import Path
 
 def add_arms(parser: argparse.ArgumentParser, name: str, kind: str, arms: str, count: int, counted: str, quick: str
              ) -> None:
-    """Offer the options of table ``name`` of ``kind``'s runs: ``arms`` says what a seed gives, ``counted`` what ``count``
-    is of, and ``quick`` what --quick leaves."""
+    """Offer the options of table ``name`` of ``kind``'s runs: ``arms`` says what a seed gives, ``counted`` what
+    ``count`` is of, and ``quick`` what --quick leaves."""
     parser.add_argument("--config", required=True, type=Path, help=f"{kind} run; its seed is replaced")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the config")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help=f"{arms} each (%(default)s)")

@@ -14,7 +14,7 @@ SIDE = 64
 
 
 def write_benchmark(name: str, root: str | Path, train: int = 800, held_out: int = 200) -> None:
-    """Write ``train`` scenes into the training split of benchmark ``name`` (a key of :data:`WRITERS`) under ``root``, and
+    """Write ``train`` scenes into the training split of benchmark ``name``, a key of :data:`WRITERS`, under ``root``, and
     ``held_out`` other ones into the split that papers score; as in the originals no two images of any split have one
     number. Raises ConfigError when ``root`` is not empty."""
     root = Path(root)
@@ -24,7 +24,8 @@ def write_benchmark(name: str, root: str | Path, train: int = 800, held_out: int
 
 
 def _aic_icc(root: Path, train: int, held_out: int) -> None:
-    for split, date, numbers in (("train", "20170902", range(train)), ("validation", "20170910", range(train, train + held_out))):
+    for split, date, numbers in (("train", "20170902", range(train)),
+                                 ("validation", "20170910", range(train, train + held_out))):
         folder, records = root / f"ai_challenger_caption_{split}_{date}", []
         for number in numbers:
             name, scene, rng = f"{number:040x}.jpg", *_scene(split == "train", number)
