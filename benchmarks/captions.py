@@ -3,7 +3,7 @@
     python benchmarks/captions.py                    10 000 captions, five references each; about a minute
     python benchmarks/captions.py --quick            1000
 
-Captions are those of drawn scenes; cutting them by jieba counts as well, on both sides. Where pycocoevalcap is installed
+Captions are those of drawn scenes; cutting them by jieba counts as well, on both sides. Where pycocoevalcap is there,
 its BLEU, ROUGE-L and CIDEr (no METEOR, which wants Java) are timed in turns with ours on the same words.
 
 Keys of --json: captions, seconds_words and seconds_characters (all scores of that many, by jieba's words and by

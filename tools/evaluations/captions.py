@@ -36,5 +36,5 @@ def run_captions(arguments: argparse.Namespace) -> None:
         model = load(arguments)
         by, said = model.name, captions.describe(model, images, Path(arguments.output))
     scores = captions.score_predictions(images, said, cut)
-    show_signed(arguments, captions.flat_scores(scores, images), task="captions", format=arguments.format, described_by=by,
-         images=len(images.references), cuts=" ".join(scores))
+    show_signed(arguments, captions.flat_scores(scores, images), task="captions", format=arguments.format,
+                described_by=by, images=len(images.references), cuts=" ".join(scores))

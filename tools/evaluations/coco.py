@@ -10,7 +10,8 @@ from vilg.generation.sampling import WAYS
 
 def add(tasks, common: argparse.ArgumentParser, drawing: argparse.ArgumentParser) -> None:
     """Offer the command."""
-    coco = tasks.add_parser("coco", parents=[common, drawing], help="pictures from MS-COCO's captions against real ones")
+    coco = tasks.add_parser("coco", parents=[common, drawing],
+                            help="pictures from MS-COCO's captions against real ones")
     coco.add_argument("--data", required=True, metavar="FOLDER",
                       help="MS-COCO: the images of its val2014 are the reference, unless --reference names another")
     coco.add_argument("--weights", required=True, metavar="FILE", help="Inception-v3 in its public format")

@@ -14,7 +14,7 @@ SIDE = 64
 
 
 def write_benchmark(name: str, root: str | Path, train: int = 800, held_out: int = 200) -> None:
-    """Write ``train`` scenes into the training split of benchmark ``name``, a key of :data:`WRITERS`, under ``root``, and
+    """Write ``train`` scenes into the training split of benchmark ``name``, of :data:`WRITERS`, under ``root``, and
     ``held_out`` other ones into the split that papers score; as in the originals no two images of any split have one
     number. Raises ConfigError when ``root`` is not empty."""
     root = Path(root)
