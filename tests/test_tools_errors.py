@@ -235,6 +235,14 @@ def test_every_tool_explains_itself(tool, name):
     assert status == 0 and len(output) > 200
 
 
+@pytest.mark.parametrize("task, model", [("scenes", "ernie_vilg_tiny"), ("emoji", "ernie_vilg_tiny"),
+                                         ("coco", "ernie_vilg_tiny"), ("retrieval", "ernie_vil_tiny"),
+                                         ("zero-shot", "ernie_vil_tiny")])
+def test_each_evaluation_has_the_shipped_model_that_it_is_about(tool, task, model):
+    status, output, _ = tool("evaluate", task, "--help")
+    assert status == 0 and f"model folder ({model})" in " ".join(output.split())
+
+
 def test_a_refusal_leaves_a_process_with_status_2():
     command = [sys.executable, "tools/train.py", "--config", "absent.yaml"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
