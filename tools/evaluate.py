@@ -43,9 +43,9 @@ from vilg import cli
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
-    common, drawing = common_options(), drawing_options()
+    common, drawing = common_options("ernie_vilg_tiny"), drawing_options()
     own.add(tasks, common, drawing)
-    matching.add(tasks, common)
+    matching.add(tasks)
     coco.add(tasks, common, drawing)
     captions.add(tasks, common)
     people.add(tasks, common)

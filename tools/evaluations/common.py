@@ -8,10 +8,11 @@ from vilg.generation.sampling import WAYS
 from vilg.runtime import CPU_MATHS
 
 
-def common_options() -> argparse.ArgumentParser:
-    """A parent parser: the model, the seed, the machine, and where figures go."""
+def common_options(model: str) -> argparse.ArgumentParser:
+    """A parent parser: the model, the seed, the machine, and where figures go; made anew for those of another
+    ``model``, as parsers share the defaults of a parent."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
+    common.add_argument("--model", default=model, help="name in model_zoo/ or a model folder (%(default)s)")
     common.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
     common.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
     common.add_argument("--device", help="cpu, gpu:0 …")

@@ -1,13 +1,14 @@
 """retrieval, zero-shot: a dual encoder, which compares texts and images."""
 import argparse
 
-from evaluations.common import show_figures
+from evaluations.common import common_options, show_figures
 from vilg import cli
 from vilg.data.benchmarks.retrieval import BENCHMARKS
 
 
-def add(tasks, common: argparse.ArgumentParser) -> None:
+def add(tasks) -> None:
     """Offer the two commands."""
+    common = common_options("ernie_vil_tiny")
     retrieval = tasks.add_parser("retrieval", parents=[common], help="texts find images, images find texts")
     retrieval.add_argument("--format", choices=["worlds", *BENCHMARKS], default="worlds",
                            help="the project's own worlds, or a public benchmark's files (%(default)s)")
@@ -15,11 +16,11 @@ def add(tasks, common: argparse.ArgumentParser) -> None:
     retrieval.add_argument("--count", type=int, default=1000, help="scenes (%(default)s)")
     retrieval.add_argument("--predictions", metavar="FILE", help="with --format: also write the ten best of every text")
     retrieval.add_argument("--score", metavar="FILE", help="with --format: score this file of predictions, no model")
-    retrieval.set_defaults(run=run_retrieval, model="ernie_vil_tiny")
+    retrieval.set_defaults(run=run_retrieval)
     zero_shot = tasks.add_parser("zero-shot", parents=[common], help="classes told by their names")
     zero_shot.add_argument("--data", required=True, help="folder with label_cn.txt and test/000 …")
     zero_shot.add_argument("--templates", metavar="FILE", help="prompts, one a line, {} for the name (the model's own)")
-    zero_shot.set_defaults(run=run_zero_shot, model="ernie_vil_tiny")
+    zero_shot.set_defaults(run=run_zero_shot)
 
 
 def refusal(arguments: argparse.Namespace) -> str | None:
