@@ -59,7 +59,8 @@ def main() -> int:
         cli.check_file(arguments.json, "--json")
     if arguments.task in ("text2image", "complete", "demo"):
         cli.check_folder(arguments.output, "--output")
-    from vilg.app import demo, image_files as gallery, inputs, pipeline  # Paddle loads here, after --help and usage errors
+    # Paddle loads here, after --help and usage errors.
+    from vilg.app import demo, image_files as gallery, inputs, pipeline
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
     output, files = Path(arguments.output), None

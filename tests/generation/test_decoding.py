@@ -153,7 +153,8 @@ def test_a_step_of_another_batch_is_refused_with_both_numbers():
 @pytest.mark.skipif(precision.bf16_method() == "none" or not active(), reason="no bf16 arithmetic here")
 def test_a_compiled_step_in_bf16_stays_near_the_exact_one():
     model, (text, length) = build(rows=4, columns=4, width=64, heads=4), texts(5, 3)
-    known = dict(known_codes=paddle.zeros([1, 16], "int64"), known_mask=paddle.ones([16], "bool"), keep_hidden="predicting")
+    known = dict(known_codes=paddle.zeros([1, 16], "int64"), known_mask=paddle.ones([16], "bool"),
+                 keep_hidden="predicting")
     exact = generate_images(model, text, length, **known).hidden.numpy()
     precision.use_bf16(True)
     try:

@@ -29,16 +29,17 @@ class GeneratedImages:
 
 def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tensor, num_images: int = 1,
                     seeds: int | Sequence[int] = 0, sampling: SamplingConfig = SamplingConfig(),
-                    known_codes: Tensor | None = None, known_mask: Tensor | None = None, keep_hidden: Hidden | None = None,
-                    progress: Callable[[int], object] | None = None, first_sample: int = 0) -> GeneratedImages:
+                    known_codes: Tensor | None = None, known_mask: Tensor | None = None,
+                    keep_hidden: Hidden | None = None, progress: Callable[[int], object] | None = None,
+                    first_sample: int = 0) -> GeneratedImages:
     """Draw ``num_images`` pictures for every text: samples ``first_sample`` and on.
 
     ``text`` int64 [P, m] with ``length`` [P] real tokens; ``seeds``: one for all texts or one each. Sample j of a text
     depends on the text, its seed, j and the settings, not on the batch. ``known_codes`` [P or 1, n] are kept where
     ``known_mask`` (booleans [n] or [P or 1, n]) says so and the rest is drawn in raster order around them.
-    ``keep_hidden``: keep the vectors that the tokens were "predicting" from, or their "own", of the slots whose input they
-    are, which takes one step more. ``progress(1)`` is called after every token. Raises ShapeError for a text too long, codes of another grid, or another
-    number of seeds than texts.
+    ``keep_hidden``: keep the vectors that the tokens were "predicting" from, or their "own", of the slots whose input
+    they are, which takes one step more. ``progress(1)`` is called after every token. Raises ShapeError for a text too
+    long, codes of another grid, or another number of seeds than texts.
     """
     prompts, steps = text.shape[0], model.layout.image
     random = sample_uniforms(seeds, prompts, range(first_sample, first_sample + num_images), steps)

@@ -172,7 +172,7 @@ class BidirectionalTransformer(TextImageTransformer):
         image = self.embed_image(codes)
         unused = paddle.zeros([codes.shape[0], layout.columns - 1, self.config.width], image.dtype)
         begin = self.begin_of_image(paddle.zeros([codes.shape[0], 1], "int64"))
-        x = paddle.concat([self.embed_text(self.pad_text(text)), begin, image, unused], axis=1)  # [B, M + n + columns, D]
+        x = paddle.concat([self.embed_text(self.pad_text(text)), begin, image, unused], axis=1)
         x = self._run(x, [StreamContext(layout, TARGET, length, paddle.zeros_like(length))])
         return self.norm(x[:, layout.text:layout.text + self.layout.image + 1])
 

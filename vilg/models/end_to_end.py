@@ -2,9 +2,9 @@
 two paths", path 2).
 
 Which hidden vector stands for a token the paper does not say. ``reads`` "own" is its likelier reading ("the hidden
-embeddings of the image tokens", contextual where the codebook's are not; gold sequences are *fed*): the slot whose input
-the token is, p + 1 for token p, and one slot more for the last. "predicting" is slot p, which predicts token p and has
-not seen it. All are vectors of the text→image stream after the final norm. Training takes them from
+embeddings of the image tokens", contextual where the codebook's are not; gold sequences are *fed*): the slot whose
+input the token is, p + 1 for token p, and one slot more for the last. "predicting" is slot p, which predicts token p
+and has not seen it. All are vectors of the text→image stream after the final norm. Training takes them from
 :meth:`~vilg.models.bidirectional.BidirectionalTransformer.text_to_image_own_hidden`, and
 :func:`vilg.generation.autoregressive.generate_images` keeps them while it draws, so a picture costs no second pass.
 """
