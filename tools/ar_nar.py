@@ -15,6 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from evaluations.arms import add_arms
 from vilg import cli
 
 QUICK = ["train.steps=6", "train.preview_every=0", "optim.warmup_steps=2"]
@@ -23,16 +24,8 @@ FEW = {"count": 8, "steps": [1, 4], "choice_temperatures": [1.0], "batches": [1,
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, type=Path, help="a two_level run; its seed is replaced")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the config")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one set of arms each (%(default)s)")
-    parser.add_argument("--count", type=int, default=500, help="held-out captions a row and split (%(default)s)")
-    parser.add_argument("--features", type=Path, default=Path("model_zoo/scene_features"),
-                        help="the network that Fréchet distances are taken in (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/ar_nar"), help="runs and figures (%(default)s)")
-    parser.add_argument("--report", type=Path, help="where the table goes (docs; with --quick, --output)")
-    parser.add_argument("--quick", action="store_true",
-                        help="six steps, one seed, 8 captions: shows that all of it runs, its figures mean nothing")
+    add_arms(parser, "ar_nar", kind="a two_level", arms="one set of arms", count=500,
+             counted="held-out captions a row and split", quick="six steps, one seed, 8 captions")
     return parser.parse_args()
 
 

@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from evaluations.arms import add_arms
 from vilg import cli
 
 QUICK = ["train.steps=6", "train.preview_every=0"]
@@ -19,16 +20,8 @@ QUICK = ["train.steps=6", "train.preview_every=0"]
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, type=Path, help="an end_to_end run; its seed is replaced")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the config")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one pair of arms each (%(default)s)")
-    parser.add_argument("--count", type=int, default=1000, help="held-out scenes a seed (%(default)s)")
-    parser.add_argument("--features", type=Path, default=Path("model_zoo/scene_features"),
-                        help="the network that Fréchet distances are taken in (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/table7"), help="runs and figures (%(default)s)")
-    parser.add_argument("--report", type=Path, help="where the table goes (docs; with --quick, --output)")
-    parser.add_argument("--quick", action="store_true",
-                        help="six steps, two seeds, 32 scenes: shows that all of it runs, its figures mean nothing")
+    add_arms(parser, "table7", kind="an end_to_end", arms="one pair of arms", count=1000,
+             counted="held-out scenes a seed", quick="six steps, two seeds, 32 scenes")
     return parser.parse_args()
 
 

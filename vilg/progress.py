@@ -32,6 +32,13 @@ def progress(iterable: Iterable | None = None, total: int | None = None, desc: s
                 maxinterval=_SECONDS_BETWEEN_LINES, smoothing=0.1, **settings)
 
 
+def skip(bar: tqdm, count: int) -> None:
+    """Count ``count`` things that were found done: they took no work, so that neither the rate nor the time left is of
+    them."""
+    if not bar.disable:
+        bar.n, bar.initial, bar.last_print_n = bar.n + count, bar.initial + count, bar.last_print_n + count
+
+
 class _Lines:
     """A stream for tqdm: what it would draw over the last becomes a line of its own, and an empty one nothing."""
 

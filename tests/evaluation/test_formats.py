@@ -211,7 +211,9 @@ def test_words_tagged_by_a_segmenter_lose_their_tags(tmp_path):
 def test_formats_fmiqa(done, refused, released_model, tmp_path):
     records = made_formats.fmiqa(tmp_path / "qa")
     command = ["fmiqa", "--data", "qa", "--count", 6, "--seed", 3, "--raters", 2]
-    done(*command, "--model", released_model, "--output", "judged")
+    done(*command, "--model", released_model, "--output", "judged", "--json", "exact.json")
+    found = figures(tmp_path / "exact.json")
+    assert found["exact"] == 0 and found["task"] == "fmiqa" and "6 questions" in found["signature.exact"]
     key = figures(tmp_path / "judged/kit/key.json")
     plain = [item for item in key["items"] if item["system"]]
     assert len(plain) == 12 and {item["system"] for item in plain} == {"human", "untrained"}
@@ -219,7 +221,12 @@ def test_formats_fmiqa(done, refused, released_model, tmp_path):
     for item in plain:
         assert item["question"] == truth[item["item"]]["Question"]
         assert item["system"] != "human" or item["text"] == truth[item["item"]]["Answer"]
-    # Anybody's answers to the same questions make a kit too.
+    # Anybody's answers to the same questions make a kit too; half of them are the person's, one with a full stop.
+    lines = [json.dumps({"question_id": int(item["item"]), "answer": item["text"] + "。" * (place == 0) if place < 3
+                         else "不知道"}) for place, item in enumerate(one for one in plain if one["system"] == "human")]
+    Path("theirs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    done(*command, "--answers", "theirs.jsonl", "--output", "half", "--json", "exact.json")
+    assert figures(tmp_path / "exact.json")["exact"] == 0.5
     done(*command, "--answers", "judged/answers.jsonl", "--name", "theirs", "--output", "theirs")
     assert "human" in refused(*command, "--answers", "judged/answers.jsonl", "--name", "human", "--output", "other")
     lines = Path("judged/answers.jsonl").read_text(encoding="utf-8").splitlines()
@@ -275,13 +282,15 @@ def test_tables_give_every_value_its_signature(caplog):
 
 
 def test_progress_says_the_rate_and_the_time_left():
-    from vilg.evaluation.progress import Progress
+    from vilg.progress import progress, skip
 
-    progress = Progress(100, "features", "image")
-    progress.update(40, found=True)
-    progress.update(20)
-    assert progress.line(10.0) == "features: 60 of 100 images, 2 images a second, 0 min left"
-    assert progress.line(600.0).endswith("20 min left")
+    with progress(total=100, desc="features", unit="image") as bar:
+        skip(bar, 40)
+        bar.update(20)
+        said = bar.format_meter(**{**bar.format_dict, "elapsed": 10.0, "rate": None})
+        assert said.startswith("features:  60% 60/100 [00:10<00:20,  2.00image/s"), said  # not 6 a second
+    with progress(total=100, shown=False) as bar:
+        skip(bar, 40)  # nothing to count on
 
 
 @pytest.mark.parametrize("name, make", [("aic_icc", made_formats.aic_icc), ("coco_cn", made_formats.coco_cn),

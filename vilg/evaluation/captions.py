@@ -10,10 +10,10 @@ from vilg.data.benchmarks.coco_cn import read_coco_cn
 from vilg.data.benchmarks.files import CaptionedImages
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation.files import claim, write_whole
-from vilg.evaluation.progress import Progress
 from vilg.evaluation.report import Score
 from vilg.metrics.captions.cut import aic_words, find_cut
 from vilg.metrics.captions.score import CaptionScores, score_captions
+from vilg.progress import progress
 from vilg.weights.files import fingerprint
 
 FORMATS = {"aic-icc": "aic", "coco-cn": "coco-cn"}
@@ -55,16 +55,15 @@ def describe(pipeline: Pipeline, images: CaptionedImages, output: Path) -> list[
     written = _whole_lines(path)
     said = {key: text for key, text in written if key in images.paths}
     due = [key for key in images.paths if key not in said]
-    progress = Progress(len(images.paths), "captions", "image")
-    progress.update(len(said), found=True)
-    for start in range(0, len(due), DECODE_ROWS):
-        part = due[start:start + DECODE_ROWS]
-        texts = pipeline.image_to_text([images.paths[key] for key in part])
-        with open(path, "a", encoding="utf-8") as file:
-            for key, text in zip(part, texts):
-                file.write(json.dumps({"image_id": key, "caption": text}, ensure_ascii=False) + "\n")
-        said |= dict(zip(part, texts))
-        progress.update(len(part))
+    with progress(total=len(images.paths), initial=len(said), desc="captions", unit="image") as bar:
+        for start in range(0, len(due), DECODE_ROWS):
+            part = due[start:start + DECODE_ROWS]
+            texts = pipeline.image_to_text([images.paths[key] for key in part])
+            with open(path, "a", encoding="utf-8") as file:
+                for key, text in zip(part, texts):
+                    file.write(json.dumps({"image_id": key, "caption": text}, ensure_ascii=False) + "\n")
+            said |= dict(zip(part, texts))
+            bar.update(len(part))
     return [(key, said[key]) for key in images.paths]
 
 

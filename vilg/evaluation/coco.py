@@ -23,11 +23,11 @@ from vilg.evaluation.features import (
     warn_of_few,
 )
 from vilg.evaluation.files import claim, write_whole
-from vilg.evaluation.progress import Progress
 from vilg.evaluation.report import Score
 from vilg.metrics.fidelity import SEED, inception_score, kernel_distance, precision_recall
 from vilg.metrics.frechet import frechet_distance, gaussian
 from vilg.models.inception import Inception
+from vilg.progress import progress
 from vilg.weights.files import fingerprint
 
 log = logging.getLogger("vilg.evaluation")
@@ -52,12 +52,13 @@ class Encoder(Interface):
 def text_image_score(encoder: Encoder, prompts: Prompts, files: list[Path], drawn: str) -> Iterator[Score]:
     """``clip_score``: the mean of 100 · max(0, cosine) of every prompt and its picture, in order (Hessel et al. 2021,
     arXiv 2104.08718, without its factor of 2.5), by a dual encoder."""
-    cosines, progress = [], Progress(len(files), "text and image", "picture")
-    for start in range(0, len(files), DECODE_ROWS):
-        part = files[start:start + DECODE_ROWS]
-        texts = [prompt.caption for prompt in prompts.prompts[start:start + len(part)]]
-        cosines.append((encoder.embed_text(texts) * encoder.embed_image(part)).sum(1))  # [B, D] → [B]
-        progress.update(len(part))
+    cosines = []
+    with progress(total=len(files), desc="text and image", unit="picture") as bar:
+        for start in range(0, len(files), DECODE_ROWS):
+            part = files[start:start + DECODE_ROWS]
+            texts = [prompt.caption for prompt in prompts.prompts[start:start + len(part)]]
+            cosines.append((encoder.embed_text(texts) * encoder.embed_image(part)).sum(1))  # [B, D] → [B]
+            bar.update(len(part))
     value = 100 * float(np.maximum(np.concatenate(cosines), 0).mean())
     yield Score("clip_score", value, f"clip score, 100 max(0, cosine); {encoder.name} {encoder.fingerprint[:12]}; "
                 f"{len(files)} images {drawn}", "clip_score")
@@ -81,19 +82,18 @@ def draw_prompts(pipeline: Pipeline, prompts: Prompts, output: Path, best_of: in
         "judge": judge.fingerprint if judge and best_of > 1 else "P(text | image)"})
     files = [output / "pictures" / f"{number:05d}-{prompt.image_id}.png" for number, prompt in enumerate(chosen)]
     due = [number for number, file in enumerate(files) if not file.is_file()]
-    progress = Progress(len(files), "pictures", "picture")
-    progress.update(len(files) - len(due), found=True)
     rows, ranked = max(1, DECODE_ROWS // best_of), best_of if best_of > 1 else None
     (output / "pictures").mkdir(exist_ok=True)
-    for start in range(0, len(due), rows):
-        part = due[start:start + rows]
-        # Seeds of their own, so that prompts do not share their luck.
-        drawn = pipeline.text_to_image([chosen[number].caption for number in part], best_of=ranked,
-                                       judge=judge if ranked else None,
-                                       seed=[seed * 1_000_003 + number for number in part])
-        for number, row in zip(part, drawn):
-            save_whole(row[0], files[number])
-        progress.update(len(part))
+    with progress(total=len(files), initial=len(files) - len(due), desc="pictures", unit="picture") as bar:
+        for start in range(0, len(due), rows):
+            part = due[start:start + rows]
+            # Seeds of their own, so that prompts do not share their luck.
+            drawn = pipeline.text_to_image([chosen[number].caption for number in part], best_of=ranked,
+                                           judge=judge if ranked else None,
+                                           seed=[seed * 1_000_003 + number for number in part])
+            for number, row in zip(part, drawn):
+                save_whole(row[0], files[number])
+            bar.update(len(part))
     lines = [json.dumps({"item": file.stem, "system": pipeline.name, "image": f"pictures/{file.name}",
                          "text": prompt.caption}, ensure_ascii=False) for file, prompt in zip(files, chosen)]
     write_whole(output / "items.jsonl", ("\n".join(lines) + "\n").encode())

@@ -14,9 +14,9 @@ from vilg.data.resize import VARIANTS, to_inception
 from vilg.data.sample import BrokenSample
 from vilg.errors import ConfigError, DataError
 from vilg.evaluation.files import write_whole
-from vilg.evaluation.progress import Progress
 from vilg.metrics.frechet import Gaussian, gaussian
 from vilg.models.inception import FEATURES, Inception, load_inception
+from vilg.progress import progress, skip
 
 log = logging.getLogger("vilg.evaluation")
 PROTOCOLS = {"dm-gan": ("dm-gan",), "tf": ("pytorch-fid", "torch-fidelity", "clean-fid")}
@@ -79,25 +79,26 @@ def image_features(files: list[Path], network: Inception, protocol: Protocol, ca
     image that changed is taken anew. Raises DataError naming an image that is none.
     """
     files = files[:protocol.usable(len(files))]
-    progress, pools, logits, whole = Progress(len(files), what, "image"), [], [], hashlib.sha256()
+    pools, logits, whole = [], [], hashlib.sha256()
     folder = cache / f"{protocol.resize}-{protocol.weights[:12]}"
-    for start in range(0, len(files), BATCH):
-        part = files[start:start + BATCH]
-        contents = [_content(path) for path in part]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
-        whole.update(digest.encode())
-        kept = folder / f"{digest[:32]}.npz"
-        found = _cached(kept, len(part))
-        if found is None:
-            found = _computed(part, contents, network, protocol)
-            buffer = io.BytesIO()
-            np.savez(buffer, pool=found[0], logits=found[1])
-            write_whole(kept, buffer.getvalue())
-            progress.update(len(part))
-        else:
-            progress.update(len(part), found=True)
-        pools.append(found[0])
-        logits.append(found[1])
+    with progress(total=len(files), desc=what, unit="image") as bar:
+        for start in range(0, len(files), BATCH):
+            part = files[start:start + BATCH]
+            contents = [_content(path) for path in part]
+            digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+            whole.update(digest.encode())
+            kept = folder / f"{digest[:32]}.npz"
+            found = _cached(kept, len(part))
+            if found is None:
+                found = _computed(part, contents, network, protocol)
+                buffer = io.BytesIO()
+                np.savez(buffer, pool=found[0], logits=found[1])
+                write_whole(kept, buffer.getvalue())
+                bar.update(len(part))
+            else:
+                skip(bar, len(part))
+            pools.append(found[0])
+            logits.append(found[1])
     return Features(np.concatenate(pools), np.concatenate(logits), whole.hexdigest()[:12])
 
 

@@ -1,5 +1,6 @@
 """Free answers to FM-IQA's questions, for people to judge: human or machine, and 0 to 2 (ERNIE-ViLG, arXiv 2112.15283,
 section 4; the test is of Gao et al. 2015, arXiv 1505.05612)."""
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from vilg.data.benchmarks.files import field, read_json, read_jsonl
 from vilg.data.benchmarks.fmiqa import Question
 from vilg.errors import DataError
 from vilg.evaluation.human.kinds import Item
-from vilg.evaluation.progress import Progress
+from vilg.evaluation.report import Score
+from vilg.progress import progress
 
 HUMAN = "human"
 """The system whose answers are the data set's."""
@@ -30,12 +32,12 @@ def sample_questions(questions: list[Question], count: int | None, seed: int) ->
 def answer_questions(pipeline: Pipeline, questions: list[Question]) -> dict[str, str]:
     """The model's answer by the question's id. Raises DataError for an image that cannot be read."""
     answers: dict[str, str] = {}
-    progress = Progress(len(questions), "answers", "question")
-    for start in range(0, len(questions), DECODE_ROWS):
-        part = questions[start:start + DECODE_ROWS]
-        texts = pipeline.answer([one.image for one in part], [one.question for one in part])
-        answers |= {one.question_id: text for one, text in zip(part, texts)}
-        progress.update(len(part))
+    with progress(total=len(questions), desc="answers", unit="question") as bar:
+        for start in range(0, len(questions), DECODE_ROWS):
+            part = questions[start:start + DECODE_ROWS]
+            texts = pipeline.answer([one.image for one in part], [one.question for one in part])
+            answers |= {one.question_id: text for one, text in zip(part, texts)}
+            bar.update(len(part))
     return answers
 
 
@@ -69,6 +71,15 @@ def write_answers(path: Path, answers: Mapping[str, str]) -> None:
     lines = [json.dumps({"question_id": name, "answer": text}, ensure_ascii=False) for name, text in answers.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def exact_score(questions: list[Question], answers: Mapping[str, str], answered_by: str) -> Score:
+    """``exact``: the share of answers that are the person's word for word, which says little of free answers (judges
+    do) and much of answers of one word."""
+    right = sum(answers[one.question_id].strip(" 。") == one.answer.strip(" 。") for one in questions)
+    asked = hashlib.sha256("\n".join(one.question_id for one in questions).encode()).hexdigest()[:12]
+    return Score("exact", right / len(questions), f"exact answers without 。; {len(questions)} questions {asked}; "
+                 f"answered by {answered_by}", "exact")
 
 
 def turing_items(questions: list[Question], answers: Mapping[str, str], system: str) -> list[Item]:

@@ -19,7 +19,7 @@ from vilg.errors import ConfigError, DataError
 from vilg.evaluation.files import write_whole
 from vilg.evaluation.human.kinds import ABOUT_TEXT, FORMAT, KINDS, Item, fingerprint_of
 from vilg.evaluation.human.page import page, picture
-from vilg.evaluation.progress import Progress
+from vilg.progress import progress
 
 SHARE = 0.05
 """Of repeats, and of trials whose answer is known, beside the others."""
@@ -103,11 +103,10 @@ def make_kit(items: list[Item], kind: str, output: str | Path, raters: int = 3, 
     generator = np.random.default_rng([seed, len(plain)])
     shown = plain + (_chosen([item for item in items if item.gold], count, generator)
                      or _mismatched(plain, kind, count, generator))
-    progress, pictures = Progress(len(shown), "kit", "item"), {}
-    for item in shown:
+    pictures = {}
+    for item in progress(shown, desc="kit", unit="item"):
         if item.image not in pictures:
             pictures[item.image] = picture(item.image, exact=kind == "images")
-        progress.update(1)
     described = [{"item": one.item, "system": one.system, "text": one.text, "question": one.question,
                   "image": hashlib.sha256(pictures[one.image]).hexdigest()[:16]} for one in shown]
     key: dict[str, Any] = {"format": FORMAT, "kind": kind, "seed": seed, "items": described, "raters": {
