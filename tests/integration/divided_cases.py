@@ -1,4 +1,5 @@
-"""One process of a test of divided layers: trains the transformer in each case of a JSON file and writes what came of it.
+"""One process of a test of divided layers: trains the transformer in each case of a JSON file, and writes what came
+of it.
 
 ``python divided_cases.py cases.json`` with the environment of a rank. A case: name, output, train, distributed, and
 optionally ``model`` (changes of its shape) and ``half`` (level O2, emulated, parameters made late).
@@ -33,10 +34,9 @@ def run(case: dict) -> dict:
     distributed = DistributedConfig(**case["distributed"])
     train.check_parallel(distributed, ranks_of_launch())
     parallel, opened = Parallel(distributed), count_bytes()
-    if ranks_of_launch() > 1:
-        cpu_sharding.install()
     if case.get("half"):
-        half_emulation.install()
+        if not half_emulation.Cast.entered:
+            half_emulation.install(moves=True)
         parallel.mixed_precision = True
     shape = BidirectionalConfig(**SHAPE | case.get("model", {}))
     data_rank, data_ranks = parallel.topology.data_rank, parallel.topology.data_ranks
@@ -58,7 +58,11 @@ def run(case: dict) -> dict:
 
 def main() -> None:
     """Run every case in turn in one process group."""
-    for case in json.loads(Path(sys.argv[1]).read_text()):
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    if ranks_of_launch() > 1:
+        Parallel(DistributedConfig(level="dp"))
+        cpu_sharding.install()
+    for case in cases:
         try:
             result = run(case)
         except VilgError as error:
