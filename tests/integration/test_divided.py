@@ -11,7 +11,8 @@ import pytest
 from vilg.engine.safety.supervisor import Supervisor
 
 PROGRAM, ROOT = Path(__file__).with_name("divided_cases.py"), Path(__file__).parents[2]
-STEPS, CUT, RTOL, ATOL = 6, 3, 5e-5, 5e-6
+STEPS, CUT, RTOL = 6, 3, 5e-5
+ATOL = 2e-4  # of a step of 1e-2: what Adam makes of rounding where a gradient all but cancels
 MIDDLE = f"checkpoints/step-{CUT:08d}"
 O2 = {"amp": "O2", "amp_dtype": "bfloat16"}
 
@@ -74,7 +75,7 @@ def assert_same(folder, one, other, first=0):
         if "qkv.bias" in name and value.size > 1:
             # Keys' biases have no gradient but rounding, which Adam makes steps of.
             value, ours[name] = (each.reshape([3, -1])[[0, 2]] for each in (value, ours[name]))
-        np.testing.assert_allclose(ours[name], value, rtol=RTOL, atol=ATOL * max(1, np.abs(value).max()), err_msg=name)
+        np.testing.assert_allclose(ours[name], value, rtol=RTOL, atol=ATOL, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["two", "two-recompute", "four", "dp", "os", "os_g"])
