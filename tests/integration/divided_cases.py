@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "engine"), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 import cpu_sharding
 import half_emulation
 from parallel_cases import count_bytes

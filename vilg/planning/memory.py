@@ -81,7 +81,8 @@ def attention_elements(shape: Shape, step: StepPlan, pattern: Pattern, role: Rol
         return step.batch * shape.heads * shape.layout.length // step.divided  # the log-sum-exp of each row
     image, text = attention_keys(shape, pattern, role)
     copies = 2 if shape.dropout else 1  # weights, and the factors that dropped some of them
-    return copies * step.batch * shape.heads * (shape.layout.image * image + shape.layout.text * text) // step.divided
+    compared = shape.layout.image * image + shape.layout.text * text
+    return copies * step.batch * shape.heads * compared // step.divided
 
 
 def block_elements(shape: Shape, step: StepPlan, pattern: Pattern) -> dict[str, int]:
