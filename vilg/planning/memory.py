@@ -111,7 +111,11 @@ def head_elements(shape: Shape, step: StepPlan) -> dict[str, int]:
     image = batch * layout.image if any(role.image_is_target for role in step.roles) else 0
     text = batch * layout.text if any(not role.image_is_target for role in step.roles) else 0
     return {"embeddings and final norm": _stream(shape, step) + 2 * (image + text) * shape.width,
-            "logits": 0 if step.logits_again or step.divided > 1 else image * shape.codebook_size + text * shape.vocab_size}
+            "logits": image * shape.codebook_size + text * shape.vocab_size if not _logits_again(step) else 0}
+
+
+def _logits_again(step: StepPlan) -> bool:
+    return step.logits_again or step.divided > 1  # a divided head never keeps them
 
 
 def kept_bytes(shape: Shape, step: StepPlan) -> dict[str, int]:
@@ -144,7 +148,7 @@ def backward_peak(shape: Shape, step: StepPlan, gradient_size: int = FLOAT, whol
     inner, packed = _widest(shape, step, Activation), 3 * _widest(shape, step, Attend)
     gradients = _head_parameters(shape, step.divided) * gradient_size
     peak = (sum(kept) + sum(heads.values()) + min(LOGIT_CHUNK, heads["logits"])) * size + gradients
-    if step.logits_again or step.divided > 1:
+    if _logits_again(step):
         # Three chunks (logits, the right classes, the change), and a float32 gradient of the larger head.
         peak += (3 * CHUNK + max(shape.codebook_size, shape.vocab_size) * shape.width // step.divided) * FLOAT
     outside = heads["embeddings and final norm"]

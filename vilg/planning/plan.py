@@ -25,7 +25,8 @@ FRAGMENTED = 0.05
 @dataclass(frozen=True)
 class Devices:
     """The fleet: ``count`` devices of ``memory`` GB, ``peak`` TFLOP/s used at ``efficiency``, ``bandwidth`` GB/s of
-    collectives a device, ``node_bandwidth`` of those within a node, over which a model is divided, ``host_bandwidth`` GB/s between a device and its host, ``storage`` GB/s of files a device."""
+    collectives a device, ``node_bandwidth`` of those within a node, over which a model is divided, ``host_bandwidth``
+    GB/s between a device and its host, ``storage`` GB/s of files a device."""
 
     count: int
     memory: float
@@ -75,7 +76,8 @@ class Plan:
                 "accumulate_steps": self.accumulate_steps, "memory_gb": self.total_bytes / GB,
                 "fits": int(self.fits), **parts, "host_gb": self.host_bytes / GB,
                 "flops_per_token": self.flops_per_token, "exchanged_gb_a_step": self.exchanged_bytes / GB,
-                "exchanged_in_node_gb_a_step": self.node_bytes / GB, "host_traffic_gb_a_step": self.host_traffic_bytes / GB, "step_seconds": self.step_seconds,
+                "exchanged_in_node_gb_a_step": self.node_bytes / GB,
+                "host_traffic_gb_a_step": self.host_traffic_bytes / GB, "step_seconds": self.step_seconds,
                 "days": self.days, "mfu": self.mfu, **self.start.figures()}
 
 
@@ -111,7 +113,8 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
     # Of the peak, what the model's own arithmetic takes: computing again does not count.
     mfu = flops_per_token(shape) * tokens / (seconds * devices.count * devices.peak * 1e12)
     return Plan(devices, parameters, micro, train.accumulate_steps, memory, host, flops, tokens, exchanged,
-                in_node, host_traffic, seconds, pairs / train.batch_size * seconds / 86400, mfu, start, _notes(distributed))
+                in_node, host_traffic, seconds, pairs / train.batch_size * seconds / 86400, mfu, start,
+                _notes(distributed))
 
 
 def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float,

@@ -1,4 +1,5 @@
-"""Parallelism, put on from outside: levels, divided layers, recompute, mixed precision. The only importer of paddle.distributed."""
+"""Parallelism, put on from outside: levels, divided layers, recompute, mixed precision. Nothing outside this folder
+imports paddle.distributed."""
 import contextlib
 import logging
 import os
@@ -40,8 +41,8 @@ class DistributedConfig:
     replicas of that group. ``mp_degree``: how many neighbouring ranks compute every layer together (tensor
     parallelism); it divides the ranks, and the model's heads. ``offload`` keeps optimizer states and master weights in
     host memory. ``recompute``: which blocks of every stack forget their activations and compute them again in backward:
-    none, full, or every k-th. ``amp``: O1 casts operators, O2 also weights, whose masters and buffers stay float32; ``float32_gradients`` lets
-    O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale starts.
+    none, full, or every k-th. ``amp``: O1 casts operators, O2 also weights, whose masters and buffers stay float32;
+    ``float32_gradients`` lets O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale starts.
     ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
     os_g, elements of gradients exchanged at once.
     """

@@ -59,8 +59,8 @@ def put_on(module: nn.Layer, topology: Topology) -> None:
     be cut (:func:`cut_parameters`). Raises ConfigError for a module that cannot be dealt out."""
     blocks = [layer for layer in module.sublayers() if isinstance(layer, Block)]
     if not blocks:
-        raise ConfigError("distributed.mp_degree: this task trains a model without transformer blocks, of which nothing "
-                          "can be dealt out; leave it 1")
+        raise ConfigError("distributed.mp_degree: this task trains a model without transformer blocks, of which "
+                          "nothing can be dealt out; leave it 1")
     if any(hasattr(layer, "gather") for layer in module.sublayers(include_self=True)):
         raise ConfigError("distributed.mp_degree: this task compares the samples of all ranks with each other, which "
                           "would compare each with itself; leave it 1")
