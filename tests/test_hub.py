@@ -92,6 +92,7 @@ def test_the_module_runs_and_serves(module, tmp_path):
     assert same(pictures, [Image.open(io.BytesIO(base64.b64decode(text))) for text in served])
 
 
+@pytest.mark.extras
 def test_every_call_of_version_1_1_is_taken(module, tmp_path, caplog):
     plain = module.generate_image(PROMPTS[0], topk=1, visualization=False)
     assert not caplog.text
@@ -109,12 +110,14 @@ def test_every_call_of_version_1_1_is_taken(module, tmp_path, caplog):
         assert module.generate_image("圆", style, topk=1, visualization=False)[0].info["prompt"] == "圆" + told
 
 
+@pytest.mark.extras
 def test_keys_of_the_service_are_taken(module, released_model, caplog):
     hub = pytest.importorskip("paddlehub", reason="the hub extra is not installed")
     hub.Module(directory=str(ROOT / "model_zoo/hub/ernie_vilg"), ak="a", sk="b", model=str(released_model))
     assert "ak and sk have no effect" in caplog.text
 
 
+@pytest.mark.extras
 def test_a_style_without_room_is_left_out_with_a_warning(module, caplog):
     fits = "一个红色的圆形在左边"  # 10 of the 14 tokens that the model reads
     styled, = module.generate_image(fits, style="卡通", topk=1, visualization=False)

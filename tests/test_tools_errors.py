@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import vilg
 from vilg import runtime
 from vilg.evaluation.emoji import read_emoji
 
@@ -105,6 +106,31 @@ def test_infer_refuses_pictures_that_are_none(refused, released_model, picture, 
     for name in ("cut.png", "text.png"):
         assert f"{name}: not a whole image" in refused("infer", "image2text", name, "--model", released_model)
     assert "question '' is empty" in refused("infer", "vqa", picture, "--question", "", "--model", released_model)
+
+
+def test_an_image_that_cannot_be_read_costs_its_own_result_and_a_folder_is_its_images(tool, released_model, picture,
+                                                                                      tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    other = folder / "deep" / "b.PNG"
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 30, 3)).astype("uint8")).save(other, "PNG")
+    shutil.copy(picture, folder / "a.png")
+    (folder / "a.txt").write_text("a caption beside it")
+    (folder / "cut.png").write_bytes(picture.read_bytes()[:200])
+    (folder / "._a.png").write_text("a Mac's")
+    model = vilg.load(str(released_model))
+    texts = dict(zip([str(folder / "a.png"), str(other)], model.image_to_text([picture, other])))
+    for task, more in (("image2text", []), ("vqa", ["--question", "几个？"])):
+        status, output, error = tool("infer", task, "absent.png", folder, *more, "--json", "said.jsonl", "--model",
+                                     released_model)
+        said = [json.loads(line) for line in Path("said.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert status == 2 and [record["image"] for record in said] == [*texts]
+        assert "absent.png: the image is missing" in error and "(1 more of the 4 images" in error
+        if task == "image2text":
+            assert {record["image"]: record["text"] for record in said} == texts
+    (folder / "empty").mkdir()
+    status, _, error = tool("infer", "image2text", folder / "empty", "--model", released_model)
+    assert status == 2 and "empty: holds no image" in error
 
 
 def test_infer_writes_pictures_with_their_story_and_keeps_what_is_there(tool, refused, released_model, tmp_path):
@@ -233,6 +259,14 @@ def test_prepare_data_refuses_in_one_sentence(refused, tmp_path, arguments, sent
 def test_every_tool_explains_itself(tool, name):
     status, output, _ = tool(name, "--help")
     assert status == 0 and len(output) > 200
+
+
+@pytest.mark.parametrize("task, model", [("scenes", "ernie_vilg_tiny"), ("emoji", "ernie_vilg_tiny"),
+                                         ("coco", "ernie_vilg_tiny"), ("retrieval", "ernie_vil_tiny"),
+                                         ("zero-shot", "ernie_vil_tiny")])
+def test_each_evaluation_has_the_shipped_model_that_it_is_about(tool, task, model):
+    status, output, _ = tool("evaluate", task, "--help")
+    assert status == 0 and f"model folder ({model})" in " ".join(output.split())
 
 
 def test_a_refusal_leaves_a_process_with_status_2():

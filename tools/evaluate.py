@@ -44,13 +44,19 @@ from vilg.generation.sampling import WAYS
 from vilg.runtime import CPU_MATHS
 
 
-def parse() -> argparse.Namespace:
+def shared(model: str) -> argparse.ArgumentParser:
+    """What the tasks share; made anew for those of another ``model``, as parsers share the defaults of a parent."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
+    common.add_argument("--model", default=model, help="name in model_zoo/ or a model folder (%(default)s)")
     common.add_argument("--seed", type=int, default=0, help="of the scenes and of the sampling (%(default)s)")
     common.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
     common.add_argument("--device", help="cpu, gpu:0 …")
     common.add_argument("--json", metavar="FILE", help="write the figures as one flat JSON object")
+    return common
+
+
+def parse() -> argparse.Namespace:
+    common, comparing = shared("ernie_vilg_tiny"), shared("ernie_vil_tiny")
     drawing = argparse.ArgumentParser(add_help=False)
     cli.add_settings(drawing, *WAYS)
     emoji_data = argparse.ArgumentParser(add_help=False)
@@ -68,18 +74,16 @@ def parse() -> argparse.Namespace:
     emoji.add_argument("--count", type=int, help="emoji at most (all)")
     tokenizer = tasks.add_parser("tokenizer", parents=[common, emoji_data], help="what the image tokenizer keeps")
     tokenizer.add_argument("--count", type=int, default=500, help="scenes (%(default)s)")
-    retrieval = tasks.add_parser("retrieval", parents=[common], help="texts find images, images find texts")
+    retrieval = tasks.add_parser("retrieval", parents=[comparing], help="texts find images, images find texts")
     retrieval.add_argument("--format", choices=["worlds", *BENCHMARKS], default="worlds",
                            help="the project's own worlds, or a public benchmark's files (%(default)s)")
     retrieval.add_argument("--data", help="folder of tools/prepare_styles.py, or of the benchmark's files")
     retrieval.add_argument("--count", type=int, default=1000, help="scenes (%(default)s)")
     retrieval.add_argument("--predictions", metavar="FILE", help="with --format: also write the ten best of every text")
     retrieval.add_argument("--score", metavar="FILE", help="with --format: score this file of predictions, no model")
-    zero_shot = tasks.add_parser("zero-shot", parents=[common], help="classes told by their names")
+    zero_shot = tasks.add_parser("zero-shot", parents=[comparing], help="classes told by their names")
     zero_shot.add_argument("--data", required=True, help="folder with label_cn.txt and test/000 …")
     zero_shot.add_argument("--templates", metavar="FILE", help="prompts, one a line, {} for the name (the model's own)")
-    for part in (retrieval, zero_shot):
-        part.set_defaults(model="ernie_vil_tiny")
     zero_shot.set_defaults(count=None)
     add_coco(tasks, [common, drawing])
     add_captions(tasks, [common])

@@ -16,6 +16,9 @@ from vilg.generation.sampling import WAYS
 from vilg.runtime import CPU_MATHS
 
 
+IMAGES = "image files, or folders of them; one that cannot be read costs its own result alone"
+
+
 def parse() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--model", default="ernie_vilg_tiny", help="name in model_zoo/ or a model folder (%(default)s)")
@@ -36,9 +39,9 @@ def parse() -> argparse.Namespace:
     draw = tasks.add_parser("text2image", parents=[common, drawing], help="draw pictures from text")
     draw.add_argument("texts", nargs="+", help="what to draw, in Chinese")
     describe = tasks.add_parser("image2text", parents=[common], help="describe pictures")
-    describe.add_argument("images", nargs="+")
+    describe.add_argument("images", nargs="+", help=IMAGES)
     ask = tasks.add_parser("vqa", parents=[common], help="answer questions about pictures")
-    ask.add_argument("images", nargs="+")
+    ask.add_argument("images", nargs="+", help=IMAGES)
     ask.add_argument("--question", action="append", required=True, help="may be given several times")
     complete = tasks.add_parser("complete", parents=[common, drawing], help="keep the top of a picture, draw the rest")
     complete.add_argument("image")
@@ -56,10 +59,10 @@ def main() -> int:
         cli.check_file(arguments.json, "--json")
     if arguments.task in ("text2image", "complete", "demo"):
         cli.check_folder(arguments.output, "--output")
-    from vilg.app import demo, image_files as gallery, pipeline  # Paddle loads here, after --help and usage errors
+    from vilg.app import demo, image_files as gallery, inputs, pipeline  # Paddle loads here, after --help and usage errors
 
     model = pipeline.load(arguments.model, device=arguments.device, cpu_math=arguments.cpu_math)
-    output = Path(arguments.output)
+    output, files = Path(arguments.output), None
     if arguments.task in ("text2image", "complete"):
         settings = {name: getattr(arguments, name) for name in ("num_images", "seed", "best_of", "judge", "path")}
         settings |= cli.settings_given(arguments, *WAYS)
@@ -70,16 +73,20 @@ def main() -> int:
         drawn = model.text_to_image(texts, progress=True, **settings)
         results = gallery.write_pictures(texts, drawn, output)
     elif arguments.task == "image2text":
-        texts = model.image_to_text(arguments.images)
-        results = [{"image": image, "text": text} for image, text in zip(arguments.images, texts)]
+        files = inputs.read_files(arguments.images, model.image_tokenizer.image_size)
+        texts = model.image_to_text(list(files.images.values()))
+        results = [{"image": image, "text": text} for image, text in zip(files.images, texts)]
     elif arguments.task == "vqa":
-        pairs = [(image, question) for image in arguments.images for question in arguments.question]
-        answers = model.answer([image for image, _ in pairs], [question for _, question in pairs])
+        files = inputs.read_files(arguments.images, model.image_tokenizer.image_size)
+        pairs = [(image, question) for image in files.images for question in arguments.question]
+        answers = model.answer([files.images[image] for image, _ in pairs], [question for _, question in pairs])
         results = [{"image": image, "question": question, "answer": answer}
                    for (image, question), answer in zip(pairs, answers)]
     else:
         results = demo.write(model, output, seed=arguments.seed)
     cli.report(results, arguments.json)
+    if files is not None:
+        files.refuse_broken()
     return 0
 
 

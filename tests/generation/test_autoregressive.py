@@ -36,7 +36,7 @@ def test_logits_have_the_same_bits_in_every_batch():
     model = build(rows=2, columns=3, width=64, heads=4, text_length=24)
     ids = paddle.to_tensor(np.random.default_rng(0).integers(3, 20, (8, 24)))
     length = paddle.to_tensor([24, 3, 9, 17, 2, 5, 8, 24])
-    known = dict(known_codes=paddle.zeros([1, 6], "int64"), known_mask=paddle.ones([6], "bool"), keep_hidden=True)
+    known = dict(known_codes=paddle.zeros([1, 6], "int64"), known_mask=paddle.ones([6], "bool"), keep_hidden="predicting")
     together = generate_images(model, ids, length, num_images=3, **known).hidden.numpy()
     for row in range(8):
         alone = generate_images(model, ids[row:row + 1], length[row:row + 1], **known).hidden.numpy()
@@ -45,8 +45,8 @@ def test_logits_have_the_same_bits_in_every_batch():
 
 def test_samples_are_the_same_ones_in_parts(model):
     text, length = texts(5, 2)
-    whole = generate_images(model, text, length, num_images=5, seeds=4, keep_hidden=True)
-    part = generate_images(model, text, length, num_images=2, seeds=4, keep_hidden=True, first_sample=3)
+    whole = generate_images(model, text, length, num_images=5, seeds=4, keep_hidden="predicting")
+    part = generate_images(model, text, length, num_images=2, seeds=4, keep_hidden="predicting", first_sample=3)
     for ours, theirs in ((part.codes, whole.codes), (part.hidden, whole.hidden)):
         ours, theirs = (value.numpy().reshape(2, -1, *value.shape[1:]) for value in (ours, theirs))
         np.testing.assert_array_equal(ours, theirs[:, 3:])

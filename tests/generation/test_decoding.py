@@ -38,7 +38,7 @@ def texts(*lengths):
 
 def assert_cached_equals_full(model, text, length, samples):
     with paddle.no_grad():
-        drawn = generate_images(model, text, length, num_images=samples, seeds=3, keep_hidden=True)
+        drawn = generate_images(model, text, length, num_images=samples, seeds=3, keep_hidden="predicting")
         full = model.text_to_image_hidden(text.repeat_interleave(samples, axis=0),
                                           length.repeat_interleave(samples, axis=0), drawn.codes)
     np.testing.assert_allclose(drawn.hidden.numpy(), full.numpy(), atol=1e-5, rtol=1e-5)
@@ -50,6 +50,21 @@ def test_every_step_of_every_layer_kind_equals_the_full_forward(pattern, rows, c
     model = build(rows, columns, layers=2)
     model.patterns = [pattern] * 2
     assert_cached_equals_full(model, *texts(5, 2, 3), samples=1)
+
+
+@pytest.mark.parametrize("rows,columns", [(4, 4), (5, 7), (8, 3), (1, 6)])
+@pytest.mark.parametrize("pattern", [Dense(), Row(), Column(), Convolution(3)], ids=lambda pattern: pattern.name)
+def test_the_tokens_own_slots_take_one_step_more_and_draw_the_same(pattern, rows, columns):
+    model = build(rows, columns, layers=2)
+    model.patterns = [pattern] * 2
+    text, length = texts(5, 2, 3)
+    with paddle.no_grad():
+        plain = generate_images(model, text, length, num_images=2, seeds=3)
+        drawn = generate_images(model, text, length, num_images=2, seeds=3, keep_hidden="own")
+        full = model.text_to_image_own_hidden(text.repeat_interleave(2, axis=0), length.repeat_interleave(2, axis=0),
+                                              drawn.codes)
+    assert np.array_equal(plain.codes.numpy(), drawn.codes.numpy())
+    np.testing.assert_allclose(drawn.hidden.numpy(), full[:, 1:].numpy(), atol=1e-5, rtol=1e-5)
 
 
 def test_the_papers_layers_with_many_samples_of_a_prompt():
@@ -138,7 +153,7 @@ def test_a_step_of_another_batch_is_refused_with_both_numbers():
 @pytest.mark.skipif(precision.bf16_method() == "none" or not active(), reason="no bf16 arithmetic here")
 def test_a_compiled_step_in_bf16_stays_near_the_exact_one():
     model, (text, length) = build(rows=4, columns=4, width=64, heads=4), texts(5, 3)
-    known = dict(known_codes=paddle.zeros([1, 16], "int64"), known_mask=paddle.ones([16], "bool"), keep_hidden=True)
+    known = dict(known_codes=paddle.zeros([1, 16], "int64"), known_mask=paddle.ones([16], "bool"), keep_hidden="predicting")
     exact = generate_images(model, text, length, **known).hidden.numpy()
     precision.use_bf16(True)
     try:
@@ -151,9 +166,9 @@ def test_a_compiled_step_in_bf16_stays_near_the_exact_one():
 
 def test_weights_that_change_between_two_pictures_are_seen():
     model, (text, length) = build(rows=2, columns=3), texts(5)
-    before = generate_images(model, text, length, keep_hidden=True).hidden.numpy()
+    before = generate_images(model, text, length, keep_hidden="predicting").hidden.numpy()
     model.stack.blocks[0].fc1.weight.set_value(model.stack.blocks[0].fc1.weight + 1)
-    assert np.abs(generate_images(model, text, length, keep_hidden=True).hidden.numpy() - before).max() > 1e-3
+    assert np.abs(generate_images(model, text, length, keep_hidden="predicting").hidden.numpy() - before).max() > 1e-3
 
 
 @pytest.mark.parametrize("pattern", [Dense(), Row(), Column(), Convolution(5)], ids=lambda pattern: pattern.name)
@@ -170,8 +185,8 @@ def test_steps_of_one_phase_see_the_same_entries(pattern, rows, columns):
 def test_a_sample_has_the_same_bits_alone_and_among_others(monkeypatch, longest):
     monkeypatch.setattr("vilg.nn.attention.cached_host._LONGEST_SUM", longest)
     model, (text, length) = build(width=64, heads=4), texts(5, 3)
-    alone = generate_images(model, text[:1], length[:1], seeds=3, keep_hidden=True).hidden.numpy()
-    many = generate_images(model, text, length, num_images=9, seeds=3, keep_hidden=True).hidden.numpy()
+    alone = generate_images(model, text[:1], length[:1], seeds=3, keep_hidden="predicting").hidden.numpy()
+    many = generate_images(model, text, length, num_images=9, seeds=3, keep_hidden="predicting").hidden.numpy()
     np.testing.assert_array_equal(alone[0], many[0])
 
 

@@ -37,7 +37,7 @@ def model():
 
 def draw(model, rows=slice(None), samples=1):
     text, length = (part[rows] for part in TEXTS)
-    return generate_images(model, text, length, num_images=samples, seeds=3, keep_hidden=True)
+    return generate_images(model, text, length, num_images=samples, seeds=3, keep_hidden="predicting")
 
 
 @needs_int8

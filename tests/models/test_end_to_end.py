@@ -161,3 +161,38 @@ def test_a_reconstructor_of_another_width_or_grid_is_refused_with_both_numbers()
 def test_a_map_without_layers_is_refused(key):
     with pytest.raises(ConfigError, match=key):
         configs.from_dict(ReconstructorConfig, {key: 0})
+
+
+def test_the_own_slot_is_the_one_that_the_token_is_the_input_of():
+    model = make_model(reads="own")
+    model.eval()
+    text, length, codes, _ = inputs()
+    own = model.generator.text_to_image_own_hidden(text, length, codes)
+    predicting = model.generator.text_to_image_hidden(text, length, codes)
+    assert list(own.shape) == [3, 5, 8]
+    np.testing.assert_allclose(own[:, :4].numpy(), predicting.numpy(), atol=1e-5)
+    np.testing.assert_allclose(model(text, length, codes).numpy(), model.reconstructor(own[:, 1:]).numpy(), atol=1e-5)
+    for place in range(4):  # token p is seen by its own slot and those after it alone
+        changed = codes.clone()
+        changed[:, place] = (codes[:, place] + 1) % 6
+        moved = (model.generator.text_to_image_own_hidden(text, length, changed) - own).abs().max(axis=[0, 2]).numpy()
+        assert (moved[:place + 1] < 1e-6).all() and (moved[place + 1:] > 1e-6).sum() >= 1 and moved[place + 1] > 1e-6
+
+
+def test_a_mixture_of_codes_begins_with_the_expected_code_vectors():
+    tokenizer = make_tokenizer("dvae")
+    model = make_model(tokenizer, map="soft_codes")
+    model.reconstructor.mixture.start_as(model.generator.image_head)
+    text, length, codes, images = inputs()
+    hidden = model.generator.text_to_image_hidden(text, length, codes)
+    shares = paddle.nn.functional.softmax(model.generator.image_logits(hidden), axis=-1).numpy()
+    table = tokenizer.embed(paddle.arange(8).reshape([2, 4]) % 6).transpose([0, 2, 3, 1]).reshape([8, -1]).numpy()[:6]
+    z = model.reconstructor.embed(hidden).transpose([0, 2, 3, 1]).reshape([3, 4, -1]).numpy()
+    np.testing.assert_allclose(z, shares @ table, atol=1e-5)
+    pixel_loss(model(text, length, codes)[:, :3], images, 1.0, 1.0).backward()
+    assert float(model.generator.image_embedding.weight.grad.abs().sum()) > 0  # from the first step on
+
+
+def test_a_mixture_of_codes_with_an_anchor_is_refused():
+    with pytest.raises(ConfigError, match="anchor: none"):
+        configs.from_dict(ReconstructorConfig, {"map": "soft_codes", "anchor": "token"})

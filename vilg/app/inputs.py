@@ -1,13 +1,15 @@
 """What users hand over: texts and images, one or several, in the forms that they come in."""
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vilg.data.images import plain, read_image
+from vilg.data.folders import is_hidden
+from vilg.data.images import IMAGE_SUFFIXES, is_image_name, plain, read_image
 from vilg.data.sample import BrokenSample
 from vilg.data.transforms import centre_crop
 from vilg.errors import DataError, VilgError
@@ -39,6 +41,45 @@ def open_picture(picture: Picture) -> np.ndarray:
         raise
     except Exception as error:  # a damaged image that PIL has not decoded yet makes decoders raise anything
         raise DataError(f"{picture}: not a whole image ({error}); save it again or leave it out") from None
+
+
+@dataclass
+class ImageFiles:
+    """Images read from files: ``images`` uint8 [size, size, 3] by path, and why the others of ``broken`` were not."""
+
+    images: dict[str, np.ndarray]
+    broken: dict[str, str]
+
+    def refuse_broken(self) -> None:
+        """Raise DataError where any could not be read; called last, when the others have had their results."""
+        if self.broken:
+            first, more = next(iter(self.broken.values())), len(self.broken) - 1
+            raise DataError(first + (f" ({more} more of the {len(self.images) + more + 1} images could not be read)"
+                                     if more else ""))
+
+
+def read_files(paths: Iterable[str | Path], size: int) -> ImageFiles:
+    """Images by path, centre-cropped to ``size``; a folder stands for the images in it and below, by name.
+
+    An image that cannot be read costs itself alone. Raises DataError for a folder without images.
+    """
+    files = ImageFiles({}, {})
+    for given in paths:
+        path = Path(given).expanduser()
+        for file in _images_below(path) if path.is_dir() else [given]:
+            try:
+                files.images[str(file)] = centre_crop(open_picture(file), size)
+            except DataError as error:
+                files.broken[str(file)] = str(error)
+    return files
+
+
+def _images_below(folder: Path) -> list[Path]:
+    found = sorted(file for file in folder.rglob("*") if is_image_name(file)
+                   and not any(map(is_hidden, file.relative_to(folder).parts)))
+    if not found:
+        raise DataError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name images, or their folder")
+    return found
 
 
 def token_mask(mask: Picture | np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:

@@ -211,8 +211,8 @@ class Pipeline:
                     for image in self.image_tokenizer.decode(codes[start:start + DECODE_ROWS]).numpy()]
 
     def decode_hidden(self, hidden: paddle.Tensor, codes: paddle.Tensor) -> list[np.ndarray]:
-        """Hidden vectors [B, n, D] that tokens ``codes`` [B, n] were predicted from → pictures, uint8 [H, W, 3] each:
-        the end-to-end path. Raises VilgError for a model without a reconstructor."""
+        """Hidden vectors [B, n, D] of tokens ``codes`` [B, n], those that the reconstructor ``reads`` → pictures, uint8
+        [H, W, 3] each: the end-to-end path. Raises VilgError for a model without a reconstructor."""
         self._check_path("end_to_end")
         with paddle.no_grad():
             return [from_model(image) for start in range(0, hidden.shape[0], DECODE_ROWS)
@@ -244,6 +244,7 @@ class Pipeline:
         pictures, codes = [[] for _ in seeds], []
         given = {"seeds": seeds, "sampling": sampling, "known_codes": known_codes, "known_mask": known_mask,
                  "progress": tell}
+        kept = self.reconstructor.config.reads if path == "end_to_end" else None
         for first in range(0, draws, DECODE_ROWS):
             count = min(DECODE_ROWS, draws - first)
             if self._masked:
@@ -253,7 +254,7 @@ class Pipeline:
                 decoded = self.decode(drawn)
             else:
                 made = generate_images(self.model, ids, length, count, first_sample=first,
-                                       keep_hidden=path == "end_to_end", **given)
+                                       keep_hidden=kept, **given)
                 drawn = made.codes
                 decoded = self.decode_hidden(made.hidden, drawn) if made.hidden.shape[1] else self.decode(drawn)
             decoded = iter(decoded)

@@ -27,6 +27,7 @@ from vilg.evaluation.report import write_json
 from vilg.generation.autoregressive import generate_images
 from vilg.metrics.frechet import frechet_distance, gaussian
 from vilg.metrics.pictures import psnr, ssim
+from vilg.models.end_to_end import token_vectors
 from vilg.models.scene_features import SceneFeatures
 from vilg.run.build import RunConfig, build_trainer
 from vilg.tasks.bidirectional import BidirectionalTaskConfig
@@ -151,7 +152,8 @@ def reconstruct(pipeline: Pipeline, texts: list[str], tokens: paddle.Tensor) -> 
     with paddle.no_grad():
         for number, (ids, length) in enumerate(_prompts(pipeline, texts)):
             part = tokens[number * DECODE_ROWS:(number + 1) * DECODE_ROWS]
-            pictures += pipeline.decode_hidden(pipeline.model.text_to_image_hidden(ids, length, part), part)
+            hidden = token_vectors(pipeline.model, pipeline.reconstructor, ids, length, part)
+            pictures += pipeline.decode_hidden(hidden, part)
     return pictures
 
 

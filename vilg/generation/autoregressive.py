@@ -1,6 +1,7 @@
 """Drawing pictures from text and writing text about pictures, token by token, by one model."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -16,6 +17,7 @@ from vilg.models.bidirectional import BidirectionalTransformer, TextImageTransfo
 from vilg.nn.attention.cached import Source
 
 GREEDY = SamplingConfig(temperature=0.0)
+Hidden = Literal["predicting", "own"]
 
 
 @dataclass
@@ -23,19 +25,20 @@ class GeneratedImages:
     """Pictures drawn for P texts, S each: text by text, so row i·S + j is sample j of text i."""
 
     codes: Tensor  # int64 [P·S, n]
-    hidden: Tensor  # [P·S, n, D], what every token was predicted from; [P·S, 0, D] unless asked for
+    hidden: Tensor  # [P·S, n, D], the tokens' hidden vectors, see keep_hidden; [P·S, 0, D] unless asked for
 
 
 def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tensor, num_images: int = 1,
                     seeds: int | Sequence[int] = 0, sampling: SamplingConfig = SamplingConfig(),
-                    known_codes: Tensor | None = None, known_mask: Tensor | None = None, keep_hidden: bool = False,
+                    known_codes: Tensor | None = None, known_mask: Tensor | None = None, keep_hidden: Hidden | None = None,
                     progress: Callable[[int], object] | None = None, first_sample: int = 0) -> GeneratedImages:
     """Draw ``num_images`` pictures for every text: samples ``first_sample`` and on.
 
     ``text`` int64 [P, m] with ``length`` [P] real tokens; ``seeds``: one for all texts or one each. Sample j of a text
     depends on the text, its seed, j and the settings, not on the batch. ``known_codes`` [P or 1, n] are kept where
     ``known_mask`` (booleans [n] or [P or 1, n]) says so and the rest is drawn in raster order around them.
-    ``progress(1)`` is called after every step. Raises ShapeError for a text too long, codes of another grid, or another
+    ``keep_hidden``: keep the vectors that the tokens were "predicting" from, or their "own", of the slots whose input they
+    are, which takes one step more. ``progress(1)`` is called after every token. Raises ShapeError for a text too long, codes of another grid, or another
     number of seeds than texts.
     """
     prompts, steps = text.shape[0], model.layout.image
@@ -43,16 +46,20 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
     known, mask = known_tokens(model.layout, known_codes, known_mask, prompts, num_images)
     with evaluating(model):
         source = _image_source(model, text, length, sampling)
-        decoder = image_decoder(model, source, num_images)
+        own = keep_hidden == "own"
+        decoder = image_decoder(model, source, num_images, model.layout.with_a_row_more() if own else None)
         drawing = (HostDrawing if source.on_host else DeviceDrawing)(decoder, sampling, known, mask, random)
         x, hidden = model.begin_of_image.weight, []
         for step in range(steps):
             decoder.step(step, x)
-            if keep_hidden:
+            if keep_hidden and (step or not own):
                 hidden.append(decoder.hidden()[:len(known)])
             x = drawing.next(step)
             if progress is not None:
                 progress(1)
+        if own:
+            decoder.step(steps, x)
+            hidden.append(decoder.hidden()[:len(known)])
     width = model.config.width
     kept = paddle.stack(hidden, axis=1) if keep_hidden else paddle.zeros([len(known), 0, width])
     return GeneratedImages(drawing.codes(), kept)

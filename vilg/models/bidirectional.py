@@ -163,6 +163,19 @@ class BidirectionalTransformer(TextImageTransformer):
         x = self._run(x, [self.context(TARGET, length)])
         return self.norm(x[:, self.layout.text:])
 
+    def text_to_image_own_hidden(self, text: Tensor, length: Tensor, codes: Tensor) -> Tensor:
+        """As :meth:`text_to_image_hidden`, with one slot more, whose input is the last token → hidden [B, n + 1, D].
+
+        Slot p predicts token p, and slot p + 1 is the one whose input token p is: it has seen the token.
+        """
+        layout = self.layout.with_a_row_more()
+        image = self.embed_image(codes)
+        unused = paddle.zeros([codes.shape[0], layout.columns - 1, self.config.width], image.dtype)
+        begin = self.begin_of_image(paddle.zeros([codes.shape[0], 1], "int64"))
+        x = paddle.concat([self.embed_text(self.pad_text(text)), begin, image, unused], axis=1)  # [B, M + n + columns, D]
+        x = self._run(x, [StreamContext(layout, TARGET, length, paddle.zeros_like(length))])
+        return self.norm(x[:, layout.text:layout.text + self.layout.image + 1])
+
     def both_hidden(self, text: Tensor, length: Tensor, codes: Tensor, target_text: Tensor, target_length: Tensor,
                     prefix: Tensor, drawn_codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both streams of the same pictures in one pass: what the two methods above return, [B, n, D] and [B, M, D].

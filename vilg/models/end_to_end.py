@@ -1,10 +1,12 @@
 """The end-to-end path: hidden vectors of the image tokens become a picture without an id between (paper 1, "Text→image:
 two paths", path 2).
 
-Which hidden vector stands for a token is decided here for the whole house: the one that *predicts* it, slot p of the
-text→image stream after the final norm stands for token p. That is what
-:meth:`~vilg.models.bidirectional.BidirectionalTransformer.text_to_image_hidden` returns in training and what
-:func:`vilg.generation.autoregressive.generate_images` keeps while it draws, so a picture costs no second pass.
+Which hidden vector stands for a token the paper does not say. ``reads`` "own" is its likelier reading ("the hidden
+embeddings of the image tokens", contextual where the codebook's are not; gold sequences are *fed*): the slot whose input
+the token is, p + 1 for token p, and one slot more for the last. "predicting" is slot p, which predicts token p and has
+not seen it. All are vectors of the text→image stream after the final norm. Training takes them from
+:meth:`~vilg.models.bidirectional.BidirectionalTransformer.text_to_image_own_hidden`, and
+:func:`vilg.generation.autoregressive.generate_images` keeps them while it draws, so a picture costs no second pass.
 """
 from typing import Literal
 
@@ -31,18 +33,27 @@ class ReconstructorConfig:
     vectors alone. Or the vector of the token that stands there ("token", an addition of this project): the map starts
     at zero, so that training begins with the two-stage picture, and learns what the hidden vector knows beyond the
     token. The gradient still reaches the transformer, by the map.
+
+    ``reads``: the hidden vectors of the slots whose input the tokens are ("own"), or of those that predict them.
+    ``map``: "mlp", or "soft_codes", which adds to it a mixture of the tokenizer's code vectors, weighted by the softmax
+    of a linear layer; the mlp then starts at zero, and nothing is looked up. With ``reads`` "predicting" that layer
+    starts as the transformer's head over the codebook, so that training begins with the expected picture.
     """
 
     map_layers: int = 2
     map_ratio: int = 2
     start: Literal["tokenizer", "fresh"] = "tokenizer"
     anchor: Literal["none", "token"] = "none"
+    reads: Literal["own", "predicting"] = "predicting"
+    map: Literal["mlp", "soft_codes"] = "mlp"
 
     def __post_init__(self) -> None:
         if self.map_layers < 1:
             raise ValueError(f"map_layers must be at least 1 (the map is not linear), not {self.map_layers}")
         if self.map_ratio < 1:
             raise ValueError(f"map_ratio must be at least 1, not {self.map_ratio}")
+        if self.map == "soft_codes" and self.anchor == "token":
+            raise ValueError("map: soft_codes is there to do without the tokens' own vectors; set anchor: none")
 
 
 class HiddenMap(nn.Layer):
@@ -79,6 +90,25 @@ class HiddenMap(nn.Layer):
         self.out.weight.set_value(paddle.zeros_like(self.out.weight))
 
 
+class CodeMixture(nn.Layer):
+    """Hidden vectors [B, n, D] → the mean of code vectors [K, d], weighted by a softmax over K: [B, n, d]."""
+
+    def __init__(self, width: int, vectors: Tensor):
+        super().__init__()
+        self.weigh = Linear(width, vectors.shape[0], std=width ** -0.5)
+        self.vectors = Linear(*vectors.shape)
+        self.vectors.weight.set_value(vectors)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.vectors(nn.functional.softmax(self.weigh(hidden), axis=-1))
+
+    @paddle.no_grad()
+    def start_as(self, head: Linear) -> None:
+        """Weigh the codes as ``head`` [D → K] does."""
+        self.weigh.weight.set_value(head.weight)
+        self.weigh.bias.set_value(head.bias)
+
+
 class EndToEndReconstructor(nn.Layer):
     """Hidden vectors [B, n, D] → map → z [B, d, rows, columns] → the raw output of the tokenizer's architecture.
 
@@ -93,19 +123,22 @@ class EndToEndReconstructor(nn.Layer):
         self.grid, self.code_dim = tokenizer.grid, tokenizer.code_dim
         self.map = HiddenMap(width, tokenizer.code_dim, config.map_layers, config.map_ratio)
         self.network: Reconstructor = build_image_tokenizer(tokenizer.config).reconstructor
-        self.token_embedding = None
+        self.token_embedding, self.mixture = None, None
         if config.start == "tokenizer":
             self.network.set_state_dict(tokenizer.reconstructor.state_dict())
         if config.anchor == "token":
             self.token_embedding = Embedding(tokenizer.codebook_size, tokenizer.code_dim)
             self.token_embedding.weight.set_value(_code_vectors(tokenizer)[:tokenizer.codebook_size])
             self.map.start_at_zero()
+        elif config.map == "soft_codes":
+            self.mixture = CodeMixture(width, _code_vectors(tokenizer)[:tokenizer.codebook_size])
+            self.map.start_at_zero()
         elif config.start == "tokenizer":
             self.map.start_like(_code_vectors(tokenizer))
 
     @property
     def behind_the_map(self) -> list[Tensor]:
-        """All weights but the map's: what began as the image tokenizer's."""
+        """All weights but the map's and the mixture's: what began as the image tokenizer's."""
         table = [] if self.token_embedding is None else [self.token_embedding.weight]
         return [*table, *self.network.parameters()]
 
@@ -117,6 +150,8 @@ class EndToEndReconstructor(nn.Layer):
                              f"{rows}×{columns} grid), got {list(hidden.shape)}; use the transformer it was trained "
                              "with")
         z = self.map(hidden)                                                                      # [B, n, d]
+        if self.mixture is not None:
+            z = z + self.mixture(hidden)
         if self.token_embedding is not None:
             if codes is None:
                 raise ShapeError("this reconstructor adds to the vectors of tokens (anchor: token); give it the codes "
@@ -153,7 +188,15 @@ class EndToEndModel(nn.Layer):
 
         One pass over all tokens (teacher forcing); the same picture as from the hidden vectors kept while drawing.
         """
-        return self.reconstructor(self.generator.text_to_image_hidden(text, length, codes), codes)
+        return self.reconstructor(token_vectors(self.generator, self.reconstructor, text, length, codes), codes)
+
+
+def token_vectors(generator: BidirectionalTransformer, reconstructor: EndToEndReconstructor, text: Tensor,
+                  length: Tensor, codes: Tensor) -> Tensor:
+    """Text [B, m], real tokens [B] and codes [B, n] → the hidden vectors [B, n, D] that ``reconstructor`` reads."""
+    if reconstructor.config.reads == "own":
+        return generator.text_to_image_own_hidden(text, length, codes)[:, 1:]
+    return generator.text_to_image_hidden(text, length, codes)
 
 
 def _code_vectors(tokenizer: ImageTokenizer) -> Tensor:

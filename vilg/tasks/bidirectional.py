@@ -116,12 +116,20 @@ class BidirectionalStep(nn.Layer):
         """Hidden vectors of text→image [B, n, D] and image→text [B, M, D], None for a direction left out."""
         codes, drawn = batch.codes, read_codes(batch)
         source = (batch.t2i_text, batch.t2i_length)
-        target = (batch.i2t_text if batch.i2t_read is None else batch.i2t_read, batch.i2t_length, batch.i2t_prefix)
         if self.directions == "text_to_image":
             return self.model.text_to_image_hidden(*source, drawn), None
         if self.directions == "image_to_text":
-            return None, self.model.image_to_text_hidden(codes, *target)
-        return self.model.both_hidden(*source, codes, *target, None if batch.code_noise is None else drawn)
+            return None, self.described(batch)
+        return self.model.both_hidden(*source, codes, *written(batch), None if batch.code_noise is None else drawn)
+
+    def described(self, batch: BidirectionalBatch) -> Tensor:
+        """Hidden vectors of image→text alone [B, M, D]."""
+        return self.model.image_to_text_hidden(batch.codes, *written(batch))
+
+
+def written(batch: BidirectionalBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What image→text reads of its text [B, M], its length [B] and its prefix [B]."""
+    return batch.i2t_text if batch.i2t_read is None else batch.i2t_read, batch.i2t_length, batch.i2t_prefix
 
 
 def read_codes(batch: BidirectionalBatch) -> Tensor:

@@ -23,7 +23,8 @@ from vilg.losses.total import weighted_sum
 from vilg.models.bidirectional import BidirectionalTransformer
 from vilg.models.end_to_end import EndToEndModel, EndToEndReconstructor, ReconstructorConfig
 from vilg.release.kinds.bidirectional import ReleasedModel
-from vilg.tasks.bidirectional import BidirectionalBatch, BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig
+from vilg.tasks.bidirectional import (BidirectionalBatch, BidirectionalStep, BidirectionalTask, BidirectionalTaskConfig,
+                                     read_codes)
 from vilg.tasks.image_tokenizer import AdversaryStep
 from vilg.weights.files import read_weights
 
@@ -83,14 +84,24 @@ class EndToEndStep(BidirectionalStep):
         self.picture_loss = PictureLoss(config.loss)
         self.pull = AdversarialPull(discriminator, config.adversary) if discriminator is not None else None
         self.weight, self.warmup_steps = config.reconstruction_weight, config.reconstruction_warmup_steps
-        self.reaches_generator = config.reaches_generator
+        self.reaches_generator, self.reads = config.reaches_generator, config.reconstructor.reads
 
     def forward(self, batch: EndToEndBatch, step: int) -> StepOutput:
-        drawn, described = self.hidden(batch)
+        seen, described = self.hidden(batch)
+        drawn = seen
+        if self.reads == "own":  # [B, n + 1, D]
+            drawn, seen = seen[:, :-1], seen[:, 1:]
         generation = self.generation(batch, drawn, described)
-        picture, figures = self._picture(drawn if self.reaches_generator else drawn.detach(), batch, step)
+        picture, figures = self._picture(seen if self.reaches_generator else seen.detach(), batch, step)
         loss = weighted_sum([(1.0, generation.loss), (self._weight_at(step), picture)])
         return StepOutput(loss, generation.figures | figures)
+
+    def hidden(self, batch: EndToEndBatch) -> tuple[Tensor, Tensor | None]:
+        """A bidirectional run's; with ``reconstructor.reads`` own, text→image has a slot more, [B, n + 1, D]."""
+        if self.reads == "predicting":
+            return super().hidden(batch)
+        seen = self.model.text_to_image_own_hidden(batch.t2i_text, batch.t2i_length, read_codes(batch))
+        return seen, None if self.directions == "text_to_image" else self.described(batch)
 
     def _picture(self, hidden: Tensor, batch: EndToEndBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         network = self.reconstructor.network
@@ -144,14 +155,17 @@ class EndToEndTask(BidirectionalTask):
             trained = read_weights(folder.parent / "model.safetensors")  # the model may have more rows than this
             found = release.read(folder, "reconstructor", model=self.model, image_tokenizer=self.image_tokenizer,
                                  transformer=trained)
-            for name in ("anchor", "map_layers", "map_ratio"):
+            for name in ("anchor", "map_layers", "map_ratio", "reads", "map"):
                 asked, given = getattr(self.config.reconstructor, name), getattr(found.config, name)
                 key = f"task.reconstructor.{name}"
                 if asked != given:
                     raise ConfigError(f"{key}: is {asked}, but {folder} was trained with {given}; set {key}={given}, "
                                       "or begin from a folder without a reconstructor")
             return found
-        return EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
+        made = EndToEndReconstructor(self.config.reconstructor, self.config.model.width, self.image_tokenizer)
+        if made.mixture is not None and made.config.reads == "predicting":
+            made.mixture.start_as(self.model.image_head)
+        return made
 
     def _teacher_forced(self, batch: EndToEndBatch, step: int) -> Tensor:
         return self.end_to_end(batch.t2i_text, batch.t2i_length, batch.codes)

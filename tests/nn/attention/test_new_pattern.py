@@ -125,6 +125,6 @@ def test_it_decodes_cached_as_the_full_forward_does(pattern):
     model.eval()
     text, length = paddle.to_tensor([[1, 4, 5, 6, 2], [1, 7, 2, 0, 0]]), paddle.to_tensor([5, 3])
     with paddle.no_grad():
-        drawn = generate_images(model, text, length, seeds=3, keep_hidden=True)
+        drawn = generate_images(model, text, length, seeds=3, keep_hidden="predicting")
         full = model.text_to_image_hidden(text, length, drawn.codes)
     np.testing.assert_allclose(drawn.hidden.numpy(), full.numpy(), atol=1e-5, rtol=1e-5)

@@ -19,9 +19,11 @@ from vilg.nn.attention.patterns import Dense, Layout
 from vilg.nn.layers import Linear
 
 
-def image_attention(model: BidirectionalTransformer, source: Source, samples: int = 1) -> CachedAttention:
-    """Caches for drawing ``samples`` pictures from every prompt of a text source."""
-    return CachedAttention(source, [LayerCache(pattern, model.layout) for pattern in model.patterns], samples)
+def image_attention(model: BidirectionalTransformer, source: Source, samples: int = 1,
+                    layout: Layout | None = None) -> CachedAttention:
+    """Caches for drawing ``samples`` pictures from every prompt of a text source, on the model's layout or another."""
+    layout = model.layout if layout is None else layout
+    return CachedAttention(source, [LayerCache(pattern, layout) for pattern in model.patterns], samples)
 
 
 def text_attention(model: TextImageTransformer, source: Source, steps: int) -> CachedAttention:
@@ -90,9 +92,10 @@ class Decoder:
         return self._head(self._hidden[:self.attention.rows]).astype("float32")
 
 
-def image_decoder(model: BidirectionalTransformer, source: Source, samples: int = 1) -> Decoder:
+def image_decoder(model: BidirectionalTransformer, source: Source, samples: int = 1,
+                  layout: Layout | None = None) -> Decoder:
     """Draws ``samples`` pictures from every prompt of a text source, in raster order."""
-    attention = image_attention(model, source, samples)
+    attention = image_attention(model, source, samples, layout)
     return Decoder(model, attention, model.image_head, model.image_embedding.weight, model.image_positions())
 
 

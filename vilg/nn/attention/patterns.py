@@ -20,7 +20,7 @@ Source tokens see all source tokens; a target token sees the whole source and th
 sees the target. The pattern narrows image→image attention alone.
 """
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -46,6 +46,10 @@ class Layout:
     def length(self) -> int:
         """Stream length L = M + n."""
         return self.text + self.image
+
+    def with_a_row_more(self) -> "Layout":
+        """The same stream with one row of image slots more: room for what comes after the last token."""
+        return replace(self, rows=self.rows + 1)
 
 
 @dataclass(frozen=True)
