@@ -11,6 +11,7 @@ from vilg import cli
 
 EPILOG = """examples:
   python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --devices 64
+  python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --devices 64 --set distributed.mp_degree=2
   python tools/plan.py configs/vilg/10b.yaml --device-memory 141 --smallest --set distributed.offload=false
   python tools/plan.py configs/vilg/10b.yaml --device-memory 80 --smallest --days 30
   python tools/plan.py configs/vilg/300m.yaml --device-memory 24 --devices 8 --picture plan.png --json plan.json
@@ -36,6 +37,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--efficiency", type=float, default=0.4, help="share of the peak that is reached (default 0.4)")
     parser.add_argument("--bandwidth", type=float, default=100.0, metavar="GB/S",
                         help="collectives, a device (default 100)")
+    parser.add_argument("--node-bandwidth", type=float, default=200.0, metavar="GB/S",
+                        help="collectives within a node, a device: the ranks of distributed.mp_degree (default 200)")
     parser.add_argument("--host-bandwidth", type=float, default=20.0, metavar="GB/S",
                         help="between a device and its host (default 20)")
     parser.add_argument("--storage-bandwidth", type=float, default=1.0, metavar="GB/S",
@@ -46,8 +49,10 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.device_memory <= 0 or (args.devices is not None and args.devices < 1):
         parser.error("--device-memory must be above 0 and --devices at least 1")
-    if min(args.peak, args.efficiency, args.bandwidth, args.host_bandwidth, args.storage_bandwidth, args.pairs) <= 0:
-        parser.error("--peak, --efficiency, --bandwidth, --host-bandwidth, --storage-bandwidth and --pairs are above 0")
+    if min(args.peak, args.efficiency, args.bandwidth, args.node_bandwidth, args.host_bandwidth, args.storage_bandwidth,
+           args.pairs) <= 0:
+        parser.error("--peak, --efficiency, --bandwidth, --node-bandwidth, --host-bandwidth, --storage-bandwidth and "
+                     "--pairs are above 0")
     if args.picture and args.picture.suffix.lower() not in Image.registered_extensions():
         parser.error(f"--picture {args.picture}: name a kind of picture, such as plan.png")
     if args.days <= 0 or (args.days < inf and not args.smallest):
@@ -65,7 +70,7 @@ def main() -> int:
     run = build.load_run(args.config, args.set)
     shape = build.planned_shape(run)
     devices = Devices(args.devices or 1, args.device_memory, args.peak, args.efficiency, args.bandwidth,
-                      args.host_bandwidth, args.storage_bandwidth)
+                      args.host_bandwidth, args.storage_bandwidth, args.node_bandwidth)
     if args.smallest:
         plan = smallest_fleet(shape, run.train, run.distributed, devices, args.pairs, args.days)
     else:

@@ -12,12 +12,12 @@ _MOVED = {"pipeline": "vilg.app.pipeline", "build": "vilg.run.build", "web": "vi
           "table7": "vilg.evaluation.table7"}
 
 
-def load(name_or_directory, device=None, cpu_math=None):
+def load(name_or_directory, device=None, cpu_math=None, dtype=None):
     """Load a released folder, by name or path: what draws and describes, or another kind's own; see
     :func:`vilg.app.pipeline.load_any`."""
     from vilg.app import pipeline  # models and tokenizers are only imported by those who load one
 
-    return pipeline.load_any(name_or_directory, device=device, cpu_math=cpu_math)
+    return pipeline.load_any(name_or_directory, device=device, cpu_math=cpu_math, dtype=dtype)
 
 
 def __getattr__(name):

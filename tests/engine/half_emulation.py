@@ -19,6 +19,9 @@ from paddle.amp.auto_cast import _set_multi_precision, amp_initialize
 HALF = (paddle.bfloat16, paddle.float16)
 OPERATORS = ("linear", "layer_norm", "gelu", "matmul", "mean", "mean_all", "sum", "dropout", "add", "subtract",
              "multiply", "square", "softmax", "abs", "log", "exp", "cross_entropy_with_softmax")
+MOVES = ("concat", "split", "split_with_num", "unbind", "slice", "gather", "embedding", "stack", "expand", "where",
+         "transpose", "scatter", "scale", "strided_slice", "index_select")
+"""What moves values and has no half-precision kernel, or gradient, on a CPU; transformers use it."""
 METHODS = ("__add__", "__sub__", "__radd__", "__mul__", "__rmul__", "__truediv__", "square", "sum", "mean", "abs")
 
 
@@ -55,12 +58,16 @@ def _floating(value: Any) -> bool:
 def rounded(operator: Callable[..., Any]) -> Callable[..., Any]:
     """``operator`` as a device would run it in half precision."""
     def run(*arguments: Any, **options: Any) -> Any:
-        halves = [value.dtype for value in (*arguments, *options.values()) if _floating(value) and value.dtype in HALF]
+        given = [each for value in (*arguments, *options.values())
+                 for each in (value if isinstance(value, (list, tuple)) else [value])]
+        halves = [value.dtype for value in given if _floating(value) and value.dtype in HALF]
         dtype = Cast.dtype or (halves[0] if halves else None)
-        if dtype is None or not any(map(_floating, (*arguments, *options.values()))):
+        if dtype is None or not any(map(_floating, given)):
             return operator(*arguments, **options)
 
         def operand(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(operand, value))
             if not _floating(value):
                 return value
             return (value if value.dtype in HALF or Cast.dtype is None else value.astype(dtype)).astype("float32")
@@ -98,9 +105,12 @@ class _Operators:
         return getattr(_C_ops, name)
 
 
-def install(put: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Replace the operators, by ``put(object, name, value)``: for the rest of this process unless it knows better."""
+def install(put: Callable[[Any, str, Any], None] = setattr, moves: bool = False) -> None:
+    """Replace the operators, by ``put(object, name, value)``: for the rest of this process unless it knows better.
+    ``moves``: those of :data:`MOVES` too."""
     for name in OPERATORS:
+        put(_C_ops, name, rounded(getattr(_C_ops, name)))
+    for name in MOVES if moves else ():
         put(_C_ops, name, rounded(getattr(_C_ops, name)))
     for name in METHODS:
         put(paddle.Tensor, name, rounded(getattr(paddle.Tensor, name)))

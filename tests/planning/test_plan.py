@@ -1,11 +1,15 @@
 """Plans: counts are the built model's, memory adds up, the smallest fleet is the smallest."""
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import paddle
 import pytest
 
 from vilg.engine.parallel.distributed import DistributedConfig
+from vilg.engine.parallel.tensor_parallel import put_on
+from vilg.engine.parallel.topology import Topology
 from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
@@ -16,6 +20,7 @@ from vilg.planning.memory import StepPlan, backward_peak, block_parameters, kept
 from vilg.planning.plan import Devices, flops_per_token, make_plan, smallest_fleet, train_with
 from vilg.planning.report import picture, table
 from vilg.run.build import load_run, planned_shape
+from vilg.tasks.bidirectional import BidirectionalStep, BidirectionalTaskConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -86,6 +91,44 @@ def test_plan_of_the_big_run():
     assert "fits" in text and "9.88 B" in text.replace("9.881", "9.88")
     assert picture(plan).size[0] == 900
     assert plan.figures()["memory_gb"] == pytest.approx(sum(plan.memory.values()) / 1e9)
+
+
+def test_a_divided_plan_counts_what_a_rank_of_the_model_holds():
+    with paddle.LazyGuard():
+        step = BidirectionalStep(BidirectionalTransformer(SMALL), BidirectionalTaskConfig(
+            model=SMALL, image_tokenizer="", vocabulary=""))
+    put_on(step, Topology(2, 0, 2))
+    held = sum(cut.part(np.zeros(cut.shape, "int8")).size if cut.divided else prod(cut.shape)
+               for cut in (parameter.cut for parameter in step.parameters()))
+    assert parameter_count(SMALL, 2) == held < 0.7 * parameter_count(SMALL)
+
+
+def test_the_plan_of_a_divided_run():
+    whole, divided = (make_plan(BIG, TRAIN, DistributedConfig(level="os_g", amp="O2", mp_degree=degree),
+                                Devices(64, 80.0), 1e6) for degree in (1, 4))
+    assert divided.micro_batch == 4 * whole.micro_batch and whole.node_bytes == 0
+    # Two sums forward and two backward a layer, and one before the heads, of which a device sends 2 · 3/4.
+    stream = 2 * divided.micro_batch * BIG.layout.length * 4096 * 2
+    assert divided.node_bytes == pytest.approx((4 * 48 + 1) * stream * 1.5)
+    share = parameter_count(BIG, 4) / parameter_count(BIG)
+    assert 0.25 < share < 0.27 and divided.memory["weights"] == pytest.approx(share * whole.memory["weights"])
+    # States are shared by a quarter as many ranks, which hold about a quarter each.
+    assert divided.memory["optimizer moments"] == pytest.approx(4 * share * whole.memory["optimizer moments"])
+    assert divided.exchanged_bytes < 0.27 * whole.exchanged_bytes
+    assert divided.start.checkpoint == whole.start.checkpoint and divided.start.init_peak < whole.start.init_peak
+    slower = make_plan(BIG, TRAIN, DistributedConfig(level="os_g", amp="O2", mp_degree=4),
+                       Devices(64, 80.0, node_bandwidth=100.0), 1e6)
+    assert slower.step_seconds - divided.step_seconds == pytest.approx(divided.node_bytes / 200e9)
+    assert "exchanged within a model" in table(divided)
+
+
+@pytest.mark.parametrize("degree, devices, words", [
+    (3, 64, "mp_degree: 64 ranks do not split into models of 3"),
+    (128, 128, "mp_degree: 64 attention heads do not divide over 128 ranks; use a divisor of 64")])
+def test_a_plan_that_cannot_be_divided_is_refused(degree, devices, words):
+    with pytest.raises(ConfigError, match=words):
+        level = "none" if degree == devices else "os_g"
+        make_plan(BIG, TRAIN, DistributedConfig(level=level, mp_degree=degree), Devices(devices, 80.0), 1e6)
 
 
 def test_offload_moves_memory_to_the_host():

@@ -19,6 +19,7 @@ from PIL import Image
 from vilg import config as configs
 from vilg import release, runtime
 from vilg.app.dual_encoder import Matcher
+from vilg.app.half import in_dtype
 from vilg.app.inputs import Picture, counts, listed, open_picture, token_mask
 from vilg.app.judge import name_of, ready_judge
 from vilg.data.transforms import centre_crop, from_model, to_model
@@ -40,26 +41,29 @@ DRAWERS = ("bidirectional", "two_level")
 """The kinds of released folders that draw and describe."""
 
 
-def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> "Pipeline":
+def load(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None,
+         dtype: str | None = None) -> "Pipeline":
     """Load a model that draws and describes, by its name in ``model_zoo/`` or by its folder.
 
     ``device``: "cpu", "gpu:0" …; ``cpu_math``: "fp32", "bf16" or "int8" products on a CPU. Both are the process's:
     models that were loaded before follow them (but for int8, which is taken at loading), and a load without them
-    changes neither. Raises CheckpointError when there is no such model or the folder is of another kind, and VilgError
-    when the device is not there.
+    changes neither. ``dtype``: "bfloat16" or "float16" weights of this model, on a device that computes in them.
+    Raises CheckpointError when there is no such model or the folder is of another kind, and VilgError when the device
+    is not there or lacks the ``dtype``.
     """
-    _prepare(device, cpu_math)
+    runtime.prepare(device, cpu_math)
     folder = release.find_model(name_or_directory, *DRAWERS)
     kind = release.describe(folder)[0]["kind"]
-    return Pipeline(release.read(folder, kind if kind in DRAWERS else DRAWERS[0]))
+    return Pipeline(in_dtype(release.read(folder, kind if kind in DRAWERS else DRAWERS[0]), dtype))
 
 
-def load_any(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None) -> Any:
+def load_any(name_or_directory: str | Path, device: str | None = None, cpu_math: str | None = None,
+             dtype: str | None = None) -> Any:
     """Load a released folder of any kind, as :func:`load`: a :class:`Pipeline` for a bidirectional model, a
     :class:`~vilg.app.dual_encoder.Matcher` for a dual encoder, and the thing itself for the others (an image tokenizer,
     a feature network)."""
-    _prepare(device, cpu_math)
-    thing = release.read(release.find_model(name_or_directory))
+    runtime.prepare(device, cpu_math)
+    thing = in_dtype(release.read(release.find_model(name_or_directory)), dtype)
     offered = next((offer for kind, offer in _OFFERS.items() if isinstance(thing, kind)), None)
     return thing if offered is None else offered(thing)
 
@@ -72,13 +76,6 @@ def load_encoder(name_or_directory: str | Path, device: str | None = None, cpu_m
         raise CheckpointError(f"{name_or_directory}: is no dual encoder, which compares texts and images, but "
                               f"{type(thing).__name__}; name one, such as ernie_vil_tiny")
     return thing
-
-
-def _prepare(device: str | None, cpu_math: str | None) -> None:
-    if device:
-        runtime.set_device(device)
-    if cpu_math:
-        runtime.set_cpu_math(cpu_math)
 
 
 class Pipeline:

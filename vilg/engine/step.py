@@ -106,8 +106,10 @@ class OptimizerStep:
                broken: int) -> dict[str, float]:
         """What all ranks know after a phase: mean loss and figures; sums of the squares of the gradient norm, of the
         wishes to stop, and of the broken samples met since the ranks started."""
+        # The ranks of one model read the same samples: one of them counts.
+        counted = stop, broken if self.parallel.topology.model_rank == 0 else 0
         means = paddle.stack([loss, *figures.values()]) / self.parallel.ranks
-        counts = [paddle.to_tensor(float(count)) for count in (stop, broken)]
+        counts = [paddle.to_tensor(float(count)) for count in counted]
         sums = paddle.stack([phase_optimizer.square_norm(), *counts])
         values = self.parallel.sum(paddle.concat([sums, means])).numpy().tolist()
         return dict(zip(("square_norm", "stop", "broken_samples", "loss", *figures), values))

@@ -70,13 +70,17 @@ class TrainConfig:
     def check_parallel(self, distributed: DistributedConfig, ranks: int) -> None:
         """Refuse what this run cannot do at a parallel level and number of ranks. Raises ConfigError."""
         distributed.check_ranks(ranks)
-        self.micro_batch_size(ranks)
+        self.micro_batch_size(ranks // distributed.mp_degree)
+        if distributed.mp_degree > 1 and self.preview_every:
+            raise ConfigError(f"train.preview_every: is {self.preview_every}, but with distributed.mp_degree "
+                              f"{distributed.mp_degree} no rank holds the whole model to draw with; set it to 0 and draw "
+                              "from an exported model")
         if distributed.level == "p_g_os" and self.preview_every:
             raise ConfigError(f"train.preview_every: is {self.preview_every}, but with distributed.level p_g_os no "
                               "rank holds the whole model to draw with; set it to 0 and draw from an exported model")
 
     def micro_batch_size(self, ranks: int) -> int:
-        """Samples a rank and micro-batch. Raises ConfigError when batch_size does not divide."""
+        """Samples a rank and micro-batch, of ``ranks`` that read different ones. Raises ConfigError when batch_size does not divide."""
         parts = ranks * self.accumulate_steps
         if self.batch_size % parts:
             raise ConfigError(f"train.batch_size: {self.batch_size} does not divide over {ranks} ranks × "
@@ -195,7 +199,7 @@ class Trainer:
         figures = result.figures | {"lr": rate}
         self._end_step(result.not_finite, figures, arrays)
         if metrics is not None:
-            self._report(metrics, figures, self.parallel.ranks * sum(map(self.task.tokens, micro)))
+            self._report(metrics, figures, self.parallel.topology.data_ranks * sum(map(self.task.tokens, micro)))
         self._batch = micro[0]
         return result.stop
 
@@ -236,8 +240,9 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _seed_step(self) -> None:
-        """Randomness is a pure function of run seed, step and rank, so there is no generator state to save."""
-        sequence = np.random.SeedSequence([self.seed, self.step, self.parallel.rank])
+        """Randomness is a pure function of run seed, step and rank, so there is no generator state to save. The ranks of
+        one model share it, since they drop the same parts of what they all have."""
+        sequence = np.random.SeedSequence([self.seed, self.step, self.parallel.topology.data_rank])
         paddle.seed(int(sequence.generate_state(1)[0]))
 
     def _watchdog(self) -> Watchdog:

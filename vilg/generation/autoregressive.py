@@ -9,9 +9,10 @@ from paddle import Tensor
 
 from vilg.errors import ShapeError
 from vilg.generation.decoding.decoder import evaluating, image_decoder, text_decoder
+from vilg.generation.decoding.drawing import DeviceDrawing, HostDrawing
 from vilg.generation.decoding.source import prefill_image, prefill_text
 from vilg.generation.prompts import known_tokens, sample_uniforms, with_empty
-from vilg.generation.sampling import SamplingConfig, guide, sample_token
+from vilg.generation.sampling import SamplingConfig, sample_token
 from vilg.models.bidirectional import BidirectionalTransformer, TextImageTransformer
 from vilg.nn.attention.cached import Source
 
@@ -48,26 +49,21 @@ def generate_images(model: BidirectionalTransformer, text: Tensor, length: Tenso
         source = _image_source(model, text, length, sampling)
         own = keep_hidden == "own"
         decoder = image_decoder(model, source, num_images, model.layout.with_a_row_more() if own else None)
-        guided = source.prompts // prompts
-        x = model.begin_of_image.weight
-        codes, hidden = np.zeros([prompts * num_images, steps], dtype=np.int64), []
+        drawing = (HostDrawing if source.on_host else DeviceDrawing)(decoder, sampling, known, mask, random)
+        x, hidden = model.begin_of_image.weight, []
         for step in range(steps):
             decoder.step(step, x)
             if keep_hidden and (step or not own):
-                hidden.append(decoder.hidden()[:len(codes)])
-            codes[:, step] = known[:, step]
-            if not mask[:, step].all():
-                drawn = sample_token(_guided(decoder.logits(), sampling), sampling, random[:, step])
-                codes[:, step] = np.where(mask[:, step], known[:, step], drawn)
-            x = decoder.embed(np.tile(codes[:, step], guided), np.full([decoder.attention.rows], step))
+                hidden.append(decoder.hidden()[:len(known)])
+            x = drawing.next(step)
             if progress is not None:
                 progress(1)
         if own:
             decoder.step(steps, x)
-            hidden.append(decoder.hidden()[:len(codes)])
+            hidden.append(decoder.hidden()[:len(known)])
     width = model.config.width
-    kept = paddle.stack(hidden, axis=1) if keep_hidden else paddle.zeros([len(codes), 0, width])
-    return GeneratedImages(paddle.to_tensor(codes), kept)
+    kept = paddle.stack(hidden, axis=1) if keep_hidden else paddle.zeros([len(known), 0, width])
+    return GeneratedImages(drawing.codes(), kept)
 
 
 def generate_text(model: TextImageTransformer, image: Tensor, prompt: Tensor, prefix: Tensor,
@@ -122,10 +118,3 @@ def _image_source(model: BidirectionalTransformer, text: Tensor, length: Tensor,
 def _without(logits: np.ndarray, never: int | None) -> np.ndarray:
     """Logits [R, V] under which token ``never`` cannot be drawn."""
     return logits if never is None else np.where(np.arange(logits.shape[-1]) == never, np.float32(-np.inf), logits)
-
-
-def _guided(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
-    """Logits of told rows and then free rows under guidance → logits of the told rows."""
-    if sampling.guidance == 1:
-        return logits
-    return guide(*np.split(logits, 2), sampling)

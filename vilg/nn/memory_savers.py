@@ -43,7 +43,7 @@ class LinearCrossEntropy(PyLayer):
         ctx.has_bias = bias is not None
         losses, sums = [], []
         with paddle.amp.auto_cast(enable=False):
-            for rows, wanted in _chunks(x, labels, weight.shape[1]):
+            for rows, wanted in chunks(x, labels, weight.shape[1]):
                 logits = F.linear(rows, weight, bias).astype("float32")  # [t, V]
                 sums.append(paddle.logsumexp(logits, axis=-1))
                 chosen = paddle.take_along_axis(logits, paddle.clip(wanted, min=0).unsqueeze(1), 1).squeeze(1)
@@ -56,7 +56,7 @@ class LinearCrossEntropy(PyLayer):
         x, weight, bias, labels, sums = ctx.saved_tensor()
         dx, first = [], 0
         dweight, dbias = paddle.zeros(weight.shape, "float32"), paddle.zeros(weight.shape[1:], "float32")
-        for rows, wanted in _chunks(x, labels, weight.shape[1]):
+        for rows, wanted in chunks(x, labels, weight.shape[1]):
             last = first + rows.shape[0]
             logits = F.linear(rows, weight, bias).astype("float32")
             counts = paddle.where(wanted == NO_LOSS, paddle.zeros_like(dy[first:last]), dy[first:last]).unsqueeze(1)
@@ -71,7 +71,8 @@ class LinearCrossEntropy(PyLayer):
         return (*gradients, dbias.astype(bias.dtype), None) if ctx.has_bias else (*gradients, None)
 
 
-def _chunks(x: Tensor, labels: Tensor, classes: int) -> list[tuple[Tensor, Tensor]]:
+def chunks(x: Tensor, labels: Tensor, classes: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows of x [T, D] with their labels, as many at a time as have :data:`CHUNK` logits."""
     size = max(CHUNK // classes, 1)
     return [(x[first:first + size], labels[first:first + size]) for first in range(0, x.shape[0], size)]
 

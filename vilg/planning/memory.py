@@ -9,6 +9,7 @@ not kept, but computed again from GELU's own.)
 from dataclasses import dataclass
 from typing import Protocol
 
+from vilg.engine.parallel.tensor_parallel import cut_sizes
 from vilg.nn.attention.blocks.layout import block_layout
 from vilg.nn.attention.patterns import SOURCE, TARGET, Layout, Pattern, Role
 from vilg.nn.memory_savers import CHUNK
@@ -51,6 +52,8 @@ class StepPlan:
     fits it. ``recompute_every``: every k-th block forgets its activations (0: none). ``gelu_again``: what
     GELU gives is not kept (``linear_after_gelu`` on a CPU, and in half precision on a device). ``logits_again``: nor
     are logits (``linear_cross_entropy`` in half precision on a device); a chunk of them is there at a time, in float32.
+    ``divided``: how many devices compute every layer together, each its part of what a block has between the map
+    into attention or the feed-forward part and the map out of it.
     """
 
     batch: int
@@ -60,6 +63,7 @@ class StepPlan:
     recompute_every: int = 0
     gelu_again: bool = False
     logits_again: bool = False
+    divided: int = 1
 
     def recomputes(self, layer: int) -> bool:
         """Whether layer number ``layer`` (from 0) forgets its activations."""
@@ -74,10 +78,11 @@ def attention_keys(shape: Shape, pattern: Pattern, role: Role) -> tuple[int, int
 def attention_elements(shape: Shape, step: StepPlan, pattern: Pattern, role: Role) -> int:
     """Attention weights that a layer keeps for one direction: N·B·(n·keys of the image + M·keys of the text)."""
     if step.flash and pattern.runs(shape.layout) is not None:
-        return step.batch * shape.heads * shape.layout.length  # the log-sum-exp of each row
+        return step.batch * shape.heads * shape.layout.length // step.divided  # the log-sum-exp of each row
     image, text = attention_keys(shape, pattern, role)
     copies = 2 if shape.dropout else 1  # weights, and the factors that dropped some of them
-    return copies * step.batch * shape.heads * (shape.layout.image * image + shape.layout.text * text)
+    compared = shape.layout.image * image + shape.layout.text * text
+    return copies * step.batch * shape.heads * compared // step.divided
 
 
 def block_elements(shape: Shape, step: StepPlan, pattern: Pattern) -> dict[str, int]:
@@ -90,12 +95,13 @@ def block_elements(shape: Shape, step: StepPlan, pattern: Pattern) -> dict[str, 
             case Norm(width=width):
                 kept[stream] += slots * (width + 2)  # its input, and the mean and variance of each slot
             case Attend(width=width):
-                kept[attention] += slots * 3 * width
+                kept[attention] += slots * 3 * width // step.divided
             case Activation(width=width):
-                kept[inner] += slots * width
+                kept[inner] += slots * width // step.divided
             case Map(inputs=inputs):
                 if not (isinstance(before, Activation) and step.gelu_again):
-                    kept[{Attend: attention, Activation: inner}.get(type(before), stream)] += slots * inputs
+                    part = step.divided if isinstance(before, Attend | Activation) else 1
+                    kept[{Attend: attention, Activation: inner}.get(type(before), stream)] += slots * inputs // part
     return kept | {"attention weights": sum(attention_elements(shape, step, pattern, role) for role in step.roles)}
 
 
@@ -105,7 +111,11 @@ def head_elements(shape: Shape, step: StepPlan) -> dict[str, int]:
     image = batch * layout.image if any(role.image_is_target for role in step.roles) else 0
     text = batch * layout.text if any(not role.image_is_target for role in step.roles) else 0
     return {"embeddings and final norm": _stream(shape, step) + 2 * (image + text) * shape.width,
-            "logits": 0 if step.logits_again else image * shape.codebook_size + text * shape.vocab_size}
+            "logits": image * shape.codebook_size + text * shape.vocab_size if not _logits_again(step) else 0}
+
+
+def _logits_again(step: StepPlan) -> bool:
+    return step.logits_again or step.divided > 1  # a divided head never keeps them
 
 
 def kept_bytes(shape: Shape, step: StepPlan) -> dict[str, int]:
@@ -136,12 +146,13 @@ def backward_peak(shape: Shape, step: StepPlan, gradient_size: int = FLOAT, whol
     blocks = [sum(block_elements(shape, step, pattern).values()) for pattern in shape.patterns]
     kept = [stream if step.recomputes(number) else whole for number, whole in enumerate(blocks)]
     inner, packed = _widest(shape, step, Activation), 3 * _widest(shape, step, Attend)
-    gradients = (shape.codebook_size + shape.vocab_size) * shape.width * gradient_size
+    gradients = _head_parameters(shape, step.divided) * gradient_size
     peak = (sum(kept) + sum(heads.values()) + min(LOGIT_CHUNK, heads["logits"])) * size + gradients
-    if step.logits_again:
+    if _logits_again(step):
         # Three chunks (logits, the right classes, the change), and a float32 gradient of the larger head.
-        peak += (3 * CHUNK + max(shape.codebook_size, shape.vocab_size) * shape.width) * FLOAT
-    outside, block_gradient = heads["embeddings and final norm"], block_parameters(shape) * gradient_size
+        peak += (3 * CHUNK + max(shape.codebook_size, shape.vocab_size) * shape.width // step.divided) * FLOAT
+    outside = heads["embeddings and final norm"]
+    block_gradient = block_parameters(shape, step.divided) * gradient_size
     for number in reversed(range(shape.layers)):
         live = sum(kept[:number]) + blocks[number] + outside
         # The gradient behind GELU, while that before it takes the place of what was kept; or both, and GELU once more.
@@ -157,23 +168,43 @@ def backward_peak(shape: Shape, step: StepPlan, gradient_size: int = FLOAT, whol
     return peak
 
 
-def block_parameters(shape: Shape) -> int:
-    """Parameters of one block: the matrices and biases of its maps, two vectors a norm."""
-    maps = [operation for operation in shape.program if isinstance(operation, Map)]
-    norms = [operation for operation in shape.program if isinstance(operation, Norm)]
+def block_parameters(shape: Shape, divided: int = 1) -> int:
+    """Parameters of one block: the matrices and biases of its maps, two vectors a norm; or what one of ``divided``
+    devices has of them."""
+    program = cut_sizes(shape.program, divided)
+    maps = [operation for operation in program if isinstance(operation, Map)]
+    norms = [operation for operation in program if isinstance(operation, Norm)]
     return sum((each.inputs + 1) * each.outputs for each in maps) + sum(2 * each.width for each in norms)
 
 
-def parameter_count(shape: Shape) -> int:
-    """Parameters of the whole model: blocks, embeddings and positions, final norm, two heads with their biases."""
-    heads = (shape.vocab_size + shape.codebook_size) * (shape.width + 1)
-    return shape.layers * block_parameters(shape) + _embedding_parameters(shape) + 2 * shape.width + heads
+def parameter_count(shape: Shape, divided: int = 1) -> int:
+    """Parameters of the whole model, or what one of ``divided`` devices has of them: blocks, embeddings and positions,
+    final norm, two heads with their biases."""
+    around_blocks = _embedding_parameters(shape) + 2 * shape.width + _head_parameters(shape, divided)
+    return shape.layers * block_parameters(shape, divided) + around_blocks
+
+
+def _head_parameters(shape: Shape, divided: int) -> int:
+    """Of both heads; one whose vocabulary does not divide is whole on every device."""
+    return sum(classes // (1 if classes % divided else divided) * (shape.width + 1)
+               for classes in (shape.codebook_size, shape.vocab_size))
 
 
 def _embedding_parameters(shape: Shape) -> int:
     layout = shape.layout
     rows = shape.vocab_size + layout.text + shape.codebook_size + layout.rows + layout.columns + 1
     return rows * shape.width
+
+
+def divided_traffic(shape: Shape, step: StepPlan) -> int:
+    """Bytes that the devices of one model send each for one micro-batch: a sum behind attention and one behind the
+    feed-forward part forward, one before each backward, and forward's again where a block is computed again."""
+    if step.divided == 1:
+        return 0
+    sums = sum(2 + (1 + step.recomputes(number)) * 2 for number in range(shape.layers))
+    heads = len(step.roles) * step.batch * shape.layout.length * shape.width  # before the heads, at most
+    size, share = 2 if step.half else FLOAT, 2 * (step.divided - 1) / step.divided
+    return int((sums * _stream(shape, step) + heads) * size * share)
 
 
 def largest_parameter(shape: Shape) -> int:
@@ -185,7 +216,7 @@ def largest_parameter(shape: Shape) -> int:
 def _widest(shape: Shape, step: StepPlan, kind: type[Activation] | type[Attend]) -> int:
     """Elements of the widest value [ΣB, L, ·] of one kind of operation in a block."""
     widths = [operation.width for operation in shape.program if isinstance(operation, kind)]
-    return len(step.roles) * step.batch * shape.layout.length * max(widths)
+    return len(step.roles) * step.batch * shape.layout.length * max(widths) // step.divided
 
 
 def _stream(shape: Shape, step: StepPlan) -> int:

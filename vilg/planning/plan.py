@@ -5,12 +5,13 @@ from math import inf
 from typing import Any
 
 from vilg.engine.parallel.distributed import DistributedConfig
+from vilg.engine.parallel.tensor_parallel import check_program
 from vilg.engine.trainer import TrainConfig
 from vilg.errors import ConfigError
 from vilg.nn.attention.patterns import SOURCE, TARGET
 from vilg.planning.memory import (
-    FLOAT, Shape, StepPlan, attention_keys, backward_peak, block_parameters, kept_bytes, largest_parameter,
-    parameter_count,
+    FLOAT, Shape, StepPlan, attention_keys, backward_peak, block_parameters, divided_traffic, kept_bytes,
+    largest_parameter, parameter_count,
 )
 from vilg.planning.starting import Start, plan_start
 
@@ -24,7 +25,8 @@ FRAGMENTED = 0.05
 @dataclass(frozen=True)
 class Devices:
     """The fleet: ``count`` devices of ``memory`` GB, ``peak`` TFLOP/s used at ``efficiency``, ``bandwidth`` GB/s of
-    collectives a device, ``host_bandwidth`` GB/s between a device and its host, ``storage`` GB/s of files a device."""
+    collectives a device, ``node_bandwidth`` of those within a node, over which a model is divided, ``host_bandwidth``
+    GB/s between a device and its host, ``storage`` GB/s of files a device."""
 
     count: int
     memory: float
@@ -33,6 +35,7 @@ class Devices:
     bandwidth: float = 100.0
     host_bandwidth: float = 20.0
     storage: float = 1.0
+    node_bandwidth: float = 200.0
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Plan:
     flops_per_token: float
     tokens_per_step: int
     exchanged_bytes: float
+    node_bytes: float
     host_traffic_bytes: float
     step_seconds: float
     days: float
@@ -72,6 +76,7 @@ class Plan:
                 "accumulate_steps": self.accumulate_steps, "memory_gb": self.total_bytes / GB,
                 "fits": int(self.fits), **parts, "host_gb": self.host_bytes / GB,
                 "flops_per_token": self.flops_per_token, "exchanged_gb_a_step": self.exchanged_bytes / GB,
+                "exchanged_in_node_gb_a_step": self.node_bytes / GB,
                 "host_traffic_gb_a_step": self.host_traffic_bytes / GB, "step_seconds": self.step_seconds,
                 "days": self.days, "mfu": self.mfu, **self.start.figures()}
 
@@ -79,16 +84,18 @@ class Plan:
 def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float) -> Plan:
     """The plan of a run of ``pairs`` picture–text pairs. Raises ConfigError where the fleet and the config disagree."""
     train.check_parallel(distributed, devices.count)
-    level = distributed.level
-    shard = 1 if level in ("none", "dp") else distributed.sharding_degree or devices.count
+    level, divided = distributed.level, distributed.mp_degree
+    check_program(shape.program, divided)
+    count = devices.count // divided
+    shard = 1 if level in ("none", "dp") else distributed.sharding_degree or count
     every = {"none": 0, "full": 1}.get(distributed.recompute, distributed.recompute)
-    micro = train.micro_batch_size(devices.count)
+    micro = train.micro_batch_size(count)
     # O1 keeps sums and norms in float32, and casts of products besides: counted as float32, which is never too little.
     half = distributed.amp == "O2"
     step = StepPlan(micro, half=half, flash=distributed.amp != "none", recompute_every=every, gelu_again=half,
-                    logits_again=half)
-    parameters, (_, gradient) = parameter_count(shape), _bytes_each(distributed)
-    memory, host = _standing(parameters, distributed, shard, devices.count, bool(train.ema_decay))
+                    logits_again=half, divided=divided)
+    parameters, held, (_, gradient) = parameter_count(shape), parameter_count(shape, divided), _bytes_each(distributed)
+    memory, host = _standing(held, distributed, shard, count, bool(train.ema_decay))
     kept = kept_bytes(shape, step)
     memory |= {f"activations: {name}": float(value) for name, value in kept.items()}
     whole = level in ("none", "dp", "os")
@@ -96,16 +103,18 @@ def make_plan(shape: Shape, train: TrainConfig, distributed: DistributedConfig, 
     memory["backward: workspace and gradients" if whole else "backward: workspace"] = float(max(in_flight, 0))
     memory |= _buffers(shape, distributed, shard)
     flops, tokens = flops_per_token(shape, every), 2 * train.batch_size * shape.layout.length
-    exchanged, host_traffic = _traffic(parameters, distributed, shard, devices.count, train.accumulate_steps,
-                                       bool(every))
+    exchanged, host_traffic = _traffic(held, distributed, shard, count, train.accumulate_steps, bool(every))
+    in_node = float(train.accumulate_steps * divided_traffic(shape, step))
     seconds = (flops * tokens / (devices.count * devices.peak * 1e12 * devices.efficiency)
-               + exchanged / (devices.bandwidth * GB) + host_traffic / (devices.host_bandwidth * GB))
+               + exchanged / (devices.bandwidth * GB) + in_node / (devices.node_bandwidth * GB)
+               + host_traffic / (devices.host_bandwidth * GB))
     start = plan_start(shape, distributed, shard, devices.count, bool(train.ema_decay), CONTEXT_BYTES,
                        devices.bandwidth * GB, devices.storage * GB)
     # Of the peak, what the model's own arithmetic takes: computing again does not count.
     mfu = flops_per_token(shape) * tokens / (seconds * devices.count * devices.peak * 1e12)
     return Plan(devices, parameters, micro, train.accumulate_steps, memory, host, flops, tokens, exchanged,
-                host_traffic, seconds, pairs / train.batch_size * seconds / 86400, mfu, start, _notes(distributed))
+                in_node, host_traffic, seconds, pairs / train.batch_size * seconds / 86400, mfu, start,
+                _notes(distributed))
 
 
 def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedConfig, devices: Devices, pairs: float,
@@ -115,12 +124,12 @@ def smallest_fleet(shape: Shape, train: TrainConfig, distributed: DistributedCon
 
     Raises ConfigError when even ``limit`` devices do not do.
     """
-    count = distributed.sharding_degree or (2 if distributed.level != "none" else 1)
+    count = distributed.mp_degree * (distributed.sharding_degree or (2 if distributed.level != "none" else 1))
     if train.batch_size % count:
         raise ConfigError(f"train.batch_size: {train.batch_size} does not divide over {count} devices, the fewest that "
                           f"distributed.level {distributed.level} is for; use a multiple of {count}")
     while count <= limit and train.batch_size % count == 0:
-        fleet, share = replace(devices, count=count), train.batch_size // count
+        fleet, share = replace(devices, count=count), train.batch_size // (count // distributed.mp_degree)
         for accumulate in (steps for steps in range(1, share + 1) if share % steps == 0):
             plan = make_plan(shape, train_with(train, accumulate_steps=accumulate), distributed, fleet, pairs)
             if plan.fits and plan.days <= days:

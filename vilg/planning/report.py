@@ -18,6 +18,7 @@ def table(plan: Plan) -> str:
     lines += [f"  {'together':42s} {plan.total_bytes / GB:8.2f}   {verdict}",
               f"{'host memory for one device':44s} {plan.host_bytes / GB:8.2f}",
               f"{'exchanged with other devices, a step':44s} {plan.exchanged_bytes / GB:8.2f}",
+              f"{'exchanged within a model, a step':44s} {plan.node_bytes / GB:8.2f}",
               f"{'moved between device and host, a step':44s} {plan.host_traffic_bytes / GB:8.2f}", "",
               f"{plan.flops_per_token / 1e9:.2f} GFLOP a token, {plan.tokens_per_step / 1e6:.2f} M tokens a step",
               f"{plan.step_seconds:.2f} s a step at {fleet.peak:.0f} TFLOP/s × {fleet.efficiency:.0%} and "

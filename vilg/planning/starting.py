@@ -35,13 +35,14 @@ def plan_start(shape: Shape, config: DistributedConfig, shard: int, count: int, 
     """
     parameters, half = parameter_count(shape), config.amp == "O2"
     weight = 2 if half else FLOAT
-    kept = parameters * weight
+    kept = parameter_count(shape, config.mp_degree) * weight
     if config.level == "p_g_os":
         # Slices and, in half precision, their masters; offloaded ones lie on the host.
         kept = 0 if config.offload else (kept + (FLOAT * parameters if half else 0)) / shard
     late = half or config.level == "p_g_os"
     peak = context + kept + (largest_parameter(shape) * (FLOAT + weight) if late else 0)
-    sent = FLOAT * parameters if config.level == "p_g_os" else weight * parameters if config.level == "dp" else 0
+    whole = config.level == "p_g_os" or config.mp_degree > 1  # which travels before it is cut
+    sent = FLOAT * parameters if whole else weight * parameters if config.level == "dp" else 0
     # Weights are stored in float32, then both moments, and masters and the moving average where they are kept.
     stored = FLOAT * parameters * (3 + half + ema)
     seconds = stored / count / storage

@@ -95,7 +95,7 @@ def build_task(run: RunConfig, making: Callable[[], AbstractContextManager] = nu
 
 
 def build_loader(run: RunConfig, task: Task, rank: int, ranks: int) -> Loader:
-    """This rank's micro-batches of the run's data."""
+    """The micro-batches of the run's data for one of ``ranks`` that read different samples."""
     stream = build_stream(run.data, task.fingerprints().get("image_tokenizer"), task.least_side, task.reads_text)
     return Loader(stream, run.data.loader, task.collate, run.train.micro_batch_size(ranks), run.seed, rank, ranks,
                   task.view)
@@ -121,7 +121,8 @@ def build_trainer(run: RunConfig) -> Trainer:
     parallel = Parallel(run.distributed)
     admit(parallel, run.output_directory, configs.to_dict(run))
     task = together(parallel, lambda: build_task(run, parallel.making))
-    loader = together(parallel, lambda: build_loader(run, task, parallel.rank, parallel.ranks))
+    loader = together(parallel, lambda: build_loader(run, task, parallel.topology.data_rank,
+                                                     parallel.topology.data_ranks))
     if isinstance(task, BidirectionalTask) and parallel.rank == 0:
         task.survey(first_samples(loader.stream))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}

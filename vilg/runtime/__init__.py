@@ -86,3 +86,19 @@ def set_device(device: str) -> None:
         raise VilgError(f"the device {device!r} is not there; this machine and this Paddle offer {', '.join(offered)}"
                         + (f"; {missing}" if missing else ""))
     paddle.set_device(device)
+
+
+def prepare(device: str | None, cpu_math: str | None) -> None:
+    """:func:`set_device` and :func:`set_cpu_math`, of what is given."""
+    if device:
+        set_device(device)
+    if cpu_math:
+        set_cpu_math(cpu_math)
+
+
+def computes_in(dtype: str) -> bool:
+    """Whether the device of now multiplies in ``dtype`` ("bfloat16", "float16"). No CPU does, in Paddle."""
+    import paddle
+
+    able = {"bfloat16": paddle.amp.is_bfloat16_supported, "float16": paddle.amp.is_float16_supported}
+    return paddle.get_device() != "cpu" and able[dtype]()

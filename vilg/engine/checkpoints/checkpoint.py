@@ -44,8 +44,13 @@ class StoredShard:
 
 def snapshot(shards: list[TensorShard]) -> list[StoredShard]:
     """Host copies of the owned shards, as they are now; training may go on while they are written."""
-    return [StoredShard(shard.name, shard.shape, shard.start, shard.stop, shard.read())
-            for shard in shards if shard.owned and shard.stop > shard.start]
+    copies = []
+    for shard in shards:
+        if shard.owned and shard.stop > shard.start:
+            values = shard.read()  # of a divided tensor all its ranks must
+            if shard.written:
+                copies.append(StoredShard(shard.name, shard.shape, shard.start, shard.stop, values))
+    return copies
 
 
 def write_rank_file(directory: Path, rank: int, shards: list[StoredShard]) -> None:

@@ -1,4 +1,5 @@
-"""Parallelism, put on from outside: levels, recompute, mixed precision. The only importer of paddle.distributed."""
+"""Parallelism, put on from outside: levels, divided layers, recompute, mixed precision. Nothing outside this folder
+imports paddle.distributed."""
 import contextlib
 import logging
 import os
@@ -10,7 +11,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
-from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
 from paddle.distributed.sharding import group_sharded_parallel
 
 from vilg.config import configclass
@@ -21,6 +22,8 @@ from vilg.engine.parallel.phase_optimizer import PhaseOptimizer
 from vilg.engine.parallel.recomputing import forgetting, put_on_recompute
 from vilg.engine.parallel.sharded import ParameterShardedOptimizer, StateShardedOptimizer
 from vilg.engine.parallel.slicing import allocate, is_late, slice_parameters
+from vilg.engine.parallel.tensor_parallel import cut_parameters, put_on
+from vilg.engine.parallel.topology import Topology
 from vilg.engine.safety.barrier import Barrier, make_barrier_file
 from vilg.engine.task import Phase
 from vilg.errors import ConfigError
@@ -35,16 +38,18 @@ class DistributedConfig:
 
     ``level``: none (one process), dp (replicas), os (optimizer states sharded), os_g (gradients too), p_g_os
     (parameters too). ``sharding_degree``: how many ranks share one model, 0 for all; the rest are data-parallel
-    replicas of that group. ``offload`` keeps optimizer states and master weights in host memory. ``recompute``: which
-    blocks of every stack forget their activations and compute them again in backward: none, full, or every k-th.
-    ``amp``: O1 casts operators, O2 also weights, whose masters and buffers stay float32; ``float32_gradients`` lets
-    O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale starts.
+    replicas of that group. ``mp_degree``: how many neighbouring ranks compute every layer together (tensor
+    parallelism); it divides the ranks, and the model's heads. ``offload`` keeps optimizer states and master weights in
+    host memory. ``recompute``: which blocks of every stack forget their activations and compute them again in backward:
+    none, full, or every k-th. ``amp``: O1 casts operators, O2 also weights, whose masters and buffers stay float32;
+    ``float32_gradients`` lets O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale starts.
     ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
     os_g, elements of gradients exchanged at once.
     """
 
     level: Literal["none", "dp", "os", "os_g", "p_g_os"] = "none"
     sharding_degree: int = 0
+    mp_degree: int = 1
     offload: bool = False
     recompute: Literal["none", "full"] | int = "none"
     amp: Literal["none", "O1", "O2"] = "none"
@@ -67,6 +72,10 @@ class DistributedConfig:
             raise ValueError("sharding_degree is 0 (all ranks) or at least 2")
         if isinstance(self.recompute, int) and self.recompute < 1:
             raise ValueError("recompute is none, full or k for every k-th block")
+        if self.mp_degree < 1:
+            raise ValueError("mp_degree is at least 1")
+        if self.mp_degree > 1 and self.level == "p_g_os":
+            raise ValueError("mp_degree: level p_g_os slices the weights already; use level os_g, or mp_degree: 1")
         if self.loss_scale <= 0 or self.segment_size < 0 or self.buffer_size < 1:
             raise ValueError("loss_scale and buffer_size must be above 0, segment_size not below")
 
@@ -77,14 +86,21 @@ class DistributedConfig:
 
     def check_ranks(self, ranks: int) -> None:
         """Refuse what ``ranks`` processes cannot do. Raises ConfigError naming the key and the fix."""
+        if ranks % self.mp_degree:
+            raise ConfigError(f"distributed.mp_degree: {ranks} ranks do not split into models of {self.mp_degree}; use "
+                              f"a divisor of {ranks}, or start other ranks")
+        started, ranks = ranks, ranks // self.mp_degree
+        told = f"{started} ranks" if ranks == started else f"{ranks} models of {self.mp_degree} ranks"
         if ranks > 1 and self.level == "none":
-            raise ConfigError(f"distributed.level: is none, but {ranks} ranks were started; set it to dp, os, os_g or "
-                              "p_g_os")
+            raise ConfigError(f"distributed.level: is none, but {told} were started; set it to dp, os, os_g or p_g_os")
+        if ranks == 1 and self.level != "none" and started > 1:
+            raise ConfigError(f"distributed.level: {self.level} needs at least 2 models of {self.mp_degree} ranks, and "
+                              "1 was started; use level none")
         if ranks == 1 and self.level != "none":
             raise ConfigError(f"distributed.level: {self.level} needs at least 2 ranks, and 1 was started; use level "
                               "none, or start tools/train.py with --ranks N or through paddle.distributed.launch")
         if self.sharding_degree and ranks % self.sharding_degree:
-            raise ConfigError(f"distributed.sharding_degree: {ranks} ranks do not split into groups of "
+            raise ConfigError(f"distributed.sharding_degree: {told} do not split into groups of "
                               f"{self.sharding_degree}; use a divisor of {ranks}")
 
 
@@ -120,8 +136,8 @@ class Parallel:
         self._barrier: Barrier | None = None
         if self.ranks > 1 and not self.on_gpu:
             self._barrier = self._make_barrier()
-        self._degree = config.sharding_degree or self.ranks
-        self._group, self._replicas = self._groups() if config.level in ("os", "os_g", "p_g_os") else (None, None)
+        self.topology = Topology(self.ranks, self.rank, config.mp_degree, config.sharding_degree)
+        self.topology.join(config.level in ("os", "os_g", "p_g_os"))
 
     def _check_device(self) -> None:
         """Refuse a CUDA Paddle without a GPU, and half precision on a GPU that lacks it."""
@@ -138,6 +154,9 @@ class Parallel:
         """The phase made ready for this run's level; names map a tensor's id to its name in checkpoints."""
         level, module = self.config.level, phase.module
         module.train()
+        divided = self.topology.mp_degree > 1
+        if divided:
+            put_on(module, self.topology)
         put_on_recompute(module, self.config.recompute)
         for layer in module.sublayers(include_self=True):
             if self.ranks > 1 and hasattr(layer, "gather"):
@@ -147,34 +166,41 @@ class Parallel:
         late = any(map(is_late, module.parameters()))
         if late and level != "p_g_os":
             with self._randomness():
-                allocate(module, self._half)
+                allocate(module, self._half, cut_parameters if divided else None)
+        elif divided:
+            for layer in module.sublayers(include_self=True):
+                cut_parameters(layer)
         optimizer = build_optimizer(optim, phase.parameters, multi_precision=self._half is not None)
         if self._half is not None:
             optimizer = to_half(module, optimizer, None if late else self._half, self.config.float32_gradients)
         if level == "none":
             return PhaseOptimizer(phase, optimizer, names)
         if level == "dp":
-            self._share_from_first(module)
-            parameters = list(phase.parameters.values())
-            return PhaseOptimizer(phase, optimizer, names, lambda: fused_allreduce_gradients(parameters, None),
-                                  self.rank, self.ranks)
+            if not divided:
+                self._share_from_first(module)
+            parameters, group = list(phase.parameters.values()), self.topology.data_group
+            return PhaseOptimizer(phase, optimizer, names,
+                                  lambda: fused_allreduce_gradients_with_group(parameters, group),
+                                  self.topology.data_rank, self.topology.data_ranks)
         return self._sharded_optimizer(phase, module, optimizer, names)
 
     def _sharded_optimizer(self, phase: Phase, module: nn.Layer, optimizer: paddle.optimizer.Optimizer,
                            names: dict[int, str]) -> PhaseOptimizer:
-        config, replica = self.config, self.rank // self._degree
+        config, topology = self.config, self.topology
         self._refuse_unshardable(phase)
         shapes = {name: tuple(tensor.shape) for name, tensor in phase.parameters.items()}
         if config.level == "p_g_os":
             with self._randomness():
                 wrapped = slice_parameters(
-                    module, optimizer, self._group, self._replicas, self._half, offload=config.offload,
+                    module, optimizer, topology.shard_group, topology.replica_group, self._half, offload=config.offload,
                     segment_size=config.segment_size, sync_comm=not self.gathers_ahead)
-            return ParameterShardedOptimizer(phase, wrapped, wrapped._optim, names, shapes, replica, config.offload)
+            return ParameterShardedOptimizer(phase, wrapped, wrapped._optim, names, shapes, topology.replica,
+                                             config.offload)
         wrapped, optimizer, _ = group_sharded_parallel(
-            module, optimizer, config.level, group=self._group, dp_group=self._replicas,
-            buffer_max_size=config.buffer_size)
-        return StateShardedOptimizer(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to, replica)
+            module, optimizer, config.level, group=topology.shard_group,
+            dp_group=topology.replica_group, buffer_max_size=config.buffer_size)
+        return StateShardedOptimizer(phase, wrapped, optimizer, names, config.level == "os", self._reduce_to,
+                                     topology.replica)
 
     @property
     def _half(self) -> str | None:
@@ -256,15 +282,14 @@ class Parallel:
         return values
 
     def can_send(self, ranks: list[int]) -> bool:
-        """Whether :meth:`send` reaches these ranks: all, or this rank's replicas."""
-        return self.ranks > 1 and (len(ranks) == self.ranks
-                                   or (self._replicas is not None and ranks == list(self._replicas.ranks)))
+        """Whether :meth:`send` reaches these ranks: all, or a group that the run has."""
+        return self.ranks > 1 and tuple(ranks) in self.topology.groups
 
     def send(self, values: np.ndarray | None, count: int, dtype: paddle.dtype, source: int,
              ranks: list[int]) -> np.ndarray:
         """Rank ``source``'s flat ``values`` on all ``ranks`` (:meth:`can_send`), of which each calls it."""
         tensor = paddle.to_tensor(values).astype(dtype) if values is not None else paddle.zeros([count], dtype)
-        dist.broadcast(tensor, src=source, group=None if len(ranks) == self.ranks else self._replicas)
+        dist.broadcast(tensor, src=source, group=self.topology.groups[tuple(ranks)])
         return tensor.numpy()
 
     def _make_barrier(self) -> Barrier | None:
@@ -283,17 +308,9 @@ class Parallel:
                 os.remove(path)
         return barrier if everywhere else None
 
-    def _groups(self) -> tuple[Any, Any]:
-        """This rank's sharding group, and its group of replicas (None for one replica). Every rank makes all groups."""
-        degree, ranks = self._degree, range(self.ranks)
-        if degree == self.ranks:
-            return dist.get_group(0), None
-        sharding = [_new_group(ranks[first:first + degree]) for first in ranks[::degree]]
-        replicas = [_new_group(ranks[place::degree]) for place in range(degree)]
-        return sharding[self.rank // degree], replicas[self.rank % degree]
-
     def _reduce_to(self, tensor: Tensor, owner: int) -> None:
-        dist.reduce(tensor, dst=self._group.ranks[owner], group=self._group)
+        group = self.topology.shard_group
+        dist.reduce(tensor, dst=group.ranks[owner], group=group)
 
     def _share_from_first(self, module: nn.Layer) -> None:
         with paddle.no_grad():
@@ -306,10 +323,3 @@ class Parallel:
         if others:
             raise ConfigError(f"distributed.level: {self.config.level} shards whole modules, and phase {phase.name} "
                               f"trains only part of its own ({others[0]} and others are not trained); use level dp")
-
-
-def _new_group(ranks: range) -> Any:
-    """A group of ``ranks``. Gloo's groups meet under keys that do not name the group: only one is made at a time."""
-    group = dist.new_group(list(ranks))
-    dist.barrier()
-    return group

@@ -129,7 +129,7 @@ class PhaseOptimizer:
         full = f"optimizer/{self.phase.name}/{name}/{kind}"
         if prod(tensor.shape) == 1 and prod(slot.shard.shape) != 1:
             # A counter that every slice of the parameter has a copy of; the first slice's is kept.
-            return TensorShard(full, lambda: tensor, (1,), 0, 1, slot.shard.owned and slot.shard.start == 0)
+            return TensorShard(full, lambda: tensor, (1,), 0, 1, slot.shard.written and slot.shard.start == 0)
         return slot.shard.renamed(full, lambda: tensor)
 
 

@@ -67,10 +67,6 @@ class StateShardedOptimizer(PhaseOptimizer):
         self.module._grad_scale()
         self.module._dp_allreduce()
 
-    def square_norm(self) -> Tensor:
-        # Replicas of a sharding group hold the same gradients: one of them counts.
-        return sum_of_squares(self._gradients() if self._replica == 0 else [])
-
     def step(self, rate: float) -> None:
         self.optimizer.set_lr(rate)
         self.optimizer._step()
@@ -79,6 +75,7 @@ class StateShardedOptimizer(PhaseOptimizer):
         self.optimizer.clear_grad()
 
     def tensor_shards(self) -> list[TensorShard]:
+        # Replicas of a sharding group hold the same gradients: one of them counts.
         return [whole(self.names[name], tensor, self._mine(tensor) and self._replica == 0)
                 for name, tensor in self.phase.parameters.items()]
 

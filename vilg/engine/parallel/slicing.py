@@ -5,6 +5,7 @@ the first slice. Here parameters that were made under ``paddle.LazyGuard`` are a
 on all ranks, cast, cut, and freed (ZeRO, arXiv:1910.02054, stage 3). At the other levels they are allocated likewise,
 so that half-precision weights are never there whole in float32.
 """
+from collections.abc import Callable
 from typing import Any
 
 import paddle
@@ -16,12 +17,15 @@ from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_stage3 import
 from vilg.engine.parallel.half import cast_to_half
 
 
-def allocate(module: nn.Layer, half: str | None) -> None:
-    """Allocate late parameters, one layer at a time, and cast them to ``half`` (None: they stay float32)."""
+def allocate(module: nn.Layer, half: str | None, keep: Callable[[nn.Layer], None] | None) -> None:
+    """Allocate late parameters, one layer at a time, let ``keep`` take from each layer what this rank keeps of it, and
+    cast them to ``half`` (None: they stay float32)."""
     for layer in module.sublayers(include_self=True):
         late = [parameter for parameter in layer.parameters(include_sublayers=False) if is_late(parameter)]
         for parameter in late:
             parameter.initialize()
+        if keep is not None:
+            keep(layer)
         if late and half is not None:
             cast_to_half(layer, half)
 

@@ -39,6 +39,8 @@ def checks() -> Iterator[Check]:
     yield Check("memory: a half-precision model is never there in float32", 1, _made_layer_by_layer)
     yield Check("draw: greedy codes are the CPU's", 1, _draws_as_the_cpu)
     yield Check("draw: the shipped model draws and describes", 0, _shipped)
+    for dtype in ("bfloat16", "float16"):
+        yield Check(f"draw: the shipped model in {dtype}", 1, lambda dtype=dtype: _shipped(dtype))
     yield from _of_ranks()
     yield Check("big: blocks of the 10 B config, forward and backward", 1, _big_blocks, big=True)
     yield Check("big: collectives between two GPUs", 2, _big_run_of_two, big=True)
@@ -47,6 +49,17 @@ def checks() -> Iterator[Check]:
 def _of_ranks() -> Iterator[Check]:
     yield Check("ranks: dp in 2 processes, as one; resumes", 0 if not gpus_here() else 2,
                 lambda: _ranks({"level": "dp"}, 2))
+    yield Check("ranks: a model divided over 2 processes, as one; resumes", 0 if not gpus_here() else 2,
+                lambda: _ranks({"mp_degree": 2}, 2))
+    for dtype in ("bfloat16", "float16"):
+        for recompute in ("none", "full"):
+            settings = {"mp_degree": 2, "amp": "O2", "amp_dtype": dtype, "recompute": recompute} | SCALED
+            yield Check(f"ranks: mp_degree 2 amp O2 {dtype} recompute {recompute}, 2 GPUs as one; resumes", 2,
+                        lambda settings=settings: _ranks(settings, 2))
+    for level in ("dp", "os", "os_g"):
+        settings = {"mp_degree": 2, "level": level, "amp": "O2"} | SHARDED.get(level, {})
+        yield Check(f"ranks: mp_degree 2 under {level}, 8 GPUs as one; resumes", 8,
+                    lambda settings=settings: _ranks(settings, 8))
     for level in ("dp", "os", "os_g", "p_g_os"):
         for amp, dtype in (("none", "bfloat16"), ("O2", "bfloat16"), ("O2", "float16")):
             for offload in (False, True)[:1 + (level == "p_g_os")]:
@@ -133,8 +146,8 @@ def _draws_as_the_cpu() -> str:
     return f"{same:.0%} of the codes"
 
 
-def _shipped() -> str:
-    model = pipeline.load("ernie_vilg_tiny", device="gpu:0" if gpus_here() else "cpu")
+def _shipped(dtype: str | None = None) -> str:
+    model = pipeline.load("ernie_vilg_tiny", device="gpu:0" if gpus_here() else "cpu", dtype=dtype)
     image = model.text_to_image("一个红色的圆形", num_images=1)[0][0]
     return model.image_to_text([image])[0]
 

@@ -108,7 +108,8 @@ def train(output: Path, steps: int, resume: str = "none", accumulate: int = 1, e
     parallel = Parallel(DistributedConfig(**distributed))
     train_config = TrainConfig(steps=steps, batch_size=batch, accumulate_steps=accumulate, log_every=1, preview_every=0,
                                checkpoint_every=4, keep_last=9, ema_decay=ema, resume=resume)
-    loader = RandomBatches(SMALL, train_config.micro_batch_size(parallel.ranks), parallel.rank, parallel.ranks)
+    rank, ranks = parallel.topology.data_rank, parallel.topology.data_ranks
+    loader = RandomBatches(SMALL, train_config.micro_batch_size(ranks), rank, ranks)
     optim = OptimConfig(lr=3e-3, weight_decay=0.1, schedule="constant")
     Trainer(SmallTask(SMALL, parallel), loader, train_config, optim, parallel, output).fit()
     if parallel.rank:

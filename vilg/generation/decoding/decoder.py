@@ -51,11 +51,12 @@ class Decoder:
         self._tables = tokens, places
         self._hidden = paddle.zeros([0, model.config.width])
 
-    def embed(self, tokens: np.ndarray, places: np.ndarray) -> Any:
+    def embed(self, tokens: np.ndarray | Tensor, places: np.ndarray | Tensor) -> Any:
         """Tokens and their places, integers [R] each → what :meth:`step` takes."""
         if self._compiled is not None:
             return self._tables[0][tokens] + self._tables[1][places]
-        return sum(embedding(paddle.to_tensor(ids), table) for ids, table in zip((tokens, places), self._tables))
+        ids = (each if isinstance(each, Tensor) else paddle.to_tensor(each) for each in (tokens, places))
+        return sum(embedding(each, table) for each, table in zip(ids, self._tables))
 
     def step(self, number: int, x: Any) -> None:
         """Pass token ``number`` through the stack, as :meth:`embed` gives it or a Tensor: [R, D], or [1, D] for all.
@@ -84,7 +85,11 @@ class Decoder:
         rows = self.attention.rows
         if self._compiled is not None:
             return self._compiled.project(self._head)[:rows]
-        return self._head(self._hidden[:rows]).astype("float32").numpy()
+        return self.device_logits().numpy()
+
+    def device_logits(self) -> Tensor:
+        """The same where the model is; of a step that is not compiled."""
+        return self._head(self._hidden[:self.attention.rows]).astype("float32")
 
 
 def image_decoder(model: BidirectionalTransformer, source: Source, samples: int = 1,
