@@ -28,7 +28,7 @@ debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
 .PHONY: demo test test-extras lint clean cpu dev extras font emoji java browser
 
 demo: $(DEVICE) font
-	$(RUN) tools/infer.py demo --output demo
+	$(RUN) tools/infer.py demo --output demo --beside two_level_tiny
 
 test: dev emoji java browser
 	$(if $(TESTS),,VILG_ONEDNN=0 $(RUN) -m pytest -m "not extras" tests/nn)

@@ -187,6 +187,19 @@ def test_the_demo_takes_any_seed(tool, monkeypatch):
     assert len(answers) == 8 and answers == [line for line in theirs if "truth" in line]
 
 
+def test_the_demo_shows_another_model_beside(tool, released_model, monkeypatch, tmp_path):
+    monkeypatch.setattr("vilg.app.demo.SCENES", ("一个红色的圆形",))
+    monkeypatch.setattr("vilg.app.demo.EMOJI", ())
+    monkeypatch.setattr("vilg.app.demo.PROMPTS", ("一个红色的圆形",))
+    for name, more in (("alone", []), ("both", ["--beside", released_model])):
+        status, _, last = tool("infer", "demo", "--model", released_model, *more, "--output", name)
+        assert status == 0, last
+    alone, both = ([Image.open(file) for file in sorted((tmp_path / name).glob("[0-9]*.png"))]
+                   for name in ("alone", "both"))
+    assert len(both) == len(alone) + 4 and {picture.info["model"] for picture in both} == {"untrained"}
+    assert Image.open(tmp_path / "both/demo.png").height > Image.open(tmp_path / "alone/demo.png").height
+
+
 @pytest.fixture
 def broken_model(released_model, tmp_path):
     folder = tmp_path / "broken"

@@ -49,7 +49,8 @@ def parse() -> argparse.Namespace:
     complete.add_argument("--known-rows", type=int, help="rows of tokens to keep, from the top")
     complete.add_argument("--known-mask", metavar="PNG",
                           help="picture whose white parts are kept, black ones drawn anew")
-    tasks.add_parser("demo", parents=[common], help="a contact sheet of pictures, captions and answers")
+    sheet = tasks.add_parser("demo", parents=[common], help="a contact sheet of pictures, captions and answers")
+    sheet.add_argument("--beside", metavar="MODEL", help="another model, which draws and describes the scenes too")
     return parser.parse_args()
 
 
@@ -84,7 +85,8 @@ def main() -> int:
         results = [{"image": image, "question": question, "answer": answer}
                    for (image, question), answer in zip(pairs, answers)]
     else:
-        results = demo.write(model, output, seed=arguments.seed)
+        beside = arguments.beside and pipeline.load(arguments.beside, arguments.device, arguments.cpu_math)
+        results = demo.write(model, output, arguments.seed, beside)
     cli.report(results, arguments.json)
     if files is not None:
         files.refuse_broken()

@@ -300,7 +300,8 @@ def test_the_zoo_lists_the_kinds_that_fit(released_model, monkeypatch, tmp_path)
     assert release.find_model("untrained") == zoo / "untrained"
     with pytest.raises(CheckpointError, match="one of ernie_vilg_tiny, untrained$"):
         release.find_model("nobody", "bidirectional")
-    with pytest.raises(CheckpointError, match="one of ernie_vil_tiny, ernie_vilg_tiny, scene_features, untrained$"):
+    with pytest.raises(CheckpointError, match="one of ernie_vil_tiny, ernie_vilg_tiny, scene_features, two_level_tiny, "
+                       "untrained$"):
         release.find_model("nobody")
 
 

@@ -16,10 +16,11 @@ PROMPTS = SCENES + EMOJI
 CERTAIN = {"temperature": 0.3, "guidance": 1.0}
 
 
-def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]:
+def write(model: Any, output: str | Path, seed: int = 0, beside: Any = None) -> list[dict[str, Any]]:
     """Draw :data:`PROMPTS`, describe the drawings, answer questions about held-out scenes; write ``demo.png``.
 
-    A model with a reconstructor draws each prompt by both paths, the same samples one below the other.
+    A model with a reconstructor draws each prompt by both paths, the same samples one below the other. A model
+    ``beside`` it draws and describes the scenes too, in rows of their own.
 
     Returns a record for every picture, caption and answer. Seeds count modulo 2**64, as those of pictures do.
     """
@@ -33,6 +34,12 @@ def write(model: Any, output: str | Path, seed: int = 0) -> list[dict[str, Any]]
         records += write_pictures(list(PROMPTS), again, output)
         rows = [row for prompt, above, below in zip(PROMPTS, rows, again)
                 for row in (above, (f"画（端到端）：{prompt}", below))]
+    if beside is not None:
+        others = beside.text_to_image(list(SCENES), num_images=4, best_of=8, seed=seed, progress=True)
+        records += write_pictures(list(SCENES), others, output)
+        said = beside.image_to_text([np.asarray(row[0]) for row in others])
+        rows += [(f"画（{beside.name}）：{prompt}\n看图说话：{caption}", row)
+                 for prompt, caption, row in zip(SCENES, said, others)]
     size, seed = drawn[0][0].height, seed % 2 ** 64
     rng = np.random.default_rng(seed)
     for index in range(4):

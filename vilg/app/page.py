@@ -26,6 +26,8 @@ from vilg.yaml_files import shown
 
 LONGEST_TEXT = 10_000  # characters; whoever writes more means no sentence, and to count its tokens takes long
 USER = "vilg"
+SESSIONS = 20
+"""Visits that Gradio keeps a state of, 65 KB each; every call of its API is one, and the page has no state to lose."""
 
 
 class Page:
@@ -158,6 +160,7 @@ def start(page: Page, host: str, port: int, password: str | None = None) -> Any:
     try:
         app.launch(server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, ssr_mode=False,
                    prevent_thread_lock=True, max_file_size=LARGEST_UPLOAD, footer_links=[], css=STYLE,
+                   state_session_capacity=SESSIONS,
                    auth=(USER, password) if password else None, app_kwargs={"middleware": [gate]},
                    theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]))
     except OSError:
