@@ -67,7 +67,7 @@ def test_a_drawing_in_tensors_is_that_of_the_host(in_tensors, monkeypatch, setti
 
 def test_half_precision_is_refused_where_no_device_computes_in_it():
     for dtype in ("bfloat16", "float16"):
-        with pytest.raises(VilgError, match=f"device cpu does not compute in {dtype}; leave dtype out; on a CPU cpu_ma"):
+        with pytest.raises(VilgError, match=f"device cpu does not compute in {dtype}; leave dtype out; on a CPU cpu"):
             vilg.load("ernie_vilg_tiny", dtype=dtype)
     with pytest.raises(VilgError, match="dtype is float32, bfloat16 or float16, not 'half'"):
         vilg.load("ernie_vilg_tiny", dtype="half")

@@ -11,8 +11,8 @@ HALF = ("bfloat16", "float16")
 
 
 def in_dtype(released: Any, dtype: str | None) -> Any:
-    """A released model with the transformer's weights in ``dtype`` ("bfloat16", "float16"; None and "float32": as they are);
-    the image tokenizer, and what else draws pixels, stay float32.
+    """A released model with the transformer's weights in ``dtype`` ("bfloat16", "float16"; None and "float32": as they
+    are); the image tokenizer, and what else draws pixels, stay float32.
 
     Raises VilgError for another type, for what does not draw, and where the device does not compute in it.
     """

@@ -73,14 +73,15 @@ class TrainConfig:
         self.micro_batch_size(ranks // distributed.mp_degree)
         if distributed.mp_degree > 1 and self.preview_every:
             raise ConfigError(f"train.preview_every: is {self.preview_every}, but with distributed.mp_degree "
-                              f"{distributed.mp_degree} no rank holds the whole model to draw with; set it to 0 and draw "
-                              "from an exported model")
+                              f"{distributed.mp_degree} no rank holds the whole model to draw with; set it to 0 and "
+                              "draw from an exported model")
         if distributed.level == "p_g_os" and self.preview_every:
             raise ConfigError(f"train.preview_every: is {self.preview_every}, but with distributed.level p_g_os no "
                               "rank holds the whole model to draw with; set it to 0 and draw from an exported model")
 
     def micro_batch_size(self, ranks: int) -> int:
-        """Samples a rank and micro-batch, of ``ranks`` that read different ones. Raises ConfigError when batch_size does not divide."""
+        """Samples a rank and micro-batch, of ``ranks`` that read different ones. Raises ConfigError when batch_size
+        does not divide."""
         parts = ranks * self.accumulate_steps
         if self.batch_size % parts:
             raise ConfigError(f"train.batch_size: {self.batch_size} does not divide over {ranks} ranks × "
@@ -240,8 +241,8 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _seed_step(self) -> None:
-        """Randomness is a pure function of run seed, step and rank, so there is no generator state to save. The ranks of
-        one model share it, since they drop the same parts of what they all have."""
+        """Randomness is a pure function of run seed, step and rank, so there is no generator state to save. The ranks
+        of one model share it, since they drop the same parts of what they all have."""
         sequence = np.random.SeedSequence([self.seed, self.step, self.parallel.topology.data_rank])
         paddle.seed(int(sequence.generate_state(1)[0]))
 

@@ -42,9 +42,9 @@ class DistributedConfig:
     parallelism); it divides the ranks, and the model's heads. ``offload`` keeps optimizer states and master weights in
     host memory. ``recompute``: which blocks of every stack forget their activations and compute them again in backward:
     none, full, or every k-th. ``amp``: O1 casts operators, O2 also weights, whose masters and buffers stay float32;
-    ``float32_gradients`` lets O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale starts.
-    ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with os and
-    os_g, elements of gradients exchanged at once.
+    ``float32_gradients`` lets O2's gradients add up in float32 too; ``loss_scale`` is where float16's dynamic scale
+    starts. ``segment_size``: with p_g_os, parameters of fewer elements stay whole on every rank. ``buffer_size``: with
+    os and os_g, elements of gradients exchanged at once.
     """
 
     level: Literal["none", "dp", "os", "os_g", "p_g_os"] = "none"

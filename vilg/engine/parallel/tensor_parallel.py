@@ -3,8 +3,8 @@
 A transformer block's heads and its feed-forward units are dealt out. The map before them is cut by its columns and the
 one behind by its rows, so that a rank holds whole heads and units, and two sums over ranks make a block: the output of
 attention and that of the feed-forward part; backward has two more. Output heads are cut by their vocabulary, and
-the cross-entropy behind them never sees all logits. Everything else (embeddings, norms, biases behind a sum) is on every
-rank, with the same gradient there. Plain collectives, so that it runs over gloo as over NCCL.
+the cross-entropy behind them never sees all logits. Everything else (embeddings, norms, biases behind a sum) is on
+every rank, with the same gradient there. Plain collectives, so that it runs over gloo as over NCCL.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
