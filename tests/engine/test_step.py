@@ -1,5 +1,6 @@
 """One optimizer step: phases together or not at all, clipping, AdamW itself, randomness, the loss scale, the EMA."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -109,7 +110,7 @@ def test_every_step_and_every_rank_draws_its_own_masks(tmp_path):
     drawn = {}
     for rank in range(3):
         run = trainer(tmp_path / str(rank), steps=4, task=Masks())
-        run.parallel.rank = rank  # the seed is all that this rank takes from it
+        run.parallel.topology = SimpleNamespace(data_rank=rank)  # the seed is all that this takes from it
         for step in range(4):
             run.step = step
             run._seed_step()
