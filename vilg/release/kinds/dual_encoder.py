@@ -74,7 +74,7 @@ def start_dual_encoder(model: DualEncoder, folder: str | Path, text_tokenizer: W
 
 
 def _resized_positions(rows: np.ndarray, patches: int) -> np.ndarray:
-    """Position vectors [1 + n, D] of n patches in a square → [1 + patches, D]: the first, of the class, stays, the others
+    """Position vectors [1 + n, D] of n patches in a square → [1 + patches, D]: the class keeps its own, the others
     are interpolated (bicubic). What is no square stays as it is, for the check of shapes to name."""
     side, wanted = math.isqrt(max(0, len(rows) - 1)), math.isqrt(patches)
     if rows.ndim != 2 or side == 0 or side * side != len(rows) - 1 or side == wanted:
