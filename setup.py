@@ -29,9 +29,10 @@ EXTRAS = {
     "styles": ["resvg_py==0.5.0"],  # draws the SVGs of tools/prepare_styles.py
     "jit": ["numba>=0.68,<0.69"],  # compiled loops: 208 MB; docs/cpu.md says what they gain
     "demo": ["gradio==6.17.3", "matplotlib>=3.8"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.9", "prometheus-client>=0.20"],
     # Tests hold vilg against these. Where pip finds a CPU wheel of this torch, it takes that; torchvision belongs to it.
     "oracle": ["torch==2.13.0", "torchvision==0.28.0", "torch-fidelity==0.4.0", "pytorch-fid==0.3.0", "scipy>=1.11"],
-    "dev": ["pytest>=8", "ruff>=0.6", "selenium>=4.20"],
+    "dev": ["pytest>=8", "ruff>=0.6", "selenium>=4.20", "openai>=1.60"],
 }
 
 setup(

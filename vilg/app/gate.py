@@ -21,19 +21,48 @@ RESULTS, CALL = "/gradio_api/queue/data", "/gradio_api/call/"
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class Gate:
-    """ASGI middleware. ``host``: the address that is served at; ``folder``: where uploads go.
+class Names:
+    """What a server at ``host`` is called.
 
     A page elsewhere can make a browser send requests here, and can give this address a name of its own (DNS
     rebinding). Both are seen: by ``Origin``, which a browser adds, and by ``Host``, which names the site that the
-    browser believes to be at. Numeric addresses cannot be rebound. ``listeners`` learns who waits for results.
+    browser believes to be at. Numeric addresses cannot be rebound.
     """
 
-    def __init__(self, app: Any, host: str, folder: str, listeners: Listeners):
-        self.app, self.folder, self.listeners = app, Path(folder), listeners
+    def __init__(self, host: str):
         self.alone = is_loopback(host)
         names = {"localhost", host} if self.alone else {"localhost", host, socket.gethostname(), socket.getfqdn()}
         self.names = {name.lower() for name in names}
+
+    def own(self, host: str) -> bool:
+        """Is the ``Host`` that a request names this server?"""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        try:
+            address = ipaddress.ip_address(name.partition("%")[0])
+        except ValueError:
+            return name in self.names
+        return address.is_loopback or not self.alone or name in self.names
+
+    def foreign(self, method: str, headers: dict[str, str]) -> bool:
+        """Does a page of another website send the request?"""
+        origin = headers.get("origin")
+        try:
+            elsewhere = origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+        except ValueError:
+            elsewhere = True
+        return elsewhere or (headers.get("sec-fetch-site") == "cross-site" and method not in _SAFE)
+
+
+class Gate:
+    """ASGI middleware. ``host``: the address that is served at; ``folder``: where uploads go; ``listeners`` learns who
+    waits for results."""
+
+    def __init__(self, app: Any, host: str, folder: str, listeners: Listeners):
+        self.app, self.folder, self.listeners = app, Path(folder), listeners
+        self.names = Names(host)
         self.coming = 0  # bytes that uploads on their way may bring
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict]], send: Send) -> None:
@@ -57,24 +86,11 @@ class Gate:
             self.coming -= uploading
 
     def _stranger(self, scope: dict[str, Any], headers: dict[str, str]) -> tuple[int, str] | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._own(host):
+        if not self.names.own(headers.get("host", "")):
             return 403, "这个地址不是本页的。This name is not the page's; open it by the address that it printed."
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
-        if foreign or (headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE):
+        if self.names.foreign(scope["method"], headers):
             return 403, "别的网站不能使用本页。Other websites may not use the page."
         return None
-
-    def _own(self, host: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-        except ValueError:
-            return False
-        try:
-            address = ipaddress.ip_address(name.partition("%")[0])
-        except ValueError:
-            return name in self.names
-        return address.is_loopback or not self.alone or name in self.names
 
     def _too_large(self, scope: dict[str, Any], headers: dict[str, str], limit: int) -> tuple[int, str] | None:
         length = headers.get("content-length", "0")
