@@ -50,8 +50,10 @@ class DrawingApi(Waiting):
             of_field(lambda: check_steps(sampling.steps, *pipeline.image_tokenizer.grid), ["steps"])
             ticket = self._masked(pipeline, body, seed, sampling, known, tell)
         else:
+            rows, columns = pipeline.image_tokenizer.grid
+            told = None if tell is None else lambda codes: tell((len(codes) // columns, rows, codes))
             ticket = self.submit(lambda: self.engine.draw(Drawing(
-                pipeline, encoded.ids[0], int(encoded.length[0]), body.n, seed, sampling, known, tell)))
+                pipeline, encoded.ids[0], int(encoded.length[0]), body.n, seed, sampling, known, told)))
         if body.stream:
             return StreamingResponse(self._stream(pipeline, ticket, partial, body.partial_images, said, event),
                                      media_type="text/event-stream")
@@ -69,7 +71,8 @@ class DrawingApi(Waiting):
         def run(items: list[tuple[str, int]], check: Callable[[], None]) -> list[np.ndarray]:
             grid = pipeline.image_tokenizer.grid
             kept = {} if known is None else {"known_image": known[0], "known_mask": known[1].reshape(grid)}
-            seen = {} if tell is None else {"after_step": lambda step, pictures: tell(pictures[0])}
+            seen = {} if tell is None else {
+                "after_step": lambda step, pictures: tell((step + 1, sampling.steps, pictures[0]))}
             rows = pipeline.text_to_image([prompt for prompt, _ in items], body.n, [seed for _, seed in items],
                                           progress=check, **kept, **seen, **settings)
             return [np.stack([np.asarray(picture) for picture in row]) for row in rows]
@@ -81,8 +84,6 @@ class DrawingApi(Waiting):
         """Events: the picture after rows of its grid, at most ``most`` times, and the whole one."""
         future, sent = asyncio.wrap_future(ticket.future), 0
         until = time.monotonic() + self.seconds
-        rows = pipeline.image_tokenizer.grid[0]
-        every = 1 if not most else -(-(rows - 1) // most)
         try:
             while not future.done() or not partial.empty():
                 if time.monotonic() > until:
@@ -92,16 +93,14 @@ class DrawingApi(Waiting):
                 if not getter.done():
                     getter.cancel()
                     continue
-                shown = getter.result()
-                if isinstance(shown, np.ndarray) and shown.ndim == 1:  # codes so far
-                    row = len(shown) // pipeline.image_tokenizer.grid[1]
-                    if row % every and most:
-                        continue
+                done, parts, shown = getter.result()
+                if done not in _chosen(parts, most):
+                    continue
+                if shown.ndim == 1:  # codes so far
                     shown = await self._preview(pipeline, shown)
-                if most is None or sent < most:
-                    yield sse({"type": f"{event}.partial_image", "b64_json": await asyncio.to_thread(as_png, shown),
-                                  "partial_image_index": sent, "created_at": int(time.time()), **said})
-                    sent += 1
+                yield sse({"type": f"{event}.partial_image", "b64_json": await asyncio.to_thread(as_png, shown),
+                           "partial_image_index": sent, "created_at": int(time.time()), **said})
+                sent += 1
             whole = await asyncio.to_thread(as_png, future.result()[0])
             yield sse({"type": f"{event}.completed", "b64_json": whole, "created_at": int(time.time()), **said,
                           "usage": usage(0, 0)})
@@ -128,6 +127,13 @@ class DrawingApi(Waiting):
         if mask is None:
             return picture, kept_tokens(image, "image", rows, columns, size)
         return picture, kept_tokens(mask, "mask", rows, columns, size)
+
+
+def _chosen(parts: int, most: int | None) -> set[int]:
+    """After which of ``parts`` steps or rows a picture is shown: all but the last, or at most ``most`` of them."""
+    if most is None or most >= parts - 1:
+        return set(range(1, parts))
+    return {-(-parts * number // (most + 1)) for number in range(1, most + 1)}
 
 
 def _teller(queue: asyncio.Queue) -> Callable[[Any], None]:

@@ -104,6 +104,8 @@ def build_app(config: ServerConfig) -> Any:
     from vilg.app.serving.api import Api, build
     from vilg.app.serving.door import Door, read_keys
 
+    # What these say of a prompt is in the answer to whoever wrote it; a log keeps no prompts.
+    logging.getLogger("vilg.tokenizers").setLevel(logging.ERROR)
     engine = Engine(lambda: load_models(config), config.rows, config.wait_ms / 1000, config.queue)
     models = engine.ready()
     indexes = {}

@@ -69,11 +69,12 @@ class Waiting:
 
 
 def of_field(call: Callable[[], Any], names: list[str]) -> Any:
-    """``call()``, whose VilgError is about the one of ``names`` that it speaks of, or the first."""
+    """``call()``, whose VilgError is about the one of ``names`` that it speaks of first."""
     try:
         return call()
     except VilgError as error:
-        name = next((name for name in names if name in str(error)), names[0])
+        said = str(error)
+        name = min(names, key=lambda name: said.find(name) % (len(said) + 1))  # what is not there counts as its end
         raise ApiError(400, f"{name}: {error}", name, "invalid_value") from None
 
 
