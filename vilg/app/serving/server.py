@@ -46,6 +46,17 @@ class ServerConfig:
 
     def check(self) -> None:
         """Raise VilgError for what cannot be served, before anything is loaded."""
+        self.check_settings()
+        try:
+            if not 0 < self.port < 65536:
+                raise OverflowError("a port is from 1 to 65535")
+            socket.create_server((self.host, self.port)).close()
+        except (OSError, OverflowError) as error:
+            raise VilgError(f"the server cannot listen at {self.host}:{self.port} "
+                            f"({getattr(error, 'strerror', None) or error}); name another --port or --host") from None
+
+    def check_settings(self) -> None:
+        """As :meth:`check`, without the address."""
         require()
         for name, least in (("rows", 1), ("queue", 1), ("workers", 1)):
             if as_int(getattr(self, name), name) < least:
@@ -61,13 +72,6 @@ class ServerConfig:
             from vilg.app.serving.door import read_keys
 
             read_keys(self.key_file)
-        try:
-            if not 0 < self.port < 65536:
-                raise OverflowError("a port is from 1 to 65535")
-            socket.create_server((self.host, self.port)).close()
-        except (OSError, OverflowError) as error:
-            raise VilgError(f"the server cannot listen at {self.host}:{self.port} "
-                            f"({getattr(error, 'strerror', None) or error}); name another --port or --host") from None
 
 
 _OPTIONS = {"rows": "max-rows"}
