@@ -1,7 +1,7 @@
 """Pictures of many askers drawn side by side: rows that join between tokens, have settings of their own, and leave.
 
-Rows that were added between the same two steps form a cohort, which moves through the grid together; cohorts take turns.
-So a newcomer waits for no batch to end, and the cost of a token is one pass through the weights a cohort.
+Rows that were added between the same two steps form a cohort, which moves through the grid together; cohorts take
+turns. So a newcomer waits for no batch to end, and the cost of a token is one pass through the weights a cohort.
 """
 from dataclasses import dataclass, field
 
@@ -64,8 +64,8 @@ class DrawingBatch:
     def add(self, text: np.ndarray, length: int, seed: int, samples: range, sampling: SamplingConfig,
             known_codes: np.ndarray | None = None, known_mask: np.ndarray | None = None) -> list[Row]:
         """Put samples of a text in, int64 [m] with ``length`` real tokens; they are drawn from the next step on.
-        ``known_codes`` [n] are kept where ``known_mask`` [n] says so. Raises VilgError when there is no room, ShapeError
-        for codes of another grid."""
+        ``known_codes`` [n] are kept where ``known_mask`` [n] says so. Raises VilgError when there is no room,
+        ShapeError for codes of another grid."""
         if self.live + len(samples) > self.capacity:
             raise VilgError(f"{self.live} rows are drawn and {len(samples)} more came, but the batch holds "
                             f"{self.capacity}; wait until some are done")

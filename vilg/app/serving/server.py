@@ -81,8 +81,8 @@ def require() -> None:
     """Raise VilgError where what serving stands on is not installed."""
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise VilgError(f"serving wants {error.name}, which is not installed: pip install 'vilg[serve]'") from None
