@@ -174,8 +174,8 @@ def test_what_is_wrong_is_told_by_its_field(client, fields, param, words):
 
 CHATS = [([], "messages"), ([{"role": "user", "content": "你好"}], "messages"),
          ([{"role": "assistant", "content": "好"}], "messages"),
-
-         ([{"role": "system", "content": "好"}, *asked("描述", np.zeros([4, 4, 3], "uint8"))], "messages.0"), ([{"role": "user", "content": 3}], "messages"),
+         ([{"role": "system", "content": "好"}, *asked("描述", np.zeros([4, 4, 3], "uint8"))], "messages.0"),
+         ([{"role": "user", "content": 3}], "messages"),
          (asked("描述", np.zeros([4, 4, 3], "uint8"))[:0] + [{"role": "user", "content": [
              {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/a.png"}}]}], "messages"),
          ([{"role": "user", "content": [{"type": "image_url", "image_url": {
