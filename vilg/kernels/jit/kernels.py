@@ -32,6 +32,10 @@ _AHEAD = 1024
 _LOSES_THREE = binding.get_host_cpu_name() != "znver4"
 """Does the processor's own look-ahead lose the thread where three arrays are gone through at once? Zen 5's does; Zen
 4's does not, and being asked all the same costs it a tenth. Others are taken to be like Zen 5."""
+_LARGEST, _PER_STEP, _SMALLEST = np.float32(127), np.float32(1 / 127), np.float32(1e-30)
+"""Of int8, its inverse, and the least that a row's largest is taken to be, so that one of zeros has a scale as well."""
+_INFINITY = np.int32(0x7F800000)
+"""The bits of infinity; those of NaN are beyond."""
 _FAR = np.float32(16)
 """The square of so many standard deviations from the mean is too far to measure the variance from."""
 
@@ -58,6 +62,14 @@ def _integers(context, address):
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
     return types.CPointer(types.int32)(types.int64), generate
+
+
+@intrinsic
+def _bytes(context, address):
+    """The int8 values at an address."""
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    return types.CPointer(types.int8)(types.int64), generate
 
 
 def _prefetching(caches: int):
@@ -311,6 +323,17 @@ def _spread(values, size, near):
     return distance, square / np.float32(size) - distance * distance
 
 
+@njit(**_OPTIONS)
+def _centre(x, width):
+    """The mean of a row in two parts, near and the distance from there, and the variance."""
+    near = x[0]
+    distance, variance = _spread(x, width, near)
+    if distance * distance > _FAR * variance:  # most digits went with a value that is like no other
+        near += distance
+        distance, variance = _spread(x, width, near)
+    return near, distance, variance
+
+
 @njit(fastmath={"contract"}, error_model="numpy")
 def _apart(x, near, distance):
     """x less the mean, which is ``near`` and a little: added up first, as others may be, they would lose that."""
@@ -329,11 +352,7 @@ def layer_norm(a):
         for row in range(start, stop):
             place = row * width * _FLOAT
             x, y = _floats(a[4] + place), _floats(a[5] + place)
-            near = x[0]
-            distance, variance = _spread(x, width, near)
-            if distance * distance > _FAR * variance:  # most digits went with a value that is like no other
-                near += distance
-                distance, variance = _spread(x, width, near)
+            near, distance, variance = _centre(x, width)
             for ahead in range(place + width * _FLOAT, place + 2 * width * _FLOAT, _LINE):
                 _prefetch(a[4] + ahead)  # the next row comes while this one is written
             means[row], variances[row] = near + distance, variance
@@ -463,3 +482,65 @@ def group_norm_gradient(a):
                 for j in range(pixels):
                     dx[j] = dy[j] * factor + x[j] * slope + offset
         begin, end = _portion(a, runs, 1)
+
+
+@njit(error_model="numpy")
+def _rounded(address, values, width):
+    """Round the float32 row at an address to int8 ``values``, and give its scale: to the bit what
+    :func:`vilg.kernels.onednn.int8.quantize_rows` does in numpy. NaN has the largest bits, and stays in the scale."""
+    x, bits = _floats(address), _integers(address)
+    largest = np.int32(0)
+    for j in range(width):
+        largest = max(largest, bits[j] & np.int32(0x7FFFFFFF))
+    size = max(_float_of_bits(largest), _SMALLEST) if largest <= _INFINITY else _float_of_bits(largest)
+    factor = _LARGEST / size
+    for j in range(width):
+        values[j] = np.int8(np.int32(np.rint(x[j] * factor)))
+    return size * _PER_STEP
+
+
+@_kernel
+def round_rows(a):
+    """Rows, width, x, int8 values, scales."""
+    rows, width, scales = a[2], a[3], _floats(a[6])
+    begin, end = _portion(a, rows, 1)
+    while begin < rows:
+        for row in range(begin, end):
+            scales[row] = _rounded(a[4] + row * width * _FLOAT, _bytes(a[5] + row * width), width)
+        begin, end = _portion(a, rows, 1)
+
+
+@_kernel
+def gelu_round(a):
+    """Rows, width, sums, bias, int8 values, scales: of GELU(sums · scales + bias), which takes the place of sums."""
+    rows, width, bias, scales = a[2], a[3], _floats(a[5]), _floats(a[7])
+    begin, end = _portion(a, rows, 1)
+    while begin < rows:
+        for row in range(begin, end):
+            place = a[4] + row * width * _FLOAT
+            sums, scale = _floats(place), scales[row]
+            for j in range(width):
+                sums[j] = _gelu(sums[j] * scale + bias[j])
+            scales[row] = _rounded(place, _bytes(a[6] + row * width), width)
+        begin, end = _portion(a, rows, 1)
+
+
+@_kernel
+def add_norm_round(a):
+    """Rows, width, sums, bias, int8 values, scales, x, weight, shift, ε: x + sums · scales + bias takes the place of x,
+    its layer normalisation that of sums, and is rounded."""
+    rows, width, bias, scales = a[2], a[3], _floats(a[5]), _floats(a[7])
+    weight, shift, epsilon = _floats(a[9]), _floats(a[10]), np.float32(_double_of_bits(a[11]))
+    begin, end = _portion(a, rows, 1)
+    while begin < rows:
+        for row in range(begin, end):
+            place = a[4] + row * width * _FLOAT
+            sums, x, scale = _floats(place), _floats(a[8] + row * width * _FLOAT), scales[row]
+            for j in range(width):
+                x[j] += sums[j] * scale + bias[j]
+            near, distance, variance = _centre(x, width)
+            scale = _ONE / np.sqrt(variance + epsilon)
+            for j in range(width):
+                sums[j] = _apart(x[j], near, distance) * scale * weight[j] + shift[j]
+            scales[row] = _rounded(place, _bytes(a[6] + row * width), width)
+        begin, end = _portion(a, rows, 1)
