@@ -16,7 +16,6 @@ import numpy as np
 from paddle import Tensor
 
 from vilg.generation.decoding.int8_parts import Call, Finish, Normalise, Part, Round, Rows, joined
-from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import int8, precision
 from vilg.kernels.onednn.autograd import contiguous
 from vilg.kernels.onednn.buffers import Buffer
@@ -39,7 +38,7 @@ _FOLLOWS = {Fork: (Norm, Add), Norm: (Fork, Add), Map: (Fork, Norm, Attend, Acti
 HostAttend = Callable[[int], None]
 """Attention of one new token a row, in a layer, from the buffer of packed qkv to that of its result."""
 WORTH_LOOPS = 1 << 15
-"""Maps to be computed in one drawing from which on loops are loaded for what is between them: they save about 15 µs a
+"""Maps to be computed in one drawing from which on loops are loaded for what is between them: they save some 30 µs a
 map, and loading takes 0.8 s. Nothing but the model decides it, since their bits are others than without."""
 
 
@@ -58,13 +57,13 @@ class CompiledStack:
     Holds a copy of the weights, laid out for the products (half as large in bf16): weights that change later are not
     seen. Write the embeddings to ``x`` [R, D], call, read ``hidden`` [R, D] or ask :meth:`project` for a linear map of
     it. Between, attention finds ``qkv`` [R, 3, N, H] and leaves ``attended`` [R, N, H]. Not for two threads at a time.
-    ``used``: how many of the rows are of any use; ``steps``: how many steps there will be.
+    ``used``: how many of the rows are of any use; ``loops``: compiled loops do what is between products of int8.
     """
 
-    def __init__(self, stack: Stack, norm: LayerNorm, qkv: Buffer, attended: Buffer, used: int, steps: int):
+    def __init__(self, stack: Stack, norm: LayerNorm, qkv: Buffer, attended: Buffer, used: int, loops: bool = False):
         rows, width = qkv.shape[0], norm.weight.shape[0]
         self._rows, self._used, self._dtype = rows, used, BF16 if precision.gains() else F32
-        self._loops = worth_loops(stack, steps) and loops.active()
+        self._loops = loops
         self._constants: list[Buffer] = []
         self._kept: list[int8.Int8Weight] = []
         self._heads: dict[int, tuple[Linear, list[Call], np.ndarray]] = {}

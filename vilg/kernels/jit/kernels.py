@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 _OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
 _KERNEL = types.void(types.CPointer(types.int64))
-_FLOAT = 4
+_FLOAT, _HALF = 4, 2
 _PIECE = 1 << 14
 """Values of a piece, where pieces are not runs of channels."""
 _SHARED = 16
@@ -70,6 +70,14 @@ def _bytes(context, address):
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
     return types.CPointer(types.int8)(types.int64), generate
+
+
+@intrinsic
+def _halves(context, address):
+    """The bf16 values at an address, by their bits."""
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    return types.CPointer(types.uint16)(types.int64), generate
 
 
 def _prefetching(caches: int):
@@ -544,3 +552,107 @@ def add_norm_round(a):
                 sums[j] = _apart(x[j], near, distance) * scale * weight[j] + shift[j]
             scales[row] = _rounded(place, _bytes(a[6] + row * width), width)
         begin, end = _portion(a, rows, 1)
+
+
+@njit(**_OPTIONS)
+def _wide(half):
+    """The float32 of a bf16's bits."""
+    return _float_of_bits(np.int32(np.uint32(half) << np.uint32(16)))
+
+
+@njit(error_model="numpy")
+def _keep(place, source, head):
+    """Write the float32 values at ``source`` as bf16, to the nearest; what is not finite stays so."""
+    halves, bits = _halves(place), _integers(source)
+    for j in range(head):
+        up = np.int32(0x7FFF) + ((bits[j] >> np.int32(16)) & np.int32(1))
+        finite = (bits[j] & np.int32(0x7FFFFFFF)) < _INFINITY
+        halves[j] = np.uint16((bits[j] + (up if finite else np.int32(0))) >> np.int32(16))
+
+
+@njit(**_OPTIONS)
+def _compare(q, keys, count, head, scores):
+    """Products of a query with ``count`` keys; four at a time, whose sums do not wait for one another."""
+    whole = count // 4 * 4
+    for j in range(0, whole, 4):
+        place = keys + j * head * _HALF
+        one, two = _halves(place), _halves(place + head * _HALF)
+        three, four = _halves(place + 2 * head * _HALF), _halves(place + 3 * head * _HALF)
+        a = b = c = d = np.float32(0)
+        for h in range(head):
+            a += q[h] * _wide(one[h])
+            b += q[h] * _wide(two[h])
+            c += q[h] * _wide(three[h])
+            d += q[h] * _wide(four[h])
+        scores[j], scores[j + 1], scores[j + 2], scores[j + 3] = a, b, c, d
+    for j in range(whole, count):
+        one, a = _halves(keys + j * head * _HALF), np.float32(0)
+        for h in range(head):
+            a += q[h] * _wide(one[h])
+        scores[j] = a
+
+
+@njit(**_OPTIONS)
+def _collect(weights, values, count, head, out):
+    """Add ``count`` values by their weights to ``out``."""
+    whole = count // 4 * 4
+    for j in range(0, whole, 4):
+        place = values + j * head * _HALF
+        one, two = _halves(place), _halves(place + head * _HALF)
+        three, four = _halves(place + 2 * head * _HALF), _halves(place + 3 * head * _HALF)
+        a, b, c, d = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        for h in range(head):
+            out[h] += (a * _wide(one[h]) + b * _wide(two[h])) + (c * _wide(three[h]) + d * _wide(four[h]))
+    for j in range(whole, count):
+        one, a = _halves(values + j * head * _HALF), weights[j]
+        for h in range(head):
+            out[h] += a * _wide(one[h])
+
+
+@_kernel
+def attend(a):
+    """Attention of one new token a row over its prompt's source and its cache, which keep keys and values as bf16.
+
+    Rows, heads, samples of a prompt, values of a head, keys of the source, entries of a cache; the first entry that is
+    read, how many, and the one that is written; what is added to scores (an address or 0), from which score on and to
+    how many; qkv, result, keys and values of the source, those of the cache, room for scores, and the factor of
+    queries.
+    """
+    rows, heads, samples, head, source, entries, near, width, entry = (
+        a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10])
+    factor, total, step = np.float32(_double_of_bits(a[21])), a[6] + a[9], a[5] * _HALF
+    begin, end = _portion(a, rows * heads, 1)
+    while begin < rows * heads:
+        for pair in range(begin, end):
+            row, number = pair // heads, pair % heads
+            prompt = row // samples
+            new = a[14] + (row * 3 * heads + number) * head * _FLOAT
+            keys, values = a[18] + pair * entries * step, a[19] + pair * entries * step
+            _keep(keys + entry * step, new + heads * head * _FLOAT, head)
+            _keep(values + entry * step, new + 2 * heads * head * _FLOAT, head)
+            q, place = _floats(new), a[20] + pair * total * _FLOAT
+            known = (prompt * heads + number) * source * step
+            scores, bits = _floats(place), _integers(place)
+            _compare(q, a[16] + known, source, head, scores)
+            _compare(q, keys + near * step, width, head, _floats(place + source * _FLOAT))
+            for j in range(total):
+                scores[j] *= factor
+            if a[11]:
+                hidden, first = _floats(a[11] + prompt * a[13] * _FLOAT), a[12]
+                for j in range(a[13]):
+                    scores[first + j] += hidden[j]
+            largest = np.int32(-0x80000000)
+            for j in range(total):
+                largest = max(largest, _ordered(bits[j]))
+            most, whole = _float_of_bits(_ordered(largest)), np.float32(0)
+            for j in range(total):
+                scores[j] = _exp(max(scores[j] - most, _FLUSHED))
+                whole += scores[j]
+            out = _floats(a[15] + pair * head * _FLOAT)
+            for h in range(head):
+                out[h] = np.float32(0)
+            _collect(scores, a[17] + known, source, head, out)
+            _collect(_floats(place + source * _FLOAT), values + near * step, width, head, out)
+            for h in range(head):
+                out[h] /= whole
+        begin, end = _portion(a, rows * heads, 1)

@@ -1,0 +1,55 @@
+"""Attention of a decoding step on a CPU as one compiled loop, over keys and values in bf16: for drawing in int8.
+
+At several rows keys and values are as many bytes as the weights of a small model, and at one row each of the operators
+between two products takes longer to start than to do.
+"""
+import math
+
+import numpy as np
+from paddle import Tensor
+
+from vilg.kernels.jit import team
+from vilg.kernels.onednn.buffers import Buffer
+from vilg.nn.attention.cached import Reading, Source
+from vilg.nn.attention.cached_host import HostMaths
+
+
+class LoopMaths(HostMaths):
+    """:class:`~vilg.nn.attention.cached_host.HostMaths` whose source and caches are bf16: [P, N, L, H] and
+    [R, N, entries, H] each. Every row and head is done by itself, so that its bits do not depend on those beside it."""
+
+    def __init__(self, source: Source, samples: int, padded_rows: int):
+        super().__init__(source, samples, padded_rows)
+        self._halves = [(to_bf16(keys.transpose(0, 1, 3, 2)), to_bf16(values))
+                        for keys, values in zip(source.keys, source.values)]
+        self._factor, self._kernel = team.bits(1 / math.sqrt(self._shape[-1])), team.kernels().attend.address
+
+    def attend(self, layer: int, entries: int, reading: Reading, qkv: Tensor) -> Tensor:
+        raise NotImplementedError  # of steps that are not compiled, which are HostMaths'
+
+    def attend_buffers(self, layer: int, entries: int, reading: Reading) -> None:
+        prompts, samples, heads, head = self._shape
+        near, mask = reading.near, reading.mask
+        width = near.stop - near.start
+        keys, values = self._cache(layer, reading.buffer, entries)
+        of_source = self._halves[layer]
+        hidden = (mask[1].ctypes.data, mask[0].start, mask[0].stop - mask[0].start) if mask else (0, 0, 0)
+        team.run(self._kernel, prompts * samples, heads, samples, head, self._source, entries, near.start, width,
+                 reading.entry, *hidden, self.qkv.address, self.attended.address, of_source[0].ctypes.data,
+                 of_source[1].ctypes.data, keys.ctypes.data, values.ctypes.data,
+                 self._scores_of(width).ctypes.data, self._factor)
+
+    def _cache(self, layer: int, buffer: int, entries: int) -> tuple[np.ndarray, np.ndarray]:
+        pair = self._caches.get((layer, buffer))
+        if pair is None:
+            prompts, samples, heads, head = self._shape
+            shape = prompts * samples, heads, entries, head
+            pair = self._caches[layer, buffer] = np.zeros(shape, "uint16"), np.zeros(shape, "uint16")
+        return pair
+
+
+def to_bf16(values: np.ndarray) -> np.ndarray:
+    """Float32 → the bits of bf16, to the nearest, uint16 of the same shape in C order; what is not finite stays so."""
+    bits = np.ascontiguousarray(values).view("uint32")
+    up = np.where(np.isfinite(values), np.uint32(0x7FFF) + ((bits >> 16) & 1), np.uint32(0))
+    return ((bits + up) >> 16).astype("uint16")
