@@ -115,7 +115,7 @@ class CompiledStack:
     def project(self, head: Linear) -> np.ndarray:
         """A linear map of the hidden vectors [R, D] → [R, out], in memory that the next call writes again."""
         if id(head) not in self._heads:
-            target = Buffer((self._rows, head.weight.shape[1]))
+            target = Buffer((self._rows, head.outputs))
             calls = _calls(joined(self._map(self._hidden, head, target), self._loops))
             self._heads[id(head)] = head, calls, target.array
         _, calls, result = self._heads[id(head)]
@@ -136,7 +136,7 @@ class CompiledStack:
 
     def _operands(self, use: str, width: int, reader: Linear) -> Buffer:
         """The buffer of what products of this width read, in the type that ``reader`` runs in (or rounds itself)."""
-        return self._buffer(use, width, F32 if _in_int8(reader) else self._dtype)
+        return self._buffer(use, width, F32 if reader.in_int8() else self._dtype)
 
     def _buffer(self, use: str, width: int, dtype: int) -> Buffer:
         key = use, width, dtype
@@ -146,7 +146,7 @@ class CompiledStack:
 
     def _map(self, source: Buffer, linear: Linear, target: Buffer, *after: Step) -> list[Part]:
         """A product of R rows, which are cast or rounded first if they are not yet of the type that it runs in."""
-        if _in_int8(linear):
+        if linear.in_int8():
             return self._int8_map(source, linear.int8, target, *after)
         if source.dtype == self._dtype:
             return [self._product(linear, source, target, *after)]
@@ -157,13 +157,12 @@ class CompiledStack:
     def _int8_map(self, source: Buffer, weight: int8.Int8Weight, target: Buffer, *after: Step) -> list[Part]:
         width = weight.inputs
         rows = Rows(self._buffer("rounded", width, S8), self._buffer("scales", 1, F32), self._used)
-        product = int8.product_of(self._rows, width, weight.outputs, after, target.dtype)
-        packed, of_columns, bias = weight.operands(product)
+        product = int8.product_of(self._rows, width, weight.outputs, after, target.dtype, bool(weight.least))
         self._kept.append(weight)
         sums = self._buffer("sums", weight.outputs, F32)
-        return [Round(source, rows, self._buffer("scaled", width, F32)),
-                product.multiply.at(rows.values.address, packed, sums.address, of_columns),
-                Finish(product, sums, rows.scales, target, bias, after)]
+        return [Round(source, rows, self._buffer("scaled", width, F32), weight.least),
+                product.multiply.at(*weight.multiply(product, rows.values.address, sums.address)),
+                Finish(product, sums, rows.scales, target, weight.bias, after)]
 
     def _product(self, linear: Linear, source: Buffer, target: Buffer, *after: Step) -> Bound:
         inputs, outputs = linear.weight.shape
@@ -185,12 +184,8 @@ class CompiledStack:
 
 def worth_loops(stack: Stack, steps: int) -> bool:
     """Are so many maps to be computed in int8 that loops between them are worth loading?"""
-    maps = sum(isinstance(layer, Linear) and _in_int8(layer) for layer in stack.sublayers())
+    maps = sum(isinstance(layer, Linear) and layer.in_int8() for layer in stack.sublayers())
     return maps * steps >= WORTH_LOOPS
-
-
-def _in_int8(linear: Linear) -> bool:
-    return linear.int8 is not None and precision.int8()
 
 
 def _calls(operations: list[Bound | Call]) -> list[Call]:

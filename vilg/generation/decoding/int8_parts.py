@@ -30,20 +30,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class Round:
-    """Round ``source`` [R, …] to ``rows``; ``scratch`` is float32 of their shape."""
+    """Round ``source`` [R, …], of which nothing is below ``least`` where that is not 0, to ``rows``; ``scratch`` is
+    float32 of their shape."""
 
     source: Buffer
     rows: Rows
     scratch: Buffer
+    least: float
 
     def call(self, loops: bool) -> Call:
         """The part alone."""
         values, scales, used = self.rows.values, self.rows.scales, self.rows.used
-        if loops:
+        if loops and not self.least:
             return int8_rows.rounding(used, values.shape[1], self.source.address, values.address, scales.address)
         x = self.source.array.reshape(values.shape)  # [R, D] of what may be heads, [R, N, H]
-        return functools.partial(int8.quantize_rows, *(part[:used] for part in (x, self.scratch.array, values.array,
-                                                                               scales.array)))
+        parts = (part[:used] for part in (x, self.scratch.array, values.array, scales.array))
+        return functools.partial(int8.quantize_rows, *parts, self.least)
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ def joined(parts: Sequence[Part], loops: bool) -> list[Bound | Call]:
 def _first(parts: list[Part]) -> tuple[Call | None, int]:
     """The first parts as one loop, and how many they are; None where they are none that a loop does."""
     match parts[:3]:
-        case [Finish() as end, Round() as then, *_] if end.after == (gelu_step(),) and then.source is end.target:
+        case [Finish() as end, Round() as then, *_] if (
+                end.after == (gelu_step(),) and then.source is end.target and then.least):
             rows, width = then.rows, end.sums.shape[1]
             return int8_rows.gelu_rounding(rows.used, width, end.sums.address, end.bias, rows.values.address,
-                                           rows.scales.address), 2
+                                           rows.scales.address, then.least), 2
         case [Finish() as end, Normalise() as norm, Round() as then] if (
-                end.after == (sum_step(),) and end.target is norm.x and then.source is norm.target is not norm.x):
+                end.after == (sum_step(),) and end.target is norm.x and then.source is norm.target is not norm.x
+                and not then.least):
             rows, width = then.rows, end.sums.shape[1]
             return int8_rows.norm_rounding(
                 rows.used, width, end.sums.address, end.bias, rows.values.address, rows.scales.address,

@@ -21,9 +21,11 @@ def rounding(rows: int, width: int, x: int, values: int, scales: int) -> Callabl
     return _at("round_rows", rows, width, x, values, scales)
 
 
-def gelu_rounding(rows: int, width: int, sums: int, bias: int, values: int, scales: int) -> Callable[[], None]:
-    """Round GELU(sums · scales + bias) to ``values`` and ``scales`` again; ``sums`` are overwritten."""
-    return _at("gelu_round", rows, width, sums, bias, values, scales)
+def gelu_rounding(rows: int, width: int, sums: int, bias: int, values: int, scales: int, least: float
+                  ) -> Callable[[], None]:
+    """Round GELU(sums · scales + bias), none of which is below ``least``, to ``values`` and ``scales`` again; ``sums``
+    are overwritten."""
+    return _at("gelu_round", rows, width, sums, bias, values, scales, team.bits(least))
 
 
 def norm_rounding(rows: int, width: int, sums: int, bias: int, values: int, scales: int, x: int, weight: int,

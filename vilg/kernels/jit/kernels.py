@@ -32,8 +32,10 @@ _AHEAD = 1024
 _LOSES_THREE = binding.get_host_cpu_name() != "znver4"
 """Does the processor's own look-ahead lose the thread where three arrays are gone through at once? Zen 5's does; Zen
 4's does not, and being asked all the same costs it a tenth. Others are taken to be like Zen 5."""
-_LARGEST, _PER_STEP, _SMALLEST = np.float32(127), np.float32(1 / 127), np.float32(1e-30)
+_LARGEST, _PER_STEP, _SMALLEST = np.float32(127), np.float32(1) / np.float32(127), np.float32(1e-30)
 """Of int8, its inverse, and the least that a row's largest is taken to be, so that one of zeros has a scale as well."""
+_LEVELS, _PER_LEVEL = np.float32(255), np.float32(1) / np.float32(255)
+"""Steps from the least of int8 to its largest, and their inverse."""
 _INFINITY = np.int32(0x7F800000)
 """The bits of infinity; those of NaN are beyond."""
 _FAR = np.float32(16)
@@ -518,18 +520,34 @@ def round_rows(a):
         begin, end = _portion(a, rows, 1)
 
 
+@njit(error_model="numpy")
+def _rounded_from(least, address, values, width):
+    """The same of a row of which nothing is below ``least``."""
+    x, bits = _floats(address), _integers(address)
+    largest = np.int32(-0x80000000)
+    for j in range(width):
+        largest = max(largest, _ordered(bits[j]))
+    size = _float_of_bits(_ordered(largest)) - least
+    factor = _LEVELS / size
+    for j in range(width):
+        values[j] = np.int8(np.int32(np.rint((x[j] - least) * factor)) - np.int32(128))
+    return size * _PER_LEVEL
+
+
 @_kernel
 def gelu_round(a):
-    """Rows, width, sums, bias, int8 values, scales: of GELU(sums · scales + bias), which takes the place of sums."""
+    """Rows, width, sums, bias, int8 values, scales, the least of GELU: of GELU(sums · scales + bias), which takes the
+    place of sums."""
     rows, width, bias, scales = a[2], a[3], _floats(a[5]), _floats(a[7])
+    least = np.float32(_double_of_bits(a[8]))
     begin, end = _portion(a, rows, 1)
     while begin < rows:
         for row in range(begin, end):
             place = a[4] + row * width * _FLOAT
             sums, scale = _floats(place), scales[row]
             for j in range(width):
-                sums[j] = _gelu(sums[j] * scale + bias[j])
-            scales[row] = _rounded(place, _bytes(a[6] + row * width), width)
+                sums[j] = max(_gelu(sums[j] * scale + bias[j]), least)
+            scales[row] = _rounded_from(least, place, _bytes(a[6] + row * width), width)
         begin, end = _portion(a, rows, 1)
 
 
