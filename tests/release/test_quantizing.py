@@ -78,7 +78,7 @@ def test_scales_that_do_not_fit_are_named(small, tmp_path, change):
     other = {"shape": scales[:, :-1].copy(), "zero": scales * 0, "type": scales.astype("float64")}
     stored |= {} if change == "none" else {name + int8.SCALE: other[change]}
     with pytest.raises(CheckpointError, match="the scales of stack.blocks.0.fc1.weight .* quantize the model again"):
-        int8.restore(stored, "model.safetensors")
+        int8.Restored(stored, "model.safetensors")
 
 
 def test_a_scale_that_was_changed_is_found_by_the_fingerprint(small, tmp_path):
