@@ -46,9 +46,8 @@ class CachedAttention:
         self.rows = source.prompts * samples
         self.padded_rows = -(-self.rows // ROW_BLOCK) * ROW_BLOCK
         self.step = 0
-        maths = HostMaths if source.on_host else DeviceMaths
+        maths = DeviceMaths if not source.on_host else LoopMaths if source.in_bf16 else HostMaths
         self.maths: HostMaths | DeviceMaths = maths(source, samples, self.padded_rows)
-        self._samples = samples
         self._kinds = [layers.index(layer) for layer in layers]  # those alike read and write alike
         self._readings: dict[int, Reading] = {}  # of every kind, the last
 
@@ -58,10 +57,6 @@ class CachedAttention:
         if (rows, tokens) != (self.padded_rows, 1):
             raise ShapeError(f"the cache decodes 1 token of {self.padded_rows} rows, but got {tokens} of {rows}")
         return self.maths.attend(layer, self.layers[layer].slots.entries, self._reading(layer), qkv)
-
-    def use_loop(self) -> None:
-        """From the first step on, attend between buffers by one compiled loop over keys and values in bf16."""
-        self.maths = LoopMaths(self.source, self._samples, self.padded_rows)
 
     def attend_buffers(self, layer: int) -> None:
         """The same on the host, between the buffers of its :class:`HostMaths`."""

@@ -16,6 +16,7 @@ import numpy as np
 from paddle import Tensor
 
 from vilg.generation.decoding.int8_parts import Call, Finish, Normalise, Part, Round, Rows, joined
+from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import int8, precision
 from vilg.kernels.onednn.autograd import contiguous
 from vilg.kernels.onednn.buffers import Buffer
@@ -25,6 +26,7 @@ from vilg.kernels.onednn.library import (
 )
 from vilg.kernels.onednn.packed import PackedProduct
 from vilg.kernels.onednn.precision import Step
+from vilg.kernels.onednn.switch import active
 from vilg.nn.layers import LayerNorm, Linear
 from vilg.nn.program import Activation, Add, Attend, Fork, Map, Norm, Program, around
 from vilg.nn.transformer import Block, Stack
@@ -57,13 +59,15 @@ class CompiledStack:
     Holds a copy of the weights, laid out for the products (half as large in bf16): weights that change later are not
     seen. Write the embeddings to ``x`` [R, D], call, read ``hidden`` [R, D] or ask :meth:`project` for a linear map of
     it. Between, attention finds ``qkv`` [R, 3, N, H] and leaves ``attended`` [R, N, H]. Not for two threads at a time.
-    ``used``: how many of the rows are of any use; ``loops``: compiled loops do what is between products of int8.
+    ``used``: how many of the rows are of any use; ``looped``: compiled loops do what is between products of
+    int8.
     """
 
-    def __init__(self, stack: Stack, norm: LayerNorm, qkv: Buffer, attended: Buffer, used: int, loops: bool = False):
+    def __init__(self, stack: Stack, norm: LayerNorm, qkv: Buffer, attended: Buffer, used: int,
+                 looped: bool = False):
         rows, width = qkv.shape[0], norm.weight.shape[0]
         self._rows, self._used, self._dtype = rows, used, BF16 if precision.gains() else F32
-        self._loops = loops
+        self._looped = looped
         self._constants: list[Buffer] = []
         self._kept: list[int8.Int8Weight] = []
         self._heads: dict[int, tuple[Linear, list[Call], np.ndarray]] = {}
@@ -74,7 +78,7 @@ class CompiledStack:
         for block in stack.blocks:
             self._compile(block, qkv, attended, segments)
         segments[-1].append(self._norm(norm, self._hidden))
-        self._segments = [_calls(joined(segment, self._loops)) for segment in segments]
+        self._segments = [_calls(joined(segment, self._looped)) for segment in segments]
 
     def _compile(self, block: Block, qkv: Buffer, attended: Buffer, segments: list[list[Part]]) -> None:
         """Append what a block does up to its attention to the last segment, and what follows to a new one.
@@ -116,7 +120,7 @@ class CompiledStack:
         """A linear map of the hidden vectors [R, D] → [R, out], in memory that the next call writes again."""
         if id(head) not in self._heads:
             target = Buffer((self._rows, head.outputs))
-            calls = _calls(joined(self._map(self._hidden, head, target), self._loops))
+            calls = _calls(joined(self._map(self._hidden, head, target), self._looped))
             self._heads[id(head)] = head, calls, target.array
         _, calls, result = self._heads[id(head)]
         for call in calls:
@@ -182,10 +186,13 @@ class CompiledStack:
         return buffer.address
 
 
-def worth_loops(stack: Stack, steps: int) -> bool:
-    """Are so many maps to be computed in int8 that loops between them are worth loading?"""
+def in_loops(stack: Stack, steps: int) -> bool:
+    """Are so many maps of a stack to be computed in int8, in a drawing of ``steps``, that compiled loops between them
+    are worth loading, and can they be had?"""
     maps = sum(isinstance(layer, Linear) and layer.in_int8() for layer in stack.sublayers())
-    return maps * steps >= WORTH_LOOPS
+    if maps * steps < WORTH_LOOPS or stack.training or not active():
+        return False
+    return all(compilable(block.program) for block in stack.blocks) and loops.active()
 
 
 def _calls(operations: list[Bound | Call]) -> list[Call]:

@@ -10,8 +10,7 @@ from paddle.nn.functional import embedding
 
 from vilg.errors import ShapeError
 from vilg.generation.decoding.caches import CachedAttention, LayerCache
-from vilg.generation.decoding.compiled import CompiledStack, compilable, worth_loops
-from vilg.kernels.jit import switch as loops
+from vilg.generation.decoding.compiled import CompiledStack, compilable
 from vilg.kernels.onednn.switch import active
 from vilg.models.bidirectional import BidirectionalTransformer, TextImageTransformer
 from vilg.nn.attention.cached import Source
@@ -47,11 +46,8 @@ class Decoder:
         self._compiled: CompiledStack | None = None
         if (isinstance(attention.maths, HostMaths) and active() and not model.training
                 and all(compilable(block.program) for block in model.stack.blocks)):
-            in_loops = worth_loops(model.stack, places.shape[0]) and loops.active()
-            if in_loops:
-                attention.use_loop()
             self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended,
-                                           attention.rows, in_loops)
+                                           attention.rows, attention.source.in_bf16)
             tokens, places = tokens.numpy(), places.numpy()
         self._tables = tokens, places
         self._hidden = paddle.zeros([0, model.config.width])

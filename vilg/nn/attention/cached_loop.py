@@ -6,7 +6,6 @@ between two products takes longer to start than to do.
 import math
 
 import numpy as np
-from paddle import Tensor
 
 from vilg.kernels.jit import team
 from vilg.kernels.onednn.buffers import Buffer
@@ -20,23 +19,17 @@ class LoopMaths(HostMaths):
 
     def __init__(self, source: Source, samples: int, padded_rows: int):
         super().__init__(source, samples, padded_rows)
-        self._halves = [(to_bf16(keys.transpose(0, 1, 3, 2)), to_bf16(values))
-                        for keys, values in zip(source.keys, source.values)]
         self._factor, self._kernel = team.bits(1 / math.sqrt(self._shape[-1])), team.kernels().attend.address
-
-    def attend(self, layer: int, entries: int, reading: Reading, qkv: Tensor) -> Tensor:
-        raise NotImplementedError  # of steps that are not compiled, which are HostMaths'
 
     def attend_buffers(self, layer: int, entries: int, reading: Reading) -> None:
         prompts, samples, heads, head = self._shape
         near, mask = reading.near, reading.mask
         width = near.stop - near.start
         keys, values = self._cache(layer, reading.buffer, entries)
-        of_source = self._halves[layer]
         hidden = (mask[1].ctypes.data, mask[0].start, mask[0].stop - mask[0].start) if mask else (0, 0, 0)
         team.run(self._kernel, prompts * samples, heads, samples, head, self._source, entries, near.start, width,
-                 reading.entry, *hidden, self.qkv.address, self.attended.address, of_source[0].ctypes.data,
-                 of_source[1].ctypes.data, keys.ctypes.data, values.ctypes.data,
+                 reading.entry, *hidden, self.qkv.address, self.attended.address,
+                 self._keys[layer].ctypes.data, self._values[layer].ctypes.data, keys.ctypes.data, values.ctypes.data,
                  self._scores_of(width).ctypes.data, self._factor)
 
     def _cache(self, layer: int, buffer: int, entries: int) -> tuple[np.ndarray, np.ndarray]:
