@@ -46,7 +46,7 @@ class CachedAttention:
         self.rows = source.prompts * samples
         self.padded_rows = -(-self.rows // ROW_BLOCK) * ROW_BLOCK
         self.step = 0
-        maths = DeviceMaths if not source.on_host else LoopMaths if source.in_bf16 else HostMaths
+        maths = DeviceMaths if not source.on_host else LoopMaths if source.in_half else HostMaths
         self.maths: HostMaths | DeviceMaths = maths(source, samples, self.padded_rows)
         self._kinds = [layers.index(layer) for layer in layers]  # those alike read and write alike
         self._readings: dict[int, Reading] = {}  # of every kind, the last

@@ -9,7 +9,7 @@ from vilg.generation.decoding.compiled import in_loops
 from vilg.kernels.onednn.buffers import zeros
 from vilg.models.bidirectional import BidirectionalTransformer, TextImageTransformer
 from vilg.nn.attention.cached import Source
-from vilg.nn.attention.cached_loop import to_bf16
+from vilg.nn.attention.cached_loop import to_half
 from vilg.nn.attention.dense import StreamContext
 from vilg.nn.attention.patterns import SOURCE, TARGET, Dense, Layout, Pattern
 from vilg.nn.transformer import StreamAttention
@@ -26,23 +26,23 @@ def keep(keys: Tensor, values: Tensor) -> tuple[Any, Any]:
     return keys.transpose([0, 2, 3, 1]).contiguous(), values.transpose([0, 2, 1, 3]).contiguous()
 
 
-def keep_bf16(keys: Tensor, values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def keep_half(keys: Tensor, values: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The same for attention in a compiled loop."""
-    return tuple(to_bf16(side.numpy().transpose(0, 2, 1, 3)) for side in (keys, values))
+    return tuple(to_half(side.numpy().transpose(0, 2, 1, 3)) for side in (keys, values))
 
 
 class PrefillAttention(StreamAttention):
     """Attention of one whole source stream that keeps every layer's keys and values for a :class:`Source`."""
 
-    def __init__(self, context: StreamContext, patterns: list[Pattern], in_bf16: bool = False):
+    def __init__(self, context: StreamContext, patterns: list[Pattern], in_half: bool = False):
         super().__init__([context], patterns)
-        self._in_bf16 = in_bf16
+        self._in_half = in_half
         self.keys: list[Any] = []
         self.values: list[Any] = []
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         _, k, v = paddle.unbind(qkv, axis=2)
-        keys, values = keep_bf16(k, v) if self._in_bf16 else keep(k, v)
+        keys, values = keep_half(k, v) if self._in_half else keep(k, v)
         self.keys.append(keys)
         self.values.append(values)
         return super().__call__(layer, qkv)

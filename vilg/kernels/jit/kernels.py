@@ -38,6 +38,7 @@ _LEVELS, _PER_LEVEL = np.float32(255), np.float32(1) / np.float32(255)
 """Steps from the least of int8 to its largest, and their inverse."""
 _INFINITY = np.int32(0x7F800000)
 """The bits of infinity; those of NaN are beyond."""
+_LARGEST_HALF = np.float32(65504)
 _FAR = np.float32(16)
 """The square of so many standard deviations from the mean is too far to measure the variance from."""
 
@@ -76,10 +77,26 @@ def _bytes(context, address):
 
 @intrinsic
 def _halves(context, address):
-    """The bf16 values at an address, by their bits."""
+    """The float16 values at an address, by their bits."""
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
     return types.CPointer(types.uint16)(types.int64), generate
+
+
+@intrinsic
+def _wide(context, half):
+    """The float32 of a float16's bits."""
+    def generate(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def _narrow(context, value):
+    """The bits of the float16 that is nearest to a float32."""
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+    return types.uint16(types.float32), generate
 
 
 def _prefetching(caches: int):
@@ -572,20 +589,15 @@ def add_norm_round(a):
         begin, end = _portion(a, rows, 1)
 
 
-@njit(**_OPTIONS)
-def _wide(half):
-    """The float32 of a bf16's bits."""
-    return _float_of_bits(np.int32(np.uint32(half) << np.uint32(16)))
-
-
 @njit(error_model="numpy")
 def _keep(place, source, head):
-    """Write the float32 values at ``source`` as bf16, to the nearest; what is not finite stays so."""
-    halves, bits = _halves(place), _integers(source)
+    """Write the float32 values at ``source`` as float16; what is finite and beyond it becomes its largest."""
+    halves, values, bits = _halves(place), _floats(source), _integers(source)
     for j in range(head):
-        up = np.int32(0x7FFF) + ((bits[j] >> np.int32(16)) & np.int32(1))
-        finite = (bits[j] & np.int32(0x7FFFFFFF)) < _INFINITY
-        halves[j] = np.uint16((bits[j] + (up if finite else np.int32(0))) >> np.int32(16))
+        x = values[j]
+        if bits[j] & np.int32(0x7FFFFFFF) < _INFINITY:
+            x = min(max(x, -_LARGEST_HALF), _LARGEST_HALF)
+        halves[j] = _narrow(x)
 
 
 @njit(**_OPTIONS)
@@ -629,7 +641,7 @@ def _collect(weights, values, count, head, out):
 
 @_kernel
 def attend(a):
-    """Attention of one new token a row over its prompt's source and its cache, which keep keys and values as bf16.
+    """Attention of one new token a row over its prompt's source and its cache, which keep keys and values as float16.
 
     Rows, heads, samples of a prompt, values of a head, keys of the source, entries of a cache; the first entry that is
     read, how many, and the one that is written; what is added to scores (an address or 0), from which score on and to

@@ -21,7 +21,7 @@ class Source:
     [P, L].
 
     Float32 on a CPU is kept as numpy arrays, anything else as tensors where the model is; for attention in a compiled
-    loop both are the bits of bf16, as numpy arrays [P, N, L, H] of uint16.
+    loop both are numpy arrays [P, N, L, H] of float16.
     """
 
     keys: list[Any]
@@ -39,9 +39,9 @@ class Source:
         return isinstance(self.keys[0], np.ndarray)
 
     @property
-    def in_bf16(self) -> bool:
+    def in_half(self) -> bool:
         """Are they kept for a compiled loop?"""
-        return self.on_host and self.keys[0].dtype == np.uint16
+        return self.on_host and self.keys[0].dtype == np.float16
 
     def nbytes(self) -> int:
         """Bytes of the kept keys and values."""

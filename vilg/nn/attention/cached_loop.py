@@ -1,4 +1,4 @@
-"""Attention of a decoding step on a CPU as one compiled loop, over keys and values in bf16: for drawing in int8.
+"""Attention of a decoding step on a CPU as one compiled loop, over keys and values in float16: for drawing in int8.
 
 At several rows keys and values are as many bytes as the weights of a small model, and at one row each of the operators
 between two products takes longer to start than to do.
@@ -14,7 +14,7 @@ from vilg.nn.attention.cached_host import HostMaths
 
 
 class LoopMaths(HostMaths):
-    """:class:`~vilg.nn.attention.cached_host.HostMaths` whose source and caches are bf16: [P, N, L, H] and
+    """:class:`~vilg.nn.attention.cached_host.HostMaths` whose source and caches are float16: [P, N, L, H] and
     [R, N, entries, H] each. Every row and head is done by itself, so that its bits do not depend on those beside it."""
 
     def __init__(self, source: Source, samples: int, padded_rows: int):
@@ -37,12 +37,12 @@ class LoopMaths(HostMaths):
         if pair is None:
             prompts, samples, heads, head = self._shape
             shape = prompts * samples, heads, entries, head
-            pair = self._caches[layer, buffer] = np.zeros(shape, "uint16"), np.zeros(shape, "uint16")
+            pair = self._caches[layer, buffer] = np.zeros(shape, "float16"), np.zeros(shape, "float16")
         return pair
 
 
-def to_bf16(values: np.ndarray) -> np.ndarray:
-    """Float32 → the bits of bf16, to the nearest, uint16 of the same shape in C order; what is not finite stays so."""
-    bits = np.ascontiguousarray(values).view("uint32")
-    up = np.where(np.isfinite(values), np.uint32(0x7FFF) + ((bits >> 16) & 1), np.uint32(0))
-    return ((bits + up) >> 16).astype("uint16")
+def to_half(values: np.ndarray) -> np.ndarray:
+    """Float32 → float16 of the same shape in C order; what is finite and beyond float16 becomes its largest."""
+    largest = np.finfo(np.float16).max
+    clipped = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
+    return np.ascontiguousarray(clipped.astype("float16"))
