@@ -22,8 +22,9 @@ fp32_over_torch, bf16_over_torch: our sparse model over torch in float32, eight 
 late_over_early_step_time: the last 100 tokens against tokens 100–200.
 cache_memory_ratio: the caches of a whole picture, sparse over dense.
 int8_over_bf16_time_1, int8_over_bf16_time_8: time of a step of a 300 M model in int8 over bf16 (int8_steps.py), and
-    int8_over_torch_int8: its tokens/s over those of the torch stack with dynamic int8 quantization, eight prompts; ..._1
-    of one. int8_bytes_over_bandwidth_1, ..._8: the least time that reading its weights takes, over that of a step.
+    int8_over_torch_int8: its tokens/s over those of the torch stack with dynamic int8 quantization, eight prompts;
+    int8_over_torch_int8_1 of one. int8_bytes_over_bandwidth_1, ..._8: the least time that reading its weights takes,
+    over that of a step.
 source_memory_60_over_1: the prefilled text of 60 samples of a prompt against one's.
 """
 import statistics

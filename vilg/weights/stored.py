@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors
 
 from vilg.errors import CheckpointError
 from vilg.weights.files import STORED, check_kinds

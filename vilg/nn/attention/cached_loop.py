@@ -8,7 +8,6 @@ import math
 import numpy as np
 
 from vilg.kernels.jit import team
-from vilg.kernels.onednn.buffers import Buffer
 from vilg.nn.attention.cached import Reading, Source
 from vilg.nn.attention.cached_host import HostMaths
 
