@@ -1,19 +1,14 @@
 """What stands between two products of int8 in a decoding step, as one loop over fixed memory: the sums of the first
 take their scales and bias, go through GELU or into the residual and its norm, and are rounded for the second.
 
-Few rows are done by the thread at hand: to wake the others takes longer.
+Few rows are done by the thread at hand.
 """
-import array
-import ctypes
-import functools
 from collections.abc import Callable
 
 from vilg.kernels.jit import team
-from vilg.machine import process
 
 _FOR_ALL = 1 << 14
 """Values from which on all threads take part."""
-_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def rounding(rows: int, width: int, x: int, values: int, scales: int) -> Callable[[], None]:
@@ -37,20 +32,5 @@ def norm_rounding(rows: int, width: int, sums: int, bias: int, values: int, scal
 
 def _at(kernel: str, rows: int, width: int, *numbers: int) -> Callable[[], None]:
     """A kernel tied to its memory. Its row of numbers is used again: not for two threads at a time."""
-    address = getattr(team.kernels(), kernel).address
-    if rows > 1 and rows * width >= _FOR_ALL and process.threads() > 1:
-        return functools.partial(team.run, address, rows, width, *numbers)
-    return _Alone(address, array.array("q", (0, 1, rows, width, *numbers)))
-
-
-class _Alone:
-    """A kernel on the thread that calls it."""
-
-    __slots__ = ("_function", "_numbers", "_where")
-
-    def __init__(self, address: int, numbers: array.array):
-        self._function, self._numbers, self._where = _FUNCTION(address), numbers, numbers.buffer_info()[0]
-
-    def __call__(self) -> None:
-        self._numbers[0] = 0  # portions taken
-        self._function(self._where)
+    few = rows == 1 or rows * width < _FOR_ALL
+    return team.Prepared(getattr(team.kernels(), kernel).address, rows, width, *numbers, alone=few)
