@@ -25,7 +25,7 @@ import numpy as np
 from vilg.machine import memory
 
 LAYERS, QUICK_LAYERS, WIDTH, HEADS, VOCABULARY, CODEBOOK, TEXT, GRID = 48, 8, 4096, 32, 40_000, 8192, 64, 32
-TOKENS, START, STEPS, GB = GRID * GRID, GRID * GRID // 2, 4, 1e9
+TOKENS, START, STEPS, GB = GRID * GRID, GRID * GRID // 2, 8, 1e9
 NEEDED_GB = 13.0
 """Of free memory, for all layers."""
 
