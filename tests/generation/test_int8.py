@@ -7,6 +7,8 @@ from vilg import runtime
 from vilg.app import pipeline
 from vilg.errors import ConfigError
 from vilg.generation.autoregressive import generate_images
+from vilg.generation.decoding import compiled
+from vilg.kernels.jit import switch as loops
 from vilg.kernels.onednn import int8, precision
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 
@@ -52,6 +54,56 @@ def test_compiled_steps_and_prefill_are_the_full_forward_in_int8(model, in_int8)
     rounding = np.abs(full - exact).mean() / size
     # Attention differs in its last bits, which now and then rounds an activation to the next int8.
     assert apart < rounding / 3 and 1e-4 < rounding < 0.05
+
+
+@pytest.fixture
+def in_loops(monkeypatch):
+    if not loops.active():
+        pytest.skip(loops.reason())
+    monkeypatch.setattr(compiled, "WORTH_LOOPS", 1)
+
+
+@needs_int8
+def test_steps_in_loops_are_the_full_forward_in_int8(model, in_int8, in_loops):
+    drawn = draw(model)
+    with paddle.no_grad():
+        full = model.text_to_image_hidden(*TEXTS, drawn.codes).numpy()
+        precision.use_int8(False)
+        exact = model.text_to_image_hidden(*TEXTS, drawn.codes).numpy()
+    size = np.abs(exact).max()
+    apart, rounding = (np.abs(each - full).mean() / size for each in (drawn.hidden.numpy(), exact))
+    # Keys and values of float16 round many an activation to the next int8.
+    assert 0 < apart < rounding and 1e-4 < rounding < 0.05
+
+
+@needs_int8
+@pytest.mark.parametrize("left", ["qkv", "proj", "fc1", "fc2"])
+def test_maps_left_in_float32_stand_between_those_in_loops(model, in_int8, in_loops, left):
+    for block in model.stack.blocks:
+        getattr(block, left).int8 = None
+    drawn = draw(model)
+    with paddle.no_grad():
+        full = model.text_to_image_hidden(*TEXTS, drawn.codes).numpy()
+    assert np.abs(drawn.hidden.numpy() - full).mean() / np.abs(full).max() < 0.01
+
+
+@needs_int8
+def test_a_sample_in_loops_has_the_same_bits_alone_and_among_others(model, in_int8, in_loops):
+    alone, many = draw(model, slice(0, 1)), draw(model, samples=9)
+    np.testing.assert_array_equal(alone.hidden.numpy()[0], many.hidden.numpy()[0])
+    np.testing.assert_array_equal(draw(model, samples=9).hidden.numpy(), many.hidden.numpy())
+
+
+@needs_int8
+def test_loops_are_chosen_by_the_model_alone(model, in_int8, monkeypatch):
+    before = draw(model).hidden.numpy()
+    assert not compiled.in_loops(model.stack, 20)
+    loops.active()  # they are loaded, and a small model goes on without
+    np.testing.assert_array_equal(draw(model).hidden.numpy(), before)
+    monkeypatch.setattr(compiled, "WORTH_LOOPS", 1)
+    assert compiled.in_loops(model.stack, 20) == loops.active()
+    precision.use_int8(False)
+    assert not compiled.in_loops(model.stack, 20)
 
 
 @needs_int8

@@ -11,7 +11,7 @@ import paddle
 import pydantic
 
 from vilg import config as configs
-from vilg import runtime
+from vilg import release, runtime
 from vilg.config import configclass
 from vilg.data.config import DataConfig, build_stream
 from vilg.data.loader import Loader, Stream
@@ -135,3 +135,16 @@ def planned_shape(run: RunConfig) -> BidirectionalConfig:
     if run.task.kind != "bidirectional":
         raise ConfigError(f"task.kind: plans are made for bidirectional runs, got {run.task.kind}")
     return run.task.model
+
+
+def drawn_shape(source: str | Path, overrides: list[str]) -> BidirectionalConfig:
+    """The shape of a model to draw with: of a run config (``overrides``: key=value), or of a released folder by its
+    path or its name in ``model_zoo/``. Raises VilgError for what is neither, and for models that do not draw token by
+    token."""
+    if Path(source).suffix in (".yaml", ".yml"):
+        return planned_shape(load_run(source, overrides))
+    if overrides:
+        raise ConfigError(f"--set changes a run config, and {source} is a model; leave it out")
+    folder = release.find_model(source, "bidirectional")
+    said, _ = release.describe(folder, "bidirectional")
+    return configs.from_dict(BidirectionalConfig, said.get("model") or {}, f"{folder}: model")

@@ -46,7 +46,8 @@ class Decoder:
         self._compiled: CompiledStack | None = None
         if (isinstance(attention.maths, HostMaths) and active() and not model.training
                 and all(compilable(block.program) for block in model.stack.blocks)):
-            self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended)
+            self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended,
+                                           attention.rows, attention.source.in_half)
             tokens, places = tokens.numpy(), places.numpy()
         self._tables = tokens, places
         self._hidden = paddle.zeros([0, model.config.width])

@@ -75,8 +75,11 @@ class BidirectionalFolder(Kind):
             raise CheckpointError(f"{opened.folder / DESCRIPTION}: sampling must be a mapping of settings")
         config = opened.section("model", self.shape)
         _check_fit(config, image_tokenizer, text_tokenizer, opened.folder / DESCRIPTION)
-        model = opened.build(lambda: self.network(config))
-        reconstructor = opened.part("reconstructor", "reconstructor", model=model, image_tokenizer=image_tokenizer)
+        model = opened.build(lambda: self.network(config), drawing=True)
+        # A model that holds int8 alone has no float weights to tell whose reconstructor this is.
+        trained = opened.weights if opened.int8 else None
+        reconstructor = opened.part("reconstructor", "reconstructor", model=model, image_tokenizer=image_tokenizer,
+                                    transformer=trained)
         return ReleasedModel(model, image_tokenizer, text_tokenizer, sampling, opened.folder.name, reconstructor)
 
 
@@ -95,7 +98,7 @@ def weights_of(folder: str | Path, image_tokenizer: ImageTokenizer, text_tokeniz
     lacks some of the folder's, or the image tokenizer is not the one in use."""
     opened = open_folder(folder, kind)
     opened.refuse_others(_identity(image_tokenizer))
-    weights, theirs = opened.weights, opened.text_tokenizer()
+    weights, theirs = dict(opened.weights), opened.text_tokenizer()
     if theirs.fingerprint() != text_tokenizer.fingerprint():
         weights = widen(weights, theirs, text_tokenizer, str(opened.folder))
     return opened, weights
