@@ -59,20 +59,20 @@ def pairs(count: int, seed: int, share: float = 0.015, similarity: bool = False)
               for number in range(each)]
     copied = rng.choice(len(early), each * len(COPIES), replace=False)
     for number, index in enumerate(copied):
-        late.append(_copy(COPIES[number // each], number, early[index], next(drawn)[1], rng))
+        late.append(_copy(COPIES[number // each], number, early[index], rng))
     early, late = early + faults[::2], late + faults[1::2]
     return [group[place] for group in (early, late) for place in rng.permutation(len(group))]
 
 
 def texts(count: int, seed: int, share: float = 0.05) -> list[Raw]:
-    """Rows of text alone: sentences of words drawn at random, and near copies: a mark, a word or an ending besides."""
+    """Rows of text alone: sentences of words drawn at random, and near copies: a mark or a character more."""
     rng = np.random.default_rng(seed)
     words = ("苹果 桌子 城市 山水 天空 老师 学生 音乐 窗户 河流 花园 汽车 森林 海洋 图书 医院 市场 电影 照片 故事 厨房 牛奶 雨伞 火车 "
              "蛋糕 房子 小猫 小狗 月亮 太阳 星星 大树 草地 公园 街道 商店 手机 电脑 衣服 鞋子 红色 蓝色 绿色 高大 美丽 安静 明亮 古老").split()
     each = round(count * share)
     clean = ["".join(rng.choice(words, 11, replace=False)) for _ in range(count - each)]
     rows = [Raw(b"", "", text) for text in clean]
-    endings = ("。", "！", "…", "，", "图", " ")
+    endings = ("。", "！", "…", "，", "图", "、")
     for number, index in enumerate(rng.choice(len(clean), each, replace=False)):
         ending = endings[number % len(endings)]
         rows.append(Raw(b"", "", clean[index] + ending, "near_texts"))
@@ -175,13 +175,13 @@ def _huge() -> bytes:
     return _HUGE[0]
 
 
-def _copy(rule: str, number: int, of: Raw, caption: str, rng: np.random.Generator) -> Raw:
+def _copy(rule: str, number: int, of: Raw, rng: np.random.Generator) -> Raw:
     if rule == "same_bytes":
-        return Raw(of.content, of.suffix, caption, rule)
+        return Raw(of.content, of.suffix, of.caption, rule)
     image = Image.open(io.BytesIO(of.content))
     if rule == "same_pixels":
-        return Raw(_encoded(image, "png"), "png", caption, rule)
+        return Raw(_encoded(image, "png"), "png", of.caption, rule)
     ways = (lambda: _encoded(image, quality=60), lambda: _encoded(image.resize((72, 72), Image.Resampling.BICUBIC)),
             lambda: _encoded(image.resize((160, 160), Image.Resampling.BICUBIC), quality=75),
             lambda: _encoded(ImageEnhance.Brightness(image).enhance(float(rng.uniform(1.02, 1.06)))))
-    return Raw(ways[number % len(ways)](), "jpg", caption, rule)
+    return Raw(ways[number % len(ways)](), "jpg", of.caption, rule)

@@ -18,10 +18,10 @@ from vilg import cli
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="rules and sizes, such as configs/data/web.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the config, as "
-                        "in --set rules.frequency=20; may be repeated")
-    parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="what to read; NAME=PATH gives it the "
-                        "name that keys are made of (the last part of the path)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the config, "
+                        "as in --set rules.frequency=20; may be repeated")
+    parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="what to read; NAME=PATH gives it "
+                        "the name that keys are made of (the last part of the path)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write, on a disk that all nodes see")
     parser.add_argument("--engine", choices=("native", "ray"), default="native", help="this machine, or a Ray cluster "
                         "(%(default)s)")

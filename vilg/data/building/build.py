@@ -161,8 +161,8 @@ class Build:
             for number, _ in bad:  # they are read again when they were mended
                 (self.read / f"{number:07d}.json").unlink()
             raise DataError(f"{bad[0][1]}; {len(bad)} of {count} parts cannot be read, more than the share of "
-                            f"{self.config.max_bad_parts:g} that max_bad_parts allows. Mend or fetch them and build anew, "
-                            "or raise max_bad_parts and go on with --resume; what is done is kept")
+                            f"{self.config.max_bad_parts:g} that max_bad_parts allows. Mend or fetch them and build "
+                            "anew, or raise max_bad_parts and go on with --resume; what is done is kept")
 
     def _compare(self, engine: Engine) -> dict[int, int]:
         """Apply the rules that compare samples; returns how many each part has left."""
@@ -240,8 +240,8 @@ def _disk(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{error.filename or output}: {error.strerror or error}; make room or mend it, and run the same "
-                        "command with --resume") from None
+        raise DataError(f"{error.filename or output}: {error.strerror or error}; make room or mend it, and run the "
+                        "same command with --resume") from None
 
 
 def _changed(before: Any, after: Any, path: str = "") -> list[str]:

@@ -146,7 +146,8 @@ class Duplicates:
         firsts = firsts.select(col("b"), (col("a") // PLACES).alias("first"))
         keys = self._samples("order", "key").select(col("order").alias("first"), col("key").alias("value"))
         hits = firsts.join(keys, on="first").select(
-            (col("b") // PLACES).alias("order"), (col("b") % PLACES).cast(daft.DataType.int32()).alias("place"), "value")
+            (col("b") // PLACES).alias("order"), (col("b") % PLACES).cast(daft.DataType.int32()).alias("place"),
+            "value")
         _append(hits, to / "hits")
         self._drop_texts("near_texts", to)
 

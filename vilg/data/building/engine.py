@@ -41,8 +41,8 @@ class JobWorker:
             tries = self.marks / f"{name}.tries"
             begun = len(tries.read_bytes()) if tries.exists() else 0
             if begun >= TRIES:
-                raise DataError(f"a worker died {begun} times at {_named(job)}; give its machine more memory, or take that "
-                                "file away, and run the same command with --resume")
+                raise DataError(f"a worker died {begun} times at {_named(job)}; give its machine more memory, or take "
+                                "that file away, and run the same command with --resume")
             self.marks.mkdir(parents=True, exist_ok=True)
             with open(tries, "ab") as file:
                 file.write(b".")
@@ -51,8 +51,8 @@ class JobWorker:
             tries.unlink(missing_ok=True)
             return ""
         except OSError as error:
-            return json.dumps({"error": f"{error.filename or self.marks}: {error.strerror or error}; make room or mend it, "
-                                        "and run the same command with --resume"})
+            return json.dumps({"error": f"{error.filename or self.marks}: {error.strerror or error}; make room or mend "
+                                        "it, and run the same command with --resume"})
         except VilgError as error:
             tries.unlink(missing_ok=True)
             return json.dumps({"error": str(error)})
@@ -146,9 +146,9 @@ def _join_ray(daft: Any, address: str | None) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         daft.set_runner_ray(noop_if_initialized=True)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
-        raise DataError(f"no Ray cluster answers at {address or 'this machine'} ({_first_line(error)}); start one with "
-                        "`ray start --head`, name it with --address HOST:6379 and give every node and this one the same "
-                        "RAY_AUTH_TOKEN") from None
+        raise DataError(f"no Ray cluster answers at {address or 'this machine'} ({_first_line(error)}); start one "
+                        "with `ray start --head`, name it with --address HOST:6379 and give every node and this one "
+                        "the same RAY_AUTH_TOKEN") from None
 
 
 def _check_answers(address: str) -> None:
@@ -156,8 +156,8 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), SECONDS).close()
     except (OSError, ValueError) as error:
-        raise DataError(f"no Ray cluster answers at {address} ({error}); --address is HOST:6379 of the head, as "
-                        "`ray start --head` prints it") from None
+        raise DataError(f"no Ray cluster answers at {address} ({error}); --address is HOST:6379 of the head, "
+                        "as `ray start --head` prints it") from None
 
 
 def _cores(kind: str) -> int:

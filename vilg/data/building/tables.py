@@ -44,8 +44,9 @@ class Writer:
         import pyarrow
 
         columns = list(zip(*self._rows)) or [()] * len(self._json)
-        arrays = [pyarrow.array([json.dumps(value, ensure_ascii=False) for value in column] if as_json else column, kind)
-                  for column, as_json, kind in zip(columns, self._json, self.schema.types)]
+        texts = [[json.dumps(value, ensure_ascii=False) for value in column] if as_json else column
+                 for column, as_json in zip(columns, self._json)]
+        arrays = [pyarrow.array(column, kind) for column, kind in zip(texts, self.schema.types)]
         self._file.write_table(pyarrow.table(arrays, schema=self.schema))
         self._rows = []
 

@@ -61,10 +61,11 @@ class Dictionary:
 
     def __init__(self, path: str):
         try:
-            rows = [line.split("\t")[:2] for line in Path(path).read_text(encoding="utf-8").splitlines() if "\t" in line]
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read as a dictionary ({error}); translate.options.path names a .tsv of "
                             "source and target") from None
+        rows = [line.split("\t")[:2] for line in lines if "\t" in line]
         self.words = {source.strip().lower(): target.strip() for source, target in rows}
         longest = sorted(map(re.escape, self.words), key=len, reverse=True)
         self._pattern = re.compile(rf"\b(?:{'|'.join(longest)})\b") if longest else None
@@ -73,7 +74,9 @@ class Dictionary:
         """Texts with every word that is known replaced. Raises KeyError naming a text of which no word is known."""
         results = []
         for text in texts:
-            found, count = self._pattern.subn(lambda hit: self.words[hit[0]], text.lower()) if self._pattern else ("", 0)
+            found, count = "", 0
+            if self._pattern:
+                found, count = self._pattern.subn(lambda hit: self.words[hit[0]], text.lower())
             if not count:
                 raise KeyError(f"no word of {text[:60]!r} is in the dictionary")
             results.append(re.sub(r"(?<=[\u4e00-\u9fff]) +(?=[\u4e00-\u9fff])", "", found))
@@ -91,8 +94,8 @@ def _made(config: TranslateConfig) -> Any:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"translate.worker: {config.worker} cannot be made ({type(error).__name__}: {error}); the module "
-                        "must be importable on every node, and translate.options are its arguments") from None
+        raise DataError(f"translate.worker: {config.worker} cannot be made ({type(error).__name__}: {error}); the "
+                        "module must be importable on every node, and translate.options are its arguments") from None
     if not callable(getattr(made, "translate", None)):
         raise DataError(f"translate.worker: {config.worker} has no method translate(texts: list[str]) -> list[str]")
     return made

@@ -59,7 +59,8 @@ class PartWorker:
             return iter(rows)
         return Clicked(self.config.clicks, self.folder.parent / CLICKS, part.number).added(iter(rows))
 
-    def _read(self, part: Part, rows: Iterator[Row], mark: dict[str, Any], blob: BinaryIO, tables: list[Writer]) -> None:
+    def _read(self, part: Part, rows: Iterator[Row], mark: dict[str, Any], blob: BinaryIO,
+              tables: list[Writer]) -> None:
         order = part.number << PART_BITS
         for batch in batches(rows, self.config.batch):
             kept, drops = self.sieve.sift(batch, order)

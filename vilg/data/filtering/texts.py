@@ -67,13 +67,14 @@ class TextRulesConfig:
 
 
 class TextRules:
-    """The rules of a :class:`TextRulesConfig`, in its order. Words and their kinds are jieba's; raises DataError when it
-    is not installed and a rule wants it, and for a file of words that cannot be read."""
+    """The rules of a :class:`TextRulesConfig`, in its order. Words and their kinds are jieba's; raises DataError when
+    it is not installed and a rule wants it, and for a file of words that cannot be read."""
 
     def __init__(self, config: TextRulesConfig):
         self.config = config
         self._cut = _jieba() if config.noun or config.words is not None else None
-        self._blocked = sorted({word for path in config.blocked for word in read_words(path)}, key=lambda w: (len(w), w))
+        words = {word for path in config.blocked for word in read_words(path)}
+        self._blocked = sorted(words, key=lambda word: (len(word), word))
 
     def reason(self, text: str) -> Reason | None:
         """The first reason against a caption, or None."""
