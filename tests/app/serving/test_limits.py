@@ -1,4 +1,5 @@
 """Who and what is let in, how long it may take, and what is left of a client that has gone."""
+import asyncio
 import http.client
 import json
 import logging
@@ -8,6 +9,8 @@ import time
 import urllib.parse
 
 import pytest
+
+from vilg.app.serving.door import ALL_BODIES, Door
 
 PROMPT = "一个红色的圆形"
 
@@ -106,6 +109,52 @@ def test_bodies_have_an_end(served):
     assert link.getresponse().status == 413
     link.close()
     assert ask(served, "GET", "/healthz", **{"Content-Length": "many"})[0] in (400, 413)
+
+
+def through(door, messages, **headers):
+    """What comes back from a door for a body in parts; an end of ``messages`` is a client that sends no more."""
+    sent, left = [], list(messages)
+
+    async def receive():
+        if not left:
+            await asyncio.sleep(60)
+        return left.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [
+        (b"host", b"localhost"), *((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items())]}
+    asyncio.run(door(scope, receive, send))
+    return sent
+
+
+async def reading(scope, receive, send):
+    while (message := await receive()).get("more_body"):
+        continue
+    assert message["type"] == "http.request"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def part(content, more=True):
+    return {"type": "http.request", "body": content, "more_body": more}
+
+
+def test_a_body_that_does_not_come_is_not_waited_for():
+    door = Door(reading, "127.0.0.1", [], seconds=0.2)
+    assert through(door, [part(b"a"), part(b"b", False)], content_length="2")[0]["status"] == 200
+    assert through(door, [part(b"a")], content_length="2")[0]["status"] == 408
+    assert door.coming == 0
+
+
+def test_all_bodies_together_have_an_end():
+    door = Door(reading, "127.0.0.1", [])
+    door.coming = ALL_BODIES - 1
+    assert through(door, [part(b"a", False)], content_length="1")[0]["status"] == 200
+    for said in ({"content_length": "2"}, {"transfer_encoding": "chunked"}):
+        refused = through(door, [part(b"ab", False)], **said)[0]
+        assert refused["status"] == 429 and (b"retry-after", b"1") in refused["headers"]
 
 
 @pytest.mark.parametrize("body,status", [

@@ -83,7 +83,7 @@ def png(pixels):
 
 def test_an_edit_draws_what_is_transparent_and_keeps_the_rest(client, pipeline, pictures):
     alpha = np.full([16, 16], 255, "uint8")
-    alpha[8:, :8] = 0
+    alpha[8:, :6] = 0  # the second token of a row is transparent in part
     mask = png(np.dstack([pictures[0], alpha]))
     got = client.images.edit(model=pipeline.name, image=("a.png", png(pictures[0])), mask=("m.png", mask),
                              prompt="方块", extra_body={"seed": 9, "temperature": 1.2})
