@@ -19,8 +19,8 @@ EPILOG = """examples:
   python tools/plan.py ernie_vilg_tiny --draw --batch 8 --json draw.json
 
 The model is not made, so this takes seconds on a laptop. Peak, efficiency and bandwidths are your statement about your
-machines: the defaults are an A100's bfloat16 peak, a usual efficiency, and 100 GB/s of collectives a device. --draw takes
-two seconds, in which it reads memory.
+machines: the defaults are an A100's bfloat16 peak, a usual efficiency, and 100 GB/s of collectives a device. --draw
+takes two seconds, in which it reads memory.
 """
 
 
@@ -54,8 +54,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = parser.parse_args()
     if args.draw and (args.device_memory is not None or args.picture or args.days < inf):
-        parser.error("--draw is about this machine: it goes with --batch and --json, not with --device-memory, --picture "
-                     "or --days")
+        parser.error("--draw is about this machine: it goes with --batch and --json, not with --device-memory, "
+                     "--picture or --days")
     if not args.draw and (args.device_memory is None or args.batch is not None):
         parser.error("a training is planned with --device-memory; --batch goes with --draw")
     if args.draw:

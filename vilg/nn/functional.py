@@ -24,8 +24,8 @@ from vilg.machine import process
 from vilg.nn import memory_savers
 
 __all__ = ["linear", "linear_after_gelu", "takes_int8", "int8_is_on", "linear_int8", "matmul", "layer_norm", "softmax",
-           "gelu", "silu", "group_norm", "conv2d", "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision",
-           "start_training", "stock_operators"]
+           "gelu", "silu", "group_norm", "conv2d", "nearest_twice", "cross_entropy", "linear_cross_entropy",
+           "full_precision", "start_training", "stock_operators"]
 
 _FLOAT32, _HALF = paddle.float32, (paddle.bfloat16, paddle.float16)
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()

@@ -1,9 +1,9 @@
 """The parts of a compiled step about its products of int8 rows, and how those that follow one another become one.
 
-A product gives sums in scales of its columns. What comes next is to multiply them with the rows' scales (:class:`Finish`),
-perhaps a norm (:class:`Normalise`), and the rounding for the next product (:class:`Round`): three to eight calls over
-memory that is in the nearest cache, each of which takes longer to start than to do. Where compiled loops are to be had
-(:mod:`vilg.kernels.jit.int8_rows`) they are one.
+A product gives sums in scales of its columns. What comes next is to multiply them with the rows' scales
+(:class:`Finish`), perhaps a norm (:class:`Normalise`), and the rounding for the next product (:class:`Round`): three to
+eight calls over memory that is in the nearest cache, each of which takes longer to start than to do. Where compiled
+loops are to be had (:mod:`vilg.kernels.jit.int8_rows`) they are one.
 """
 import functools
 from collections.abc import Callable, Sequence

@@ -15,8 +15,8 @@ from vilg.kernels.onednn import switch
 from vilg.kernels.onednn.autograd import contiguous, new
 from vilg.kernels.onednn.buffers import Buffer
 from vilg.kernels.onednn.library import (
-    BIAS, DST, F32, NOTHING, S8, SRC, SRC_1, WEIGHTS, Cache, Descriptor, Library, Primitive, Unavailable, descriptor_bytes,
-    load, operation, plain, query, reorder,
+    BIAS, DST, F32, NOTHING, S8, SRC, SRC_1, WEIGHTS, Cache, Descriptor, Library, Primitive, Unavailable,
+    descriptor_bytes, load, operation, plain, query, reorder,
 )
 from vilg.kernels.onednn.precision import BINARY_ADD, BINARY_MUL, Step, chain, post_operand
 from vilg.weights.int8 import LARGEST, rounded
