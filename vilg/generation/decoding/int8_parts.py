@@ -97,8 +97,7 @@ def joined(parts: Sequence[Part], loops: bool) -> list[Bound | Call]:
 def _first(parts: list[Part]) -> tuple[Call | None, int]:
     """The first parts as one loop, and how many they are; None where they are none that a loop does."""
     match parts[:3]:
-        case [Finish() as end, Round() as then, *_] if (
-                end.after == (gelu_step(),) and then.source is end.target and then.least):
+        case [Finish() as end, Round() as then, *_] if end.after == (gelu_step(),) and then.least:
             rows, width = then.rows, end.sums.shape[1]
             return int8_rows.gelu_rounding(rows.used, width, end.sums.address, end.bias, rows.values.address,
                                            rows.scales.address, then.least), 2
