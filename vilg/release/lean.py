@@ -9,9 +9,9 @@ from vilg.weights.files import check_fit, refuse_non_finite
 
 
 def fill(layer: nn.Layer, weights: int8.Restored, alone: bool) -> None:
-    """Fill ``layer`` with ``weights`` as float32; or, where they are to stand ``alone``, its linear maps with their int8
-    values and no others, of a layer that was made under ``paddle.LazyGuard`` without any memory. Raises CheckpointError
-    when the two do not fit."""
+    """Fill ``layer`` with ``weights`` as float32; or, where they are to stand ``alone``, its linear maps with their
+    int8 values and no others, of a layer that was made under ``paddle.LazyGuard`` without any memory. Raises
+    CheckpointError when the two do not fit."""
     check_fit(layer, weights.found(), weights.source)
     maps = {f"{name}.weight": each for name, each in layer.named_sublayers() if isinstance(each, Linear)}
     in_int8 = maps.keys() & weights.matrices if alone else set()
