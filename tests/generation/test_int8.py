@@ -8,7 +8,9 @@ from vilg.app import pipeline
 from vilg.errors import ConfigError
 from vilg.generation.autoregressive import generate_images
 from vilg.generation.decoding import compiled
-from vilg.kernels.jit import switch as loops
+from vilg.generation.decoding.decoder import image_decoder
+from vilg.generation.decoding.source import prefill_text
+from vilg.kernels.jit import switch as loops, team
 from vilg.kernels.onednn import int8, precision
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 
@@ -74,6 +76,15 @@ def test_steps_in_loops_are_the_full_forward_in_int8(model, in_int8, in_loops):
     apart, rounding = (np.abs(each - full).mean() / size for each in (drawn.hidden.numpy(), exact))
     # Keys and values of float16 round many an activation to the next int8.
     assert 0 < apart < rounding and 1e-4 < rounding < 0.05
+
+
+@needs_int8
+def test_what_lies_between_two_products_is_one_call(model, in_int8, in_loops):
+    with paddle.no_grad():
+        decoder = image_decoder(model, prefill_text(model, *TEXTS))
+    first, *between, last = decoder._compiled._segments
+    loops_of = [sum(isinstance(call, team.Prepared) for call in calls) for calls in between]
+    assert loops_of == [4] * 3 and all(len(calls) == 8 for calls in between)  # a product in turn with a loop
 
 
 @needs_int8

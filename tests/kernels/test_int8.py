@@ -78,6 +78,12 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it():
         np.testing.assert_array_equal(int8.linear(paddle.to_tensor(x[:rows]), weight).numpy(), together[:rows])
 
 
+def test_a_machine_with_vnni_has_int8():
+    if not switch.active() or not load().isa & int8._VNNI:
+        pytest.skip("no fast path, or no VNNI")
+    assert int8.missing() == ""  # the other tests would be skipped
+
+
 def test_a_machine_without_vnni_or_the_library_says_so(monkeypatch):
     monkeypatch.setattr(load(), "isa", 0x27)
     assert "VNNI" in int8._found.__wrapped__()

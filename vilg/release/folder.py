@@ -23,7 +23,7 @@ from paddle import nn
 from vilg import config as configs
 from vilg.errors import CheckpointError, VilgError
 from vilg.kernels.onednn import precision
-from vilg.release.lean import hold_int8
+from vilg.release.lean import fill
 from vilg.release.registry import Contents, Kind, kind_named
 from vilg.release.staging import staged
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
@@ -108,8 +108,8 @@ class Opened:
         lean = drawing and self.int8 and precision.int8()
         with at_most(self._size() + spare, str(self.folder)), paddle.LazyGuard() if lean else nullcontext():
             layer = make()
-        if lean:
-            hold_int8(layer, self.weights)
+        if isinstance(self.weights, int8.Restored):
+            fill(layer, self.weights, lean)
         else:
             load_weights(layer, self.weights, str(self.folder / WEIGHTS))
         layer.eval()

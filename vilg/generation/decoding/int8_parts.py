@@ -1,9 +1,9 @@
 """The parts of a compiled step about its products of int8 rows, and how those that follow one another become one.
 
 A product gives sums in scales of its columns. What comes next is to multiply them with the rows' scales
-(:class:`Finish`), perhaps a norm (:class:`Normalise`), and the rounding for the next product (:class:`Round`): three
-to eight calls over memory that is in the nearest cache, each of which takes longer to start than to do. Where
-compiled loops are to be had (:mod:`vilg.kernels.jit.int8_rows`) they are one.
+(:class:`Finish`), perhaps a norm (:class:`Normalise`), and the rounding for the next product (:class:`Round`): three to
+eight calls over memory that is in the nearest cache, each of which takes longer to start than to do. Where compiled
+loops are to be had (:mod:`vilg.kernels.jit.int8_rows`) they are one.
 """
 import functools
 from collections.abc import Callable, Sequence
@@ -97,8 +97,7 @@ def joined(parts: Sequence[Part], loops: bool) -> list[Bound | Call]:
 def _first(parts: list[Part]) -> tuple[Call | None, int]:
     """The first parts as one loop, and how many they are; None where they are none that a loop does."""
     match parts[:3]:
-        case [Finish() as end, Round() as then, *_] if (
-                end.after == (gelu_step(),) and then.source is end.target and then.least):
+        case [Finish() as end, Round() as then, *_] if end.after == (gelu_step(),) and then.least:
             rows, width = then.rows, end.sums.shape[1]
             return int8_rows.gelu_rounding(rows.used, width, end.sums.address, end.bias, rows.values.address,
                                            rows.scales.address, then.least), 2
