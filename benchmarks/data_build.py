@@ -96,8 +96,7 @@ def settings(folder: Path, *more: str) -> list[str]:
 
 def pictures(folder: Path, count: int, seed: int) -> dict[str, float]:
     """What the rules about images and captions find, and what they drop of the clean."""
-    share = max(0.015, 12 / count)  # twelve cases at least: a caption must come more than ten times
-    truth = planted.write_tars(planted.pairs(count, seed, share, similarity=True), folder / "web")
+    truth = planted.write_tars(planted.pairs(count, seed, similarity=True), folder / "web")
     Running(settings(folder, f"rules.similarity={{model: {MODEL}}}"), folder / "web", folder / "pictures").finish()
     return accuracy(folder / "pictures", truth)
 
