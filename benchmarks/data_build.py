@@ -94,27 +94,40 @@ def settings(folder: Path, *more: str) -> list[str]:
     return [f"rules.texts.blocked=[{words}]", *more]
 
 
-def accuracy(folder: Path, count: int, seed: int) -> dict[str, float]:
-    """What the rules find and what they drop of the clean: all that look at images and captions, then near texts."""
-    share = max(0.015, 12 / count)  # twelve cases at least: a caption must come more than ten times
-    pictures = planted.write_tars(planted.pairs(count, seed, share, similarity=True), folder / "web")
+def pictures(folder: Path, count: int, seed: int) -> dict[str, float]:
+    """What the rules about images and captions find, and what they drop of the clean."""
+    truth = planted.write_tars(planted.pairs(count, seed, similarity=True), folder / "web")
     Running(settings(folder, f"rules.similarity={{model: {MODEL}}}"), folder / "web", folder / "pictures").finish()
-    texts = planted.write_table(planted.texts(count, seed), folder / "texts.jsonl")
+    return accuracy(folder / "pictures", truth)
+
+
+def texts(folder: Path, count: int, seed: int) -> dict[str, float]:
+    """The same of near texts, on rows of text alone."""
+    truth = planted.write_table(planted.texts(count, seed), folder / "texts.jsonl")
     Running(TEXT_SETTINGS, folder / "texts.jsonl", folder / "texts").finish()
+    return accuracy(folder / "texts", truth)
+
+
+def accuracy(output: Path, truth: dict[str, str | None]) -> dict[str, float]:
+    """Of each rule, the share of its cases that it found, and of the clean that it dropped."""
     found: dict[str, float] = {}
-    for output, truth in ((folder / "pictures", pictures), (folder / "texts", texts)):
-        by_key = drops(output)
-        rules = {key_of(name): rule for name, rule in truth.items()}
-        clean = [key for key, rule in rules.items() if rule is None]
-        for rule in sorted({rule for rule in rules.values() if rule}):
-            cases = [key for key, planted_rule in rules.items() if planted_rule == rule]
-            found[f"found_{rule}"] = sum(by_key.get(key) == rule for key in cases) / len(cases)
-        for rule in sorted({*by_key.values()}):
-            found[f"false_{rule}"] = sum(by_key.get(key) == rule for key in clean) / len(clean)
-    near = ("found_near_images", "found_near_texts")
-    return {"found_worst": min(value for name, value in found.items() if name.startswith("found") and name not in near),
-            "found_worst_near": min(found[name] for name in near),
-            "false_worst": max(value for name, value in found.items() if name.startswith("false"))} | found
+    by_key, rules = drops(output), {key_of(name): rule for name, rule in truth.items()}
+    clean = [key for key, rule in rules.items() if rule is None]
+    for rule in sorted({rule for rule in rules.values() if rule}):
+        cases = [key for key, of in rules.items() if of == rule]
+        found[f"found_{rule}"] = sum(by_key.get(key) == rule for key in cases) / len(cases)
+    for rule in sorted({*by_key.values()}):
+        found[f"false_{rule}"] = sum(by_key.get(key) == rule for key in clean) / len(clean)
+    return found
+
+
+def worst(figures: dict[str, float]) -> dict[str, float]:
+    """The least that a rule found, near-duplicates apart, and the most that one dropped of the clean."""
+    found = {name: value for name, value in figures.items() if name.startswith("found_")}
+    near = [found.pop(name) for name in list(found) if name.startswith("found_near_")]
+    false = [value for name, value in figures.items() if name.startswith("false_")]
+    return {name: value for name, value in (("found_worst", min(found.values(), default=None)), ("found_worst_near",
+            min(near, default=None)), ("false_worst", max(false, default=None))) if value is not None}
 
 
 LIGHT = ["rules.texts.words=null", "rules.texts.noun=false"]
@@ -285,12 +298,14 @@ def key_of(name: str) -> str:
     return hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
 
 
+PARTS = {"pictures": pictures, "texts": texts, "costs": costs, "growth": growth}
+
+
 def main() -> None:
     """Measure, or drill."""
     parser = harness.arguments(__doc__)
     parser.add_argument("--drill", action="store_true", help="kill workers, drivers and nodes instead of measuring")
-    parser.add_argument("--parts", nargs="+", choices=("accuracy", "costs", "growth"), default=("accuracy", "costs",
-                        "growth"), help="what to measure (all)")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure (all)")
     parser.add_argument("--count", type=int, help="pairs (20000; 400 with --quick or --drill)")
     options: argparse.Namespace = parser.parse_args()
     count = options.count or (400 if options.quick or options.drill else 20_000)
@@ -300,9 +315,9 @@ def main() -> None:
         if options.drill:
             figures = drill(folder, count, options.seed)
         else:
-            for name, part in (("accuracy", accuracy), ("costs", costs), ("growth", growth)):
-                if name in options.parts:
-                    figures |= part(folder, count, options.seed)
+            for name in options.parts:
+                figures |= PARTS[name](folder, count, options.seed)
+            figures = worst(figures) | figures
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     harness.report(options, figures, count=count, model=MODEL, rules=CONFIG)

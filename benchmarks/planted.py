@@ -6,10 +6,11 @@ Images are drawn scenes, every one another scene; captions are short description
 import io
 import json
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -18,7 +19,6 @@ from vilg.data.worlds import scenes
 
 SIDE = 96
 BLOCKED = "广告"
-EVERYWHERE = ("点击图片看大图", "本店商品照片", "图片来自网络", "公司网站的图片")
 NOUNLESS = ("快跑", "慢慢走", "非常好", "真高兴", "跳一跳", "特别漂亮", "赶快来看", "越来越大", "又高又瘦", "快来买", "真好看",
             "十分便宜", "一起走吧", "快点来", "笑一笑", "更加明亮", "已经卖完")
 """Phrases that jieba knows to hold no noun; of others it takes words for names (美丽, 亮了), which are nouns."""
@@ -31,6 +31,8 @@ IMAGE_RULES = ("damaged", "pixels", "sides", "aspect", "special", "words", "noun
 COPIES = ("same_bytes", "same_pixels", "near_images")
 MOST_OF_A_CAPTION = 5
 """Clean images that share one, well below the rule's ten."""
+GROUP = 12
+"""Images that share a caption of too many."""
 LONGEST = 18
 """Characters of a clean caption, which are fewer than 15 words however they are cut."""
 
@@ -51,12 +53,13 @@ def pairs(count: int, seed: int, share: float = 0.015, similarity: bool = False)
     copies of."""
     rng = np.random.default_rng(seed)
     rules = IMAGE_RULES + (("similarity",) if similarity else ())
-    each = max(2, round(count * share))
-    drawn = _drawn(rng)
+    each = max(GROUP, round(count * share))
+    often, seen = _of_one_caption(rng, each)
+    drawn = _drawn(rng, seen, {caption for _, caption in often})
     clean = [_clean(*next(drawn)) for _ in range(count - each * len(rules))]
     early, late = clean[:len(clean) // 2], clean[len(clean) // 2:]
-    faults = [_fault(rule, number, *next(drawn), rng, each) for rule in rules if rule not in COPIES
-              for number in range(each)]
+    faults = [_fault(rule, number, *(often[number] if rule == "frequency" else next(drawn)), rng) for rule in rules
+              if rule not in COPIES for number in range(len(often) if rule == "frequency" else each)]
     copied = rng.choice(len(early), each * len(COPIES), replace=False)
     for number, index in enumerate(copied):
         late.append(_copy(COPIES[number // each], number, early[index], rng))
@@ -110,16 +113,38 @@ def write_table(raw: list[Raw], path: Path) -> dict[str, str | None]:
     return planted
 
 
-def _drawn(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, str]]:
-    """Images of scenes, no scene twice, each with a caption that few of them have."""
-    seen: set[str] = set()
-    captions: Counter[str] = Counter()
+def _scenes(rng: np.random.Generator) -> Iterator[tuple[Any, str, list[str]]]:
+    """Scenes, what tells each apart, and its captions that are short."""
     first = int(rng.integers(1 << 30))
     for seed in range(first, first + (1 << 22)):
         scene = scenes.sample_scene(seed, "train")
-        facts = str(sorted(map(str, scene.facts())))
         texts = [text for text in scenes.captions(scene, np.random.default_rng(seed)) if len(text) <= LONGEST]
-        text = next((text for text in texts if captions[text] < MOST_OF_A_CAPTION), None)
+        yield scene, str(sorted(map(str, scene.facts()))), texts
+
+
+def _of_one_caption(rng: np.random.Generator, count: int) -> tuple[list[tuple[np.ndarray, str]], set[str]]:
+    """Up to ``count`` images, in groups of twelve scenes that share a caption, true of each; and what was drawn."""
+    groups: dict[str, dict[str, Any]] = defaultdict(dict)
+    found: list[tuple[np.ndarray, str]] = []
+    seen: set[str] = set()
+    for scene, facts, texts in _scenes(rng):
+        if not texts or facts in seen or len(groups[texts[0]]) == GROUP:
+            continue
+        groups[texts[0]][facts] = scene
+        if len(groups[texts[0]]) == GROUP:
+            found += [(scenes.render(one, SIDE), texts[0]) for one in groups[texts[0]].values()]
+            seen |= groups[texts[0]].keys()
+        if len(found) + GROUP > count:
+            return found, seen
+    raise RuntimeError(f"no {count} scenes share captions")
+
+
+def _drawn(rng: np.random.Generator, seen: set[str], never: set[str]) -> Iterator[tuple[np.ndarray, str]]:
+    """Images of scenes, none that was ``seen`` and none twice, each with a caption that few of them have and that is
+    none of ``never``."""
+    captions: Counter[str] = Counter()
+    for scene, facts, texts in _scenes(rng):
+        text = next((text for text in texts if captions[text] < MOST_OF_A_CAPTION and text not in never), None)
         if text is None or facts in seen:
             continue
         seen.add(facts)
@@ -137,7 +162,7 @@ def _encoded(image: Image.Image, kind: str = "jpeg", quality: int = 92) -> bytes
     return buffer.getvalue()
 
 
-def _fault(rule: str, number: int, image: np.ndarray, caption: str, rng: np.random.Generator, each: int) -> Raw:
+def _fault(rule: str, number: int, image: np.ndarray, caption: str, rng: np.random.Generator) -> Raw:
     pair = _clean(image, caption)
     pair.rule = rule
     if rule == "damaged":
@@ -156,9 +181,8 @@ def _fault(rule: str, number: int, image: np.ndarray, caption: str, rng: np.rand
         pair.caption = caption + ("★", "😀", "#热门", "<br>", "@店主", "\x07")[number % 6]
     elif rule == "blocked":
         pair.caption = f"{BLOCKED}，{caption}"
-    else:
-        captions = {"noun": NOUNLESS, "script": FOREIGN, "similarity": ELSEWHERE,
-                    "frequency": EVERYWHERE[:max(1, each // 12)]}[rule]  # each of them more than ten times
+    elif rule != "frequency":
+        captions = {"noun": NOUNLESS, "script": FOREIGN, "similarity": ELSEWHERE}[rule]
         pair.caption = captions[number % len(captions)]
         if rule == "noun":
             pair.caption += "，" + NOUNLESS[number // len(captions) % len(captions)]

@@ -20,7 +20,7 @@ def test_each_rule_says_what_it_found(tmp_path):
     assert every.reason("小猫\x07") == ("special", "U+0007") and every.reason("小猫★") == ("special", "★")
     assert every.reason("小猫在草地上" * 6)[0] == "words"
     assert every.reason("快跑") == ("noun", "快/a 跑/v")
-    assert every.reason("照片 a red circle") == ("script", "0.15")
+    assert every.reason("照片 a red circle") == ("script", "0.17")
     assert every.reason("小猫の照片") == ("script", "hiragana")
     assert every.reason("小猫的广告照片") == ("blocked", "广告") and every.reason("小猫照片ad") == ("blocked", "ad")
     assert {"special", "words", "noun", "script", "blocked"} <= MEANING.keys()

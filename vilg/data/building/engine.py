@@ -26,6 +26,10 @@ SECONDS = 10.0
 MakeWork = Callable[[], Callable[[str], dict[str, Any]]]
 
 
+class WorkerBug(RuntimeError):
+    """A worker failed in a way that is no fault of the data; the message is its traceback."""
+
+
 class JobWorker:
     """What a worker process holds: the work, made at the first job, and where its marks go."""
 
@@ -79,31 +83,32 @@ class Engine:
     def run(self, make: MakeWork, marks: Path, jobs: dict[str, str]) -> Iterator[str]:
         """Do those jobs (by name, as text) that have no mark yet; yields the name of each when it is done. Raises
         DataError with a worker's sentence, when that cannot go on."""
-        waiting = {name: job for name, job in jobs.items() if not (marks / f"{name}.json").exists()}
-        deaths = 0
-        while waiting:
+        for old in marks.glob("*.tries"):  # of a run that was stopped: that was nobody's fault
+            old.unlink(missing_ok=True)
+        batches, deaths = [self._waiting(marks, jobs)], 0
+        while batches:
+            batch, ended = batches.pop(0), 0
             try:
-                for name, said in self._results(make, marks, waiting):
-                    problem = json.loads(said) if said else {}
-                    if "bug" in problem:
-                        raise RuntimeError(f"a worker failed:\n{problem['bug']}")
-                    if problem:
-                        raise DataError(problem["error"])
+                for name, said in self._results(make, marks, batch) if batch else ():
+                    _raise_said(said)
+                    ended += 1
                     yield name
-            except (DataError, KeyboardInterrupt, GeneratorExit):
+            except (VilgError, WorkerBug):
                 raise
-            except Exception as error:
-                if "a worker failed:" in str(error):
-                    raise
-                deaths += 1
-                before = len(waiting)
-                waiting = {name: job for name, job in waiting.items() if not (marks / f"{name}.json").exists()}
-                if deaths > TRIES and len(waiting) == before:
+            except Exception as error:  # the engine's own, of a worker that is gone
+                deaths = 0 if ended else deaths + 1
+                if deaths > 2 * TRIES + self.workers:
                     raise DataError(f"the workers die ({_first_line(error)}), and no job ends; what is done is kept: "
                                     "run the same command with --resume when they can live") from None
-                logger.warning("a worker died (%s); %d jobs go on with another", _first_line(error), len(waiting))
-                continue
-            return
+                left = self._waiting(marks, batch)
+                # What was being done goes on alone, so that it shows which job it was.
+                begun = {name: job for name, job in left.items() if (marks / f"{name}.tries").exists()}
+                logger.warning("a worker died (%s); %d jobs go on with another", _first_line(error), len(left))
+                batches[:0] = [*({name: job} for name, job in begun.items()),
+                               {name: job for name, job in left.items() if name not in begun}]
+
+    def _waiting(self, marks: Path, jobs: dict[str, str]) -> dict[str, str]:
+        return {name: job for name, job in jobs.items() if not (marks / f"{name}.json").exists()}
 
     def _results(self, make: MakeWork, marks: Path, jobs: dict[str, str]) -> Iterable[tuple[str, str]]:
         daft = self.daft
@@ -113,6 +118,15 @@ class Engine:
         table = table.select("name", worker(daft.col("name"), daft.col("job")).alias("said"))
         for row in table.iter_rows(results_buffer_size=None):
             yield row["name"], row["said"]
+
+
+def _raise_said(said: str) -> None:
+    """Raise what a worker said went wrong, if it did."""
+    problem = json.loads(said) if said else {}
+    if "bug" in problem:
+        raise WorkerBug(f"a worker failed:\n{problem['bug']}")
+    if problem:
+        raise DataError(problem["error"])
 
 
 def marks_of(folder: Path) -> Iterator[dict[str, Any]]:
