@@ -1,7 +1,7 @@
 """Does a model draw the thing that it is asked for, in the style that it is asked for, and name both when it sees them?
 
-On the world of styles (tools/prepare_styles.py): cells (a thing in a style) that were trained, and cells that never were,
-though their thing and their style were. A drawing counts by the picture of the world that it is nearest to.
+On the world of styles (tools/prepare_styles.py): cells (a thing in a style) that were trained, and cells that never
+were, though their thing and their style were. A drawing counts by the picture of the world that it is nearest to.
 """
 import logging
 from collections import Counter
@@ -91,8 +91,8 @@ def choose(world: StylesWorld, split: str, count: int, seed: int, fitting: Calla
              for number in members}
     kept = [number for number in members if fitting(texts[number])]
     if not kept:
-        raise DataError(f"{world.folder}: has no picture of the split {split!r} that the model could be asked for; write "
-                        "the folder again with tools/prepare_styles.py")
+        raise DataError(f"{world.folder}: has no picture of the split {split!r} that the model could be asked for; "
+                        "write the folder again with tools/prepare_styles.py")
     if len(kept) < len(members):
         log.warning("%d of %d cells of %s are left out: their text is longer than the model reads",
                     len(members) - len(kept), len(members), split)

@@ -41,9 +41,9 @@ class Looked:
 
 
 def look(folder: str | Path, size: int, max_broken: float = 0.5) -> Looked:
-    """Read a folder of pictures and captions, or a table, every picture cropped to ``size``; a tenth is held out, by the
-    hash of its name, so that it is the same one next time. Raises DataError when there is too little to learn from: too
-    few pictures, nearly all of one caption, too many that cannot be read."""
+    """Read a folder of pictures and captions, or a table, every picture cropped to ``size``; a tenth is held out, by
+    the hash of its name, so that it is the same one next time. Raises DataError when there is too little to learn from:
+    too few pictures, hardly a caption beside one, too many that cannot be read."""
     path = Path(folder).expanduser()
     reading = Reading(least_side=size)
     source = (TableSource(TableConfig(path=str(path)), reading) if path.is_file()

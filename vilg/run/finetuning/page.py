@@ -74,8 +74,8 @@ def advice(figures: dict[str, Any]) -> list[str]:
     """What to do next, by what was found."""
     said = []
     if figures["psnr"] < 20:
-        said.append(f"The image tokenizer gives these pictures back with {figures['psnr']:.1f} dB: small things are lost "
-                    "before anything is drawn. More minutes help, and so does a larger image tokenizer "
+        said.append(f"The image tokenizer gives these pictures back with {figures['psnr']:.1f} dB: small things are "
+                    "lost before anything is drawn. More minutes help, and so does a larger image tokenizer "
                     "(configs/image_tokenizer).")
     if figures["pictures"] < 500:
         said.append(f"{figures['pictures']} pictures are few: what is drawn will resemble what was shown. Several "

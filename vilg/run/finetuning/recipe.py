@@ -70,8 +70,9 @@ class Recipe:
 
 
 def run_recipe(config: RecipeConfig) -> Recipe:
-    """All parts but the page: look, hold out, extend the vocabulary, train the image tokenizer where it is needed, train
-    the model. Raises DataError for a folder with too little, CheckpointError for a model to start from that is none."""
+    """All parts but the page: look, hold out, extend the vocabulary, train the image tokenizer where it is needed,
+    train the model. Raises DataError for a folder with too little, CheckpointError for a model to start from that is
+    none."""
     config.check()
     output, start = Path(config.output), release.find_model(config.model, "bidirectional")
     released: ReleasedModel = release.read(start, "bidirectional")
@@ -120,7 +121,8 @@ def _same_work(output: Path, config: RecipeConfig, start: Path) -> None:
                                   "another folder with --output")
 
 
-def _vocabulary(released: ReleasedModel, looked: Looked, output: Path, figures: dict[str, Any]) -> tuple[Path, int]:
+def _vocabulary(released: ReleasedModel, looked: Looked, output: Path, figures: dict[str, Any]
+                ) -> tuple[Path, int]:
     """The model's vocabulary with the characters that the texts bring, and its size."""
     words, texts = released.text_tokenizer, looked.texts()
     unknown = words.tally(texts).unknown
