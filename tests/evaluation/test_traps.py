@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import made_formats
-from vilg.data.benchmarks.coco import read_prompts
+from vilg.data.benchmarks.coco import image_key, read_prompts
+from vilg.data.benchmarks.coco_cn import read_coco_cn
+from vilg.data.benchmarks.files import read_predictions
 from vilg.data.benchmarks.fmiqa import read_fmiqa
 from vilg.errors import DataError
 from vilg.evaluation.coco import score_images
@@ -109,6 +111,22 @@ def test_questions_of_train_are_about_train2014(tmp_path):
     (tmp_path / "FM-IQA.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DataError, match="val 5: question 101 came before"):
         read_fmiqa(tmp_path, "val")
+
+
+def test_ids_that_are_none_are_named_with_their_file(tmp_path):
+    made_formats.coco_cn(tmp_path / "cn", 3)
+    (tmp_path / "said.txt").write_text("cat.png\t一只 猫\n", encoding="utf-8")
+    (tmp_path / "said.jsonl").write_text('{"image_id": "cat.png", "caption": "猫"}\n', encoding="utf-8")
+    (tmp_path / "zh.jsonl").write_text('{"image_id": "cat.png", "caption": "猫", "source": "me"}\n', encoding="utf-8")
+    for name, read in (("said.txt", lambda path: read_predictions(path, image_key)),
+                       ("said.jsonl: line 1", lambda path: read_predictions(path, image_key)),
+                       ("zh.jsonl: line 1", read_prompts)):
+        with pytest.raises(DataError, match=f"{name}.*'cat.png' is not a COCO image"):
+            read(tmp_path / name.split(":")[0])
+    listing = tmp_path / "cn/coco-cn-version1805v1.1/coco-cn_test.txt"
+    listing.write_text("cat.png\n", encoding="utf-8")
+    with pytest.raises(DataError, match="coco-cn_test.txt: 'cat.png' is not"):
+        read_coco_cn(tmp_path / "cn")
 
 
 def counted(*texts):
