@@ -81,6 +81,19 @@ def test_dropout_leaves_the_mean_and_its_gradient_is_of_the_same_draw():
     np.testing.assert_allclose(np.mean(draws), 1, atol=0.05)
 
 
+def test_gradients_under_dropout_are_those_of_the_weights_that_were_used(monkeypatch):
+    without = outcome(7, True)[1]
+    factors = paddle.to_tensor(np.random.default_rng(5).choice([0.0, 2.0], [3, 2, 7, 7]).astype("float32"))
+    monkeypatch.setattr(packed, "dropped", lambda weights, rate: (weights * factors, factors))
+    monkeypatch.setattr(packed.F, "dropout", lambda weights, rate: weights * factors)
+    mine = outcome(7, True, 0.5)
+    with functional.stock_operators():
+        stock = outcome(7, True, 0.5)
+    for one, other in zip(mine, stock):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+    assert np.abs(mine[1] - without).max() > 0.1
+
+
 def test_second_derivatives_are_refused():
     qkv, _ = given()
     if not packed.usable(qkv):
