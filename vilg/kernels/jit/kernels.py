@@ -153,6 +153,7 @@ _E0 = np.float32(0.3275911 * 0.5 ** 0.5)
 _E1, _E2, _E3, _E4, _E5 = (np.float32(factor / 2) for factor in (
     0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 _MINUS_HALF, _NORMAL = np.float32(-0.5), np.float32((2 * np.pi) ** -0.5)
+_QUICK = np.float32(1.702)
 
 
 @njit(**_OPTIONS)
@@ -244,6 +245,30 @@ def silu_gradient(a):
         x, dy, dx = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT), _floats(a[5] + start * _FLOAT)
         for j in range(stop - start):
             dx[j] = dy[j] * _silu_slope(x[j])
+        start, stop = _portion(a, size, _PIECE)
+
+
+@_kernel
+def quick_gelu(a):
+    """Size, x, y."""
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
+    while start < size:
+        x, y = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT)
+        for j in range(stop - start):
+            y[j] = x[j] * _logistic(_QUICK * x[j])
+        start, stop = _portion(a, size, _PIECE)
+
+
+@_kernel
+def quick_gelu_gradient(a):
+    """Size, x, dy, dx."""
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
+    while start < size:
+        x, dy, dx = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT), _floats(a[5] + start * _FLOAT)
+        for j in range(stop - start):
+            dx[j] = dy[j] * _silu_slope(_QUICK * x[j])
         start, stop = _portion(a, size, _PIECE)
 
 

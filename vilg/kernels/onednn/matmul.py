@@ -52,6 +52,13 @@ def operand(x: Tensor) -> Tensor:
     return to_bf16(contiguous(x)) if precision.casts() else contiguous(x)
 
 
+def map_operand(x: Tensor, rows: int) -> Tensor:
+    """:func:`operand` of a linear map of ``rows`` rows. From :data:`_MANY_ROWS` on AMX kernels take 1.1 to 2 times as
+    long to convert values as they load them, which they do again and again, as for products of cast ones."""
+    cast = precision.casts() or (precision.fpmath() and rows >= _MANY_ROWS)
+    return to_bf16(contiguous(x)) if cast else contiguous(x)
+
+
 def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False,
             bias: Tensor | None = None) -> Tensor:
     """a [..., m, k] · b [..., k, n] (+ bias [n]) → float32 [..., m, n]; operands from :func:`operand`."""
@@ -120,7 +127,8 @@ def _shared_badly(weight: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., in] · weight [in, out] + bias [out], not recorded."""
-    return linear_product(operand(x), operand(weight), bias)
+    rows = math.prod(x.shape[:-1])
+    return linear_product(map_operand(x, rows), map_operand(weight, rows), bias)
 
 
 def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -145,7 +153,8 @@ class Linear(PyLayer):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, add_sums: Callable | None = None) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
         ctx.has_bias, ctx.add_sums = bias is not None, add_sums
-        x, weight = operand(x), operand(weight)
+        rows = math.prod(x.shape[:-1])
+        x, weight = map_operand(x, rows), map_operand(weight, rows)
         ctx.save_for_backward(x, weight)
         return linear_product(x, weight, bias)
 
@@ -169,9 +178,10 @@ class LinearAfterGelu(PyLayer):
                 add_sums: Callable | None = None) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
         ctx.has_bias, ctx.add_sums, ctx.maps = bias is not None, add_sums, maps
-        x, weight = contiguous(x), operand(weight)
+        rows = math.prod(x.shape[:-1])
+        x, weight = contiguous(x), map_operand(weight, rows)
         ctx.save_for_backward(x, weight)
-        return linear_product(operand(maps.gelu(x)), weight, bias)
+        return linear_product(map_operand(maps.gelu(x), rows), weight, bias)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
