@@ -86,7 +86,8 @@ def test_values_and_gradients(name):
     assert_equal(function, stock, tensors(shapes))
 
 
-@pytest.mark.parametrize("name", ["silu", "quick_gelu", "linear_after_gelu", "group_norm", "group_norm_silu", "group_norm_in_chunks"])
+@pytest.mark.parametrize("name", ["silu", "quick_gelu", "linear_after_gelu", "group_norm",
+                                  "group_norm_silu", "group_norm_in_chunks"])
 def test_values_and_gradients_without_compiled_loops(name):
     function, stock, shapes = CASES[name]
     loops.allow(False)

@@ -137,7 +137,8 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path, released_model):
     fill(tmp_path / "a", 30)
 
     def command(output):
-        return [sys.executable, str(ROOT / "tools/finetune.py"), str(tmp_path / "a"), "--output", str(tmp_path / output),
+        return [sys.executable, str(ROOT / "tools/finetune.py"), str(tmp_path / "a"), "--output",
+                str(tmp_path / output),
                 "--model", str(released_model), "--steps", "130", "--least-psnr", "0", "--json", f"{tmp_path}/f.json"]
 
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -124,7 +124,8 @@ def through(door, messages, **headers):
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [
-        (b"host", b"localhost"), *((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items())]}
+        (b"host", b"localhost"),
+        *((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items())]}
     asyncio.run(door(scope, receive, send))
     return sent
 

@@ -39,7 +39,8 @@ def read_fmiqa(root: str | Path, split: str = "val") -> list[Question]:
         name = str(field(record, "question_id", (str, int), place))
         if name in found:
             raise DataError(f"{place}: question {name} came before; ids are told apart by answers")
-        image = image_path(images, f"{split}2014", keyed(image_key, field(record, "image_id", (str, int), place), place))
+        image = image_path(images, f"{split}2014", keyed(image_key, field(record, "image_id", (str, int), place),
+                                                                   place))
         found[name] = Question(name, image, field(record, "Question", str, place).strip(),
                                field(record, "Answer", str, place).strip())
     return list(found.values())
