@@ -117,8 +117,8 @@ def _same_work(output: Path, config: RecipeConfig, start: Path) -> None:
     now = _mark(config, start)
     for key in now:
         if before.get(key) != now[key]:
-            raise CheckpointError(f"{output}: holds the work of {key} {before.get(key)}, and now it is {now[key]}; name "
-                                  "another folder with --output")
+            raise CheckpointError(f"{output}: holds the work of {key} {before.get(key)}, and now it is {now[key]}; "
+                                  "name another folder with --output")
 
 
 def _vocabulary(released: ReleasedModel, looked: Looked, output: Path, figures: dict[str, Any]
