@@ -128,12 +128,13 @@ def _of_one_caption(rng: np.random.Generator, count: int) -> tuple[list[tuple[np
     found: list[tuple[np.ndarray, str]] = []
     seen: set[str] = set()
     for scene, facts, texts in _scenes(rng):
-        if not texts or facts in seen or len(groups[texts[0]]) == GROUP:
+        text = min(texts, key=len, default="")  # the shortest say least, so that many scenes share one
+        if not text or facts in seen or len(groups[text]) == GROUP:
             continue
-        groups[texts[0]][facts] = scene
-        if len(groups[texts[0]]) == GROUP:
-            found += [(scenes.render(one, SIDE), texts[0]) for one in groups[texts[0]].values()]
-            seen |= groups[texts[0]].keys()
+        groups[text][facts] = scene
+        if len(groups[text]) == GROUP:
+            found += [(scenes.render(one, SIDE), text) for one in groups[text].values()]
+            seen |= groups[text].keys()
         if len(found) + GROUP > count:
             return found, seen
     raise RuntimeError(f"no {count} scenes share captions")
