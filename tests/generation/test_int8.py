@@ -13,6 +13,7 @@ from vilg.generation.decoding.source import prefill_text
 from vilg.kernels.jit import switch as loops, team
 from vilg.kernels.onednn import int8, precision
 from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
+from vilg.nn import functional
 
 needs_int8 = pytest.mark.skipif(bool(int8.missing()), reason=int8.missing() or "int8 works")
 TEXTS = paddle.to_tensor([[1, 7, 9, 12, 2], [1, 5, 2, 0, 0], [1, 4, 17, 2, 0]]), paddle.to_tensor([5, 3, 4])
@@ -137,6 +138,16 @@ def test_a_sample_has_the_same_bits_alone_and_among_others_in_int8(model, in_int
     alone, many = draw(model, slice(0, 1)), draw(model, samples=9)
     np.testing.assert_array_equal(alone.hidden.numpy()[0], many.hidden.numpy()[0])
     np.testing.assert_array_equal(draw(model, samples=9).hidden.numpy(), many.hidden.numpy())
+
+
+@needs_int8
+def test_losses_of_labels_are_those_of_int8_logits(model, in_int8):
+    x, labels = paddle.randn([6, 64]), paddle.to_tensor([3, 0, -100, 19, 7, 7])
+    with paddle.no_grad():
+        expected = functional.cross_entropy(model.text_head(x), labels)
+        np.testing.assert_array_equal(model.text_head(x, labels).numpy(), expected.numpy())
+    recorded = model.text_head(x, labels)
+    assert not recorded.stop_gradient and (recorded != expected).any()
 
 
 @needs_int8

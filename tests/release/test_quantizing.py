@@ -78,6 +78,7 @@ def test_a_folder_drawn_from_in_int8_holds_no_float_map_and_the_same_numbers(sma
         drawn, expected = (np.stack([np.asarray(row[0]) for row in each.text_to_image(texts)]) for each in (lean, wide))
         np.testing.assert_array_equal(drawn, expected)
         assert lean.image_to_text([drawn[0]]) == wide.image_to_text([drawn[0]])
+        np.testing.assert_array_equal(lean.rank(texts, list(drawn)), wide.rank(texts, list(drawn)))
         assert "stack.blocks.0.fc1.weight" not in lean.model.state_dict()
     finally:
         load(small, cpu_math="fp32")

@@ -89,6 +89,8 @@ class OutputHead(Linear):
         """
         if labels is None:
             return super().forward(x)
+        if self._takes_int8(x):
+            return functional.cross_entropy(functional.linear_int8(x, self.int8), labels)
         loss = functional.linear_cross_entropy(x, self.weight, self.bias, labels)
         return loss + smoothing * self._above_the_mean(x, labels) if smoothing else loss
 
