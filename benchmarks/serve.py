@@ -215,7 +215,8 @@ def main() -> None:
                    "growth": sizes[1] / sizes[0] - 1, "megabytes": sizes[1]}
     finally:
         server.close()
-    harness.report(options, figures, clients=CLIENTS, pictures=count, requests=mixed, large_bytes=len(buffer.getvalue()))
+    harness.report(options, figures, clients=CLIENTS, pictures=count, requests=mixed,
+                   large_bytes=len(buffer.getvalue()))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ PROMPT = "一个红色的圆形"
 
 def start_tool(*arguments):
     return subprocess.Popen([sys.executable, "tools/serve.py", *map(str, arguments)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def get(port, path, body=None):
@@ -83,7 +84,8 @@ def test_workers_share_an_address_and_one_that_dies_comes_back(released_model, f
     (["nobody"], "no such model"), (["image_tokenizer"], "no such model"), (["scene_features"], "cannot be served"),
     (["ernie_vilg_tiny", "ernie_vilg_tiny"], "two models are called"),
     (["ernie_vilg_tiny", "--host", "0.0.0.0"], "--no-key"), (["ernie_vilg_tiny", "--port", "0"], "--port"),
-    (["ernie_vilg_tiny", "--max-rows", "0"], "--max-rows is at least 1"), (["ernie_vilg_tiny", "--queue", "0"], "--queue"),
+    (["ernie_vilg_tiny", "--max-rows", "0"], "--max-rows is at least 1"),
+    (["ernie_vilg_tiny", "--queue", "0"], "--queue"),
     (["ernie_vilg_tiny", "--workers", "0"], "--workers"), (["ernie_vilg_tiny", "--timeout", "0"], "--timeout"),
     (["ernie_vilg_tiny", "--wait-ms", "nan"], "--wait-ms"), (["ernie_vilg_tiny", "--index", "/nowhere"], "/nowhere"),
     (["ernie_vilg_tiny", "--api-key-file", "/nowhere"], "--api-key-file")])
