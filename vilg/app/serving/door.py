@@ -93,8 +93,7 @@ class Door:
             return self._too_large(), 0
         if self.coming + int(said) > ALL_BODIES:
             return ApiError(429, "too many large bodies are on their way; try again in a while", None,
-                            "too_many_bodies",
-                            retry_after=1), 0
+                            "too_many_bodies", retry_after=1), 0
         return None, int(said)
 
     def _known(self, authorization: str) -> bool:

@@ -141,7 +141,10 @@ def _index(folder: str, models: dict[str, Any]) -> tuple[str, Any]:
 def app_of_environment() -> Any:
     """What a worker serves."""
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", force=True)
-    return build_app(ServerConfig(**json.loads(os.environ[SETTINGS])))
+    app = build_app(ServerConfig(**json.loads(os.environ[SETTINGS])))
+    for number in (signal.SIGTERM, signal.SIGINT):  # importing Paddle put its own in the place of uvicorn's
+        signal.signal(number, signal.getsignal(number))
+    return app
 
 
 def serve(config: ServerConfig) -> None:
