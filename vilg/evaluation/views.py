@@ -130,7 +130,7 @@ def findings(table: Table, metric: str) -> list[str]:
         gains = table.gains(name, metric)
         mean = statistics.fmean(gains)
         verdict = ("helps, for every seed" if min(gains) > 0 else "harms, for every seed" if max(gains) < 0 else
-                   "is not told from captions alone: seeds differ in the sign")
+                   "is not told from captions alone: seeds do not agree")
         sentences.append(f"{NAMES[name]}: {mean:+.3f} ({', '.join(f'{gain:+.3f}' for gain in gains)}); {verdict}.")
     return sentences
 
