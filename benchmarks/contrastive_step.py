@@ -12,8 +12,8 @@ Equal: batch, images of 224 pixels as 197 tokens, texts of 48 tokens from 40 000
 768 and 12 heads, the symmetric InfoNCE of all pairs, AdamW (torch's fused one), no dropout, no clipping. open_clip's
 text tower is widened to that from 512. Different: open_clip projects both vectors (768 × 768), its text tower is in pre
 order with a causal mask, ours in post order with a mask of padding and a pooler; its activation is GELU in both towers,
-which is quicker in torch than the quick-GELU of our image tower; each tower ends in one row, and our last blocks compute
-that row alone, torch's all rows (the share of the step that this spares is ``last_block_share``).
+which is quicker in torch than the quick-GELU of our image tower; each tower ends in one row, and our last blocks
+compute that row alone, torch's all rows (the share of the step that this spares is ``last_block_share``).
 """
 import argparse
 import cProfile
