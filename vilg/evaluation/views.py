@@ -142,7 +142,8 @@ def markdown(table: Table, run: RunConfig, command: str) -> str:
     lines = ["# Which views help", "",
              "ERNIE-ViL 2.0's ablation (arXiv 2209.15270) on this project's styles: captions alone, with one other "
              f"view each, and all.\nEvery run sees {samples} samples as an image and its caption; the other views come "
-             "on top, and cost time. All arms are far from trained: they are compared in how fast they learn.", "", "![text to image by arm](images/views.png)", ""]
+             "on top, and cost time. All arms are far from trained: they are compared in how fast they learn.", "",
+             "![text to image by arm](images/views.png)", ""]
     for way, title in (("t2i", "texts look for images"), ("i2t", "images look for texts")):
         columns = [f"{split}_{way}_r{k}" for split in HELD_OUT.values() for k in KS]
         lines += [f"| {title} | {' | '.join(column.replace('_' + way, '') for column in columns)} |",
