@@ -18,10 +18,8 @@ compute that row alone, torch's all rows (the share of the step that this spares
 import argparse
 import cProfile
 import pstats
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import harness
@@ -75,8 +73,6 @@ def ours(threads: int, seed: int, batch: int) -> dict[str, Any]:
 def torch_stack(threads: int, seed: int, batch: int) -> dict[str, harness.Case]:
     """open_clip's own model and loss, as its training loop runs them."""
     torch = harness.prepare_torch(threads, seed)
-    # Of torchvision open_clip wants names alone; PyPI's, built for CUDA, raises here beside a CPU build of torch.
-    sys.modules["torchvision._meta_registrations"] = ModuleType("torchvision._meta_registrations")
     from open_clip.loss import ClipLoss
     from open_clip.model import CLIP
 

@@ -68,8 +68,8 @@ def test_a_view_that_seeds_disagree_on_is_said_to_be_undecided():
     values = {"caption": [0.2, 0.2], "image": [0.3, 0.1], "tags": [0.3, 0.4], "text": [0.1, 0.1], "all": [0.2, 0.2]}
     table = views.Table([0, 1], {name: {"m": each} for name, each in values.items()})
     said = views.findings(table, "m")
-    assert "seeds differ in the sign" in said[0] and "helps" in said[1] and "harms" in said[2]
-    assert "seeds differ" in said[3] and "+0.150 (+0.100, +0.200)" in said[1]
+    assert "seeds do not agree" in said[0] and "helps" in said[1] and "harms" in said[2]
+    assert "do not agree" in said[3] and "+0.150 (+0.100, +0.200)" in said[1]
 
 
 def test_what_cannot_be_compared_is_refused(run, tmp_path):

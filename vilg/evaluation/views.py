@@ -130,7 +130,7 @@ def findings(table: Table, metric: str) -> list[str]:
         gains = table.gains(name, metric)
         mean = statistics.fmean(gains)
         verdict = ("helps, for every seed" if min(gains) > 0 else "harms, for every seed" if max(gains) < 0 else
-                   "is not told from captions alone: seeds differ in the sign")
+                   "is not told from captions alone: seeds do not agree")
         sentences.append(f"{NAMES[name]}: {mean:+.3f} ({', '.join(f'{gain:+.3f}' for gain in gains)}); {verdict}.")
     return sentences
 
@@ -140,9 +140,10 @@ def markdown(table: Table, run: RunConfig, command: str) -> str:
     samples = run.train.steps * run.train.batch_size
     seeds = ", ".join(map(str, table.seeds))
     lines = ["# Which views help", "",
-             "ERNIE-ViL 2.0's ablation (arXiv 2209.15270) on this project's styles: captions alone, with one other view "
-             f"each, and all.\nEvery run sees {samples} samples once each as an image and its caption; the other views "
-             "come on top, and cost time.", "", "![text to image by arm](images/views.png)", ""]
+             "ERNIE-ViL 2.0's ablation (arXiv 2209.15270) on this project's styles: captions alone, with one other "
+             f"view each, and all.\nEvery run sees {samples} samples as an image and its caption; the other views come "
+             "on top, and cost time. All arms are far from trained: they are compared in how fast they learn.", "",
+             "![text to image by arm](images/views.png)", ""]
     for way, title in (("t2i", "texts look for images"), ("i2t", "images look for texts")):
         columns = [f"{split}_{way}_r{k}" for split in HELD_OUT.values() for k in KS]
         lines += [f"| {title} | {' | '.join(column.replace('_' + way, '') for column in columns)} |",
