@@ -97,10 +97,11 @@ def test_the_recipe_makes_a_model_and_a_page(tmp_path, released_model, caplog):
     recipe = run_recipe(config)
     figures = page.compare(recipe)
     assert (figures["pictures"], figures["held_out"]) == (40, 4)
-    assert figures["unknown_characters"] == 6 and figures["unknown_written"] == 0  # 右 下 有 金 灰 绿
+    assert figures["unknown_characters"] == 5 and figures["unknown_written"] == 0  # 右 下 金 灰 绿
     assert figures["psnr_before"] < 24 and figures["psnr"] != figures["psnr_before"]
+    assert "the vocabulary lacks" not in caplog.text  # it was said once, when the folder was looked at
     model = load(recipe.model)
-    assert not model.text_tokenizer.unknown("右下有金灰绿") and load(released_model).text_tokenizer.unknown("金")
+    assert not model.text_tokenizer.unknown("右下金灰绿") and load(released_model).text_tokenizer.unknown("金")
     shown = (tmp_path / "out" / page.PAGE).read_text(encoding="utf-8")
     assert shown.count("<img") == 4 * 3 and "有" in shown and "<script" not in shown
     before = recipe.model.joinpath("model.safetensors").stat().st_mtime_ns
@@ -144,7 +145,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path, released_model):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command("out"), env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     checkpoint = tmp_path / "out/model_run/checkpoints/step-00000100"
-    end = time.monotonic() + 240
+    end = time.monotonic() + 400
     while not (checkpoint / "manifest.json").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
