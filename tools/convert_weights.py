@@ -4,7 +4,6 @@ Reads PyTorch checkpoints (.ckpt, .pt, .pth, .pkl), Paddle's .pdparams and safet
 running anything that the file asks to be run. A tokenizer's folder can stand as task.image_tokenizer in a config.
 """
 import argparse
-
 from typing import Any
 
 from vilg import cli
