@@ -1,72 +1,96 @@
-"""How soon a picture begins that is asked for while others are drawn, and what that costs them.
+"""Continuous batching at 32×32: how soon a newcomer sees its first row, and what that costs.
 
-    python benchmarks/continuous.py            12 layers of width 512, 32×32 tokens, random weights; about three minutes
-    python benchmarks/continuous.py --quick    4 layers of width 256, under a minute
+    python benchmarks/continuous.py --json continuous.json
+    python benchmarks/continuous.py --quick
 
-Eight pictures are drawn; when a quarter of their tokens are there, somebody asks for another eight. Either those wait
-until the first are done, or they join at the next token (vilg/generation/batching.py), and both take turns.
+The model has 12 layers of width 512 (4 of 256 with --quick), 64 text tokens and a grid of 32×32 tokens; its weights are
+random, which take the same time. Eight pictures are drawn side by side.
 
-Keys of --json: newcomer_over_waiting (the time from the second request to the end of its pictures' first row: joining
-over waiting, below 1 is sooner), first_over_alone (how much later the first eight are done for it, over drawing them
-alone), all_over_waiting (the time until all sixteen are done, joining over waiting: 1 is the same throughput).
+newcomer_over_waiting: at the middle of the eight a ninth comes. Seconds until its first row is drawn when it joins between
+    two tokens, over those when it waits for the eight to end and is then drawn alone.
+others_slowdown: a step of the eight while the newcomer is drawn beside them, over one without it.
+throughput_over_batch: pictures a second when the eight came at four times, two each, over all at once.
+throughput_over_batch_eight: the same when each came by itself, which more cohorts than the default allow.
 """
+import statistics
 import time
+from collections.abc import Iterator
+from typing import Any
 
+import decode
 import harness
+import numpy as np
 
-ROWS, TEXT, GRID, CODEBOOK = 8, 64, 32, 8192
-ARRIVES = GRID * GRID // 4
-SHAPE, QUICK_SHAPE = {"layers": 12, "width": 512, "heads": 8}, {"layers": 4, "width": 256, "heads": 4}
+ROWS = 8
+STEPS = 32
+"""Between two measurements of a pace, and of one."""
+
+
+class Crowd:
+    """Rows of one model that come in groups."""
+
+    def __init__(self, model: Any, groups: int):
+        from vilg.generation.batching import DrawingBatch
+        from vilg.generation.sampling import SamplingConfig
+
+        self.batch, self.sampling = DrawingBatch(model, ROWS + 1, cohorts=ROWS), SamplingConfig(top_k=decode.TOP_K)
+        self.rng = np.random.default_rng(0)
+        for _ in range(groups):
+            self.add(ROWS // groups)
+            self.batch.step()
+
+    def add(self, count: int) -> list[Any]:
+        """Rows of a text of their own."""
+        text = self.rng.integers(10, 100, decode.TEXT)
+        return self.batch.add(text, decode.TEXT, 0, range(count), self.sampling)
+
+    def steps(self) -> Iterator[float]:
+        """Seconds of every further step."""
+        while self.batch.live:
+            began = time.perf_counter()
+            self.batch.step()
+            yield time.perf_counter() - began
+
+
+def newcomer(model: Any) -> dict[str, float]:
+    """Both ways of a newcomer, and the pace of the others with and without it."""
+    crowd = Crowd(model, 1)
+    steps = crowd.steps()
+    before = [next(steps) for _ in range(decode.TOKENS // 2)][-STEPS:]
+    joined = crowd.add(1)
+    beside = [next(steps) for _ in range(decode.GRID)]
+    crowd.batch.cancel(joined)
+    rest = list(steps)  # what one that comes now waits for
+    crowd.add(1)
+    steps = crowd.steps()
+    alone = [next(steps) for _ in range(decode.GRID)]
+    return {"newcomer_over_waiting": sum(beside) / (sum(rest) + sum(alone)),
+            "others_slowdown": statistics.median(beside) / statistics.median(before),
+            "newcomer_seconds": sum(beside), "waiting_seconds": sum(rest) + sum(alone)}
+
+
+def throughput(model: Any, rounds: int) -> dict[str, float]:
+    """Paces of eight that came together, by twos and one by one, in turns."""
+    crowds = {groups: Crowd(model, groups) for groups in (1, ROWS // 2, ROWS)}
+    seconds: dict[int, list[float]] = {groups: [] for groups in crowds}
+    for _ in range(rounds):
+        for groups, crowd in crowds.items():
+            steps = crowd.steps()
+            seconds[groups] += [next(steps) for _ in range(STEPS)][1:]  # the first fetches its weights
+    pace = {groups: statistics.median(times) for groups, times in seconds.items()}
+    return {"throughput_over_batch": pace[1] / pace[ROWS // 2], "throughput_over_batch_eight": pace[1] / pace[ROWS],
+            **{f"step_ms_{groups}_cohorts": 1000 * value for groups, value in pace.items()}}
 
 
 def main() -> None:
-    """Time both ways in one process, one after the other, and print, or write, the ratios."""
-    options = harness.arguments(__doc__).parse_args()
-    paddle = harness.prepare_ours(options.threads or harness.physical_cores(), options.seed, "fp32")
-    from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
-
-    paddle.set_grad_enabled(False)
-    model = BidirectionalTransformer(BidirectionalConfig(
-        vocab_size=100, codebook_size=CODEBOOK, text_length=TEXT, rows=GRID, columns=GRID,
-        **(QUICK_SHAPE if options.quick else SHAPE)))
-    model.eval()
-    joined, waited = (drawn(model, joins) for joins in (True, False))
-    alone = waited["first"]
-    harness.report(options, {"newcomer_over_waiting": joined["newcomer"] / waited["newcomer"],
-                             "first_over_alone": joined["first"] / alone,
-                             "all_over_waiting": joined["all"] / waited["all"],
-                             "newcomer_seconds": joined["newcomer"], "waiting_seconds": waited["newcomer"]},
-                   rows=ROWS, grid=GRID)
-
-
-def drawn(model, joins: bool) -> dict[str, float]:
-    """Seconds until the first eight are done (``first``) and all are (``all``), and from the second request to the end
-    of its first row (``newcomer``)."""
-    import numpy as np
-
-    from vilg.generation.batching import DrawingBatch
-    from vilg.generation.sampling import SamplingConfig
-
-    batch, text = DrawingBatch(model, 2 * ROWS), np.full(TEXT, 5)
-
-    def ask(seed: int) -> list:
-        return batch.add(text, TEXT, seed, range(ROWS), SamplingConfig())
-
-    first, second, asked, seen = ask(0), None, 0.0, {}
-    began = time.perf_counter()
-    while not seen.get("all"):
-        if second is None and first[0].drawn >= ARRIVES:
-            asked = asked or time.perf_counter()
-            second = ask(1) if joins or first[0].done else None
-        batch.step()
-        now = time.perf_counter()
-        if first[0].done:
-            seen.setdefault("first", now - began)
-        if second and second[0].drawn >= GRID:
-            seen.setdefault("newcomer", now - asked)
-        if second and second[0].done:
-            seen["all"] = now - began
-    return seen
+    """Measure and report."""
+    parser = harness.arguments(__doc__)
+    options = parser.parse_args()
+    harness.prepare_ours(options.threads or harness.physical_cores(), options.seed)
+    layers, width, heads = (4, 256, 4) if options.quick else (decode.LAYERS, decode.WIDTH, decode.HEADS)
+    model = decode.model_of(True, width, heads, layers=layers)
+    figures = newcomer(model) | throughput(model, 2 if options.quick else 6)
+    harness.report(options, figures, layers=layers, width=width, text=decode.TEXT, tokens=decode.TOKENS, rows=ROWS)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,24 @@ def test_known_codes_are_kept_and_drawn_around(model, prompts):
     assert (codes(rows)[:, mask] == known[mask]).all() and (codes(others) != codes(rows)).any()
 
 
+def test_newcomers_gather_while_there_are_as_many_cohorts_as_may_be(model, prompts):
+    batch = DrawingBatch(model, 8, cohorts=2)
+    asked = [(0, 1, range(1), PLAIN), (1, 2, range(2), SETTINGS[1]), (2, 3, range(1), PLAIN), (0, 4, range(1), PLAIN)]
+    rows = []
+    for one in asked:
+        rows += put(batch, prompts, *one)
+        batch.step()
+    assert batch.live == 5 and [row.drawn for row in rows] == [4, 3, 3, 0, 0]
+    while not rows[0].done:
+        batch.step()
+    batch.step()
+    assert [row.drawn for row in rows] == [20, 20, 20, 1, 1]  # rows[1:3] were done with the last step
+    finish(batch)
+    drawn = iter(rows)
+    for one in asked:
+        np.testing.assert_array_equal(np.stack([next(drawn).codes for _ in one[2]]), alone(model, prompts, *one))
+
+
 def test_rows_tell_of_every_row_of_the_grid(model, prompts):
     batch = DrawingBatch(model, 8)
     row, = put(batch, prompts, 0, 4, range(1), PLAIN)
@@ -128,5 +146,6 @@ def test_what_does_not_fit_is_refused(model, prompts):
         put(batch, prompts, 0, 1, range(1), PLAIN)
     with pytest.raises(ShapeError, match=r"known codes \[7\].*20 tokens"):
         put(DrawingBatch(model, 2), prompts, 0, 1, range(1), PLAIN, known_codes=np.zeros(7), known_mask=np.zeros(20))
-    with pytest.raises(VilgError, match="at least 1"):
-        DrawingBatch(model, 0)
+    for sizes in ((0,), (1, 0)):
+        with pytest.raises(VilgError, match="at least 1"):
+            DrawingBatch(model, *sizes)

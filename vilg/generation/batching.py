@@ -1,7 +1,8 @@
 """Pictures of many askers drawn side by side: rows that join between tokens, have settings of their own, and leave.
 
 Rows that were added between the same two steps form a cohort, which moves through the grid together; cohorts take turns.
-So a newcomer waits for no batch to end, and the cost of a token is one pass through the weights a cohort.
+So a newcomer waits for no batch to end, and a token costs one pass through the weights a cohort. That bounds how many
+cohorts there may be: under load newcomers gather until one ends, and share the next (``benchmarks/continuous.py``).
 """
 from dataclasses import dataclass, field
 
@@ -14,6 +15,10 @@ from vilg.generation.decoding.source import prefill_text
 from vilg.generation.prompts import with_empty
 from vilg.generation.sampling import SamplingConfig, guide, sample_token, uniforms
 from vilg.models.bidirectional import BidirectionalTransformer
+
+
+COHORTS = 4
+"""Each more lets in a newcomer sooner, and splits the rows into smaller, costlier parts."""
 
 
 @dataclass(eq=False)
@@ -43,28 +48,29 @@ class Row:
 
 
 class DrawingBatch:
-    """Draws rows that come and go with one model, at most ``capacity`` at a time.
+    """Draws rows that come and go with one model, at most ``capacity`` at a time, in at most ``cohorts`` groups that
+    began together.
 
     The codes of a row are those that :func:`~vilg.generation.autoregressive.generate_images` draws for its text, seed,
     sample and settings, to the bit, whatever is drawn beside it and whenever it came. To be used by one thread.
     """
 
-    def __init__(self, model: BidirectionalTransformer, capacity: int):
-        if capacity < 1:
-            raise VilgError(f"a batch holds at least 1 row, not {capacity}")
-        self.model, self.capacity = model, capacity
+    def __init__(self, model: BidirectionalTransformer, capacity: int, cohorts: int = COHORTS):
+        if capacity < 1 or cohorts < 1:
+            raise VilgError(f"a batch holds at least 1 row in at least 1 cohort, not {capacity} in {cohorts}")
+        self.model, self.capacity, self.cohorts = model, capacity, cohorts
         self._waiting: list[Row] = []
         self._cohorts: list[_Cohort] = []
 
     @property
     def live(self) -> int:
-        """Rows that are drawn or will be from the next step on."""
+        """Rows that are drawn or wait to be."""
         return len(self._waiting) + sum(cohort.live for cohort in self._cohorts)
 
     def add(self, text: np.ndarray, length: int, seed: int, samples: range, sampling: SamplingConfig,
             known_codes: np.ndarray | None = None, known_mask: np.ndarray | None = None) -> list[Row]:
-        """Put samples of a text in, int64 [m] with ``length`` real tokens; they are drawn from the next step on.
-        ``known_codes`` [n] are kept where ``known_mask`` [n] says so. Raises VilgError when there is no room, ShapeError
+        """Put samples of a text in, int64 [m] with ``length`` real tokens; they are drawn from the next step on,
+        or from when a cohort has ended, where as many as there may be are drawn. ``known_codes`` [n] are kept where ``known_mask`` [n] says so. Raises VilgError when there is no room, ShapeError
         for codes of another grid."""
         if self.live + len(samples) > self.capacity:
             raise VilgError(f"{self.live} rows are drawn and {len(samples)} more came, but the batch holds "
@@ -89,7 +95,7 @@ class DrawingBatch:
     def step(self) -> list[Row]:
         """Draw one token of every row; returns those that came to the end of a row of the grid, or of the picture."""
         with evaluating(self.model):
-            if self._waiting:
+            if self._waiting and len(self._cohorts) < self.cohorts:
                 # A row's prefill does not depend on the rows beside it, so the newcomers share theirs.
                 self._cohorts.append(_Cohort(self.model, self._waiting))
                 self._waiting = []
