@@ -2,6 +2,7 @@
 # make test          the suite, but for the tests marked "extras"; make test TESTS=tests/nn runs a part
 # make test-extras   the tests marked "extras", which hold vilg against PaddleHub, PaddleNLP and PyTorch
 # make lint          style
+# make server        what tools/serve.py and tools/web.py need, and no more; the Dockerfile's step
 # make demo DEVICE=gpu, make test-versions: see devices.mk
 # make clean         removes what the others made
 # Python's packages go into .venv, those that do not agree with them (3 GB) into .venv-extras; each is made, mended or
@@ -25,7 +26,7 @@ debian = @dpkg -s $(1) >/dev/null 2>&1 || { \
 	echo "$(1): not installed; $(2)"
 
 .NOTPARALLEL:
-.PHONY: demo test test-extras lint clean cpu dev extras font emoji java browser
+.PHONY: demo test test-extras lint clean cpu server dev extras font emoji java browser
 
 demo: $(DEVICE) font
 	$(RUN) tools/infer.py demo --output demo --beside two_level_tiny
@@ -45,6 +46,9 @@ clean:
 
 cpu:
 	$(ENVIRONMENT) $(VENV) cpu paddle
+
+server:
+	$(ENVIRONMENT) $(VENV) cpu,demo,serve paddle,gradio,fastapi
 
 dev:
 	$(ENVIRONMENT) $(VENV) cpu,jit,eval,data,search,styles,demo,serve,dev paddle,numba,gradio,resvg_py,faiss

@@ -28,8 +28,9 @@ CLOSED = {
     "vilg.generation": ("vilg.data", "vilg.engine"),
 }
 EXTRAS = {"paddlenlp", "paddlehub", "torch", "matplotlib", "gradio", "webdataset", "pycocoevalcap", "numba",
-          "resvg_py", "daft", "ray", "faiss", "fastapi", "uvicorn", "openai"}
-EXTRAS_ALONE = {"vilg.kernels.jit.kernels"}
+          "resvg_py", "daft", "ray", "faiss", "fastapi", "starlette", "uvicorn", "prometheus_client", "openai"}
+EXTRAS_ALONE = {"vilg.kernels.jit.kernels",
+                *(f"vilg.app.serving.{name}" for name in ("api", "drawing", "figures", "hub", "waiting", "words"))}
 """Modules that are imported only where their extra is installed, and that a function imports."""
 AT_THE_TOP = 6
 """Files that ``vilg/`` itself may hold."""

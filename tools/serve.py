@@ -8,10 +8,11 @@
   client.images.generate(model="ernie_vilg_tiny", prompt="一个红色的圆形", extra_body={"seed": 7}).data[0].b64_json
 
 Pictures of all clients are drawn side by side; what a client gets does not depend on the others. It draws
-(/v1/images/generations, /v1/images/edits), describes and answers (/v1/chat/completions), makes vectors (/v1/embeddings),
-ranks (/v1/rank) and searches (/v1/search, with --index). /docs lists the fields, /metrics is for Prometheus. Only this
-machine reaches it; `--host 0.0.0.0` wants --api-key-file FILE (a key a line), or --no-key to let everybody in. Ctrl-C or
-SIGTERM end it when what is being drawn is done.
+(/v1/images/generations, /v1/images/edits), describes and answers (/v1/chat/completions), makes vectors
+(/v1/embeddings), ranks (/v1/rank), searches (/v1/search, with --index) and takes PaddleHub's clients
+(/predict/ernie_vilg). /docs lists the fields, /metrics is for Prometheus. Only this machine reaches it; `--host
+0.0.0.0` wants --api-key-file FILE (a key a line), or --no-key to let everybody in. Ctrl-C or SIGTERM end it when what
+is being drawn is done.
 """
 import argparse
 import logging

@@ -10,14 +10,11 @@ from paddlehub.module.module import moduleinfo, runnable, serving
 from PIL import Image
 
 from vilg.app import image_files as gallery, pipeline
+from vilg.app.styles import RESOLUTIONS, STYLES, styled
 from vilg.config import settings_of
 from vilg.generation.sampling import SamplingConfig
 
 logger = logging.getLogger("vilg.hub")
-# Styles are a matter of the prompt alone; the first leaves it as it is. Those of versions 1.0 and 1.1 of the service.
-STYLES = ("探索无限", "油画", "水彩", "粉笔画", "卡通", "儿童画", "蜡笔画", "古风", "二次元", "浮世绘", "蒸汽波艺术",
-          "low poly", "像素风格", "概念艺术", "未来主义", "赛博朋克", "写实风格", "洛丽塔风格", "巴洛克风格", "超现实主义")
-RESOLUTIONS = ("1024*1024", "1024*1536", "1536*1024")
 # How codes are drawn, as the pipeline names it; its top_k is left out beside topk, the number of pictures.
 DRAWING = [one for one in settings_of(SamplingConfig) if one.name != "top_k"]
 
@@ -54,27 +51,11 @@ class ErnieVilG:
             logger.warning("resolution %s has no effect: this model draws %d×%d pixels",
                            _one_of("resolution", resolution, RESOLUTIONS), side, side)
         prompts = [text_prompts] if isinstance(text_prompts, str) else list(text_prompts)
-        told = [self._styled(prompt, style) for prompt in prompts]
+        told = [styled(self.pipeline, prompt, style) for prompt in prompts]
         drawn = self.pipeline.text_to_image(told, num_images=6 if topk is None else topk, seed=seed, **sampling)
         if visualization:
             gallery.write_pictures(told, drawn, output_dir)
         return [picture for row in drawn for picture in row]
-
-    def _styled(self, prompt: str, style: str) -> str:
-        """The prompt with the style's words behind it, if the model has room for both."""
-        if style == STYLES[0] or not isinstance(prompt, str) or not prompt.strip():
-            return prompt  # what is no text, the pipeline refuses by name
-        told = f"{prompt}，{style.removesuffix('风格')}风格"
-        words, room = self.pipeline.text_tokenizer, self.pipeline.model.config.text_length
-        cut, surplus = words.encode_batch([prompt, told], room).cut.tolist()
-        if cut:
-            return prompt  # as what is too long without the style's words
-        if surplus:
-            logger.warning("the prompt %r fits the %d tokens that this model reads, and with the words of style %s it "
-                           "is %d too long: drawn without the style; shorten the prompt to have it", prompt, room - 2,
-                           style, surplus)
-            return prompt
-        return told
 
     @runnable
     def run_cmd(self, argvs: list[str]) -> list[Image.Image]:

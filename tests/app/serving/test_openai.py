@@ -112,13 +112,15 @@ def test_chat_describes_and_answers(client, pipeline, pictures):
 
 
 def test_chat_streams_the_same_words(client, pipeline, pictures):
-    chunks = list(client.chat.completions.create(model=pipeline.name, messages=asked("描述", pictures[1]), stream=True))
+    chunks = list(client.chat.completions.create(model=pipeline.name, messages=asked("描述", pictures[1]),
+                                                 stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == pipeline.image_to_text([pictures[1]])[0]
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
 def test_chat_takes_the_last_question_and_the_last_picture(client, pipeline, pictures):
-    talk = [*asked("描述", pictures[0]), {"role": "assistant", "content": "好"}, *asked("图里有几个？", pictures[2])]
+    talk = [*asked("描述", pictures[0]), {"role": "assistant", "content": "好"},
+            *asked("图里有几个？", pictures[2])]
     got = client.chat.completions.create(model=pipeline.name, messages=talk).choices[0].message.content
     assert got == pipeline.answer([pictures[2]], ["图里有几个？"])[0]
 
@@ -132,6 +134,13 @@ def test_embeddings_of_texts_and_pictures(client, encoder, pictures):
         np.testing.assert_allclose(vectors[[0, 2]], encoder.embed_text([inputs[0], inputs[2]]), atol=2e-3)
         np.testing.assert_allclose(vectors[[1, 3]], encoder.embed_image(pictures[:2]), atol=2e-3)
         assert [one.index for one in got.data] == [0, 1, 2, 3] and got.usage.prompt_tokens > 0
+
+
+def test_many_embeddings_are_one_request_of_the_queue(client, encoder, served):
+    inputs = [("红苹果", "立体风格")[number % 2] for number in range(2 * served.api.engine.queue)]
+    got = client.embeddings.create(model="matcher", input=inputs)
+    vectors, two = np.array([one.embedding for one in got.data]), encoder.embed_text(inputs[:2])
+    np.testing.assert_allclose(vectors, np.tile(two, [len(inputs) // 2, 1]), atol=2e-3)
 
 
 def test_models_are_listed(client, pipeline):
@@ -164,7 +173,9 @@ def test_what_is_wrong_is_told_by_its_field(client, fields, param, words):
 
 
 CHATS = [([], "messages"), ([{"role": "user", "content": "你好"}], "messages"),
-         ([{"role": "assistant", "content": "好"}], "messages"), ([{"role": "user", "content": 3}], "messages"),
+         ([{"role": "assistant", "content": "好"}], "messages"),
+
+         ([{"role": "system", "content": "好"}, *asked("描述", np.zeros([4, 4, 3], "uint8"))], "messages.0"), ([{"role": "user", "content": 3}], "messages"),
          (asked("描述", np.zeros([4, 4, 3], "uint8"))[:0] + [{"role": "user", "content": [
              {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/a.png"}}]}], "messages"),
          ([{"role": "user", "content": [{"type": "image_url", "image_url": {

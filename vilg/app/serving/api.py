@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from vilg.app.search import SearchIndex
-from vilg.app.serving import fields
+from vilg.app.serving import fields, hub
 from vilg.app.serving.drawing import DrawingApi
 from vilg.app.serving.engine import Engine
 from vilg.app.serving.errors import ApiError, from_validation
@@ -29,7 +29,12 @@ def build(api: Api) -> FastAPI:
     """The app with all routes; OpenAPI's description is at /openapi.json, a page to try it at /docs."""
     app = FastAPI(title="vilg", description="Draws pictures from Chinese text, describes them and answers about them; "
                                             "the endpoints under /v1 that OpenAI has too take its clients.")
+    for add in (_add_openai, _add_models, _add_own, hub.add_routes, _add_state, _add_handlers):
+        add(app, api)
+    return app
 
+
+def _add_openai(app: FastAPI, api: Api) -> None:
     @app.post("/v1/images/generations")
     async def generations(body: fields.Drawn, request: Request) -> Response:
         """Draw pictures from a text."""
@@ -52,6 +57,8 @@ def build(api: Api) -> FastAPI:
         """Vectors of texts or pictures."""
         return await api.embed(body, request)
 
+
+def _add_own(app: FastAPI, api: Api) -> None:
     @app.post("/v1/rank")
     async def rank(body: fields.Rank, request: Request) -> Response:
         """Scores of texts and pictures."""
@@ -62,6 +69,8 @@ def build(api: Api) -> FastAPI:
         """Pictures of an index."""
         return await api.search(body, request)
 
+
+def _add_models(app: FastAPI, api: Api) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The models that are loaded."""
@@ -73,6 +82,8 @@ def build(api: Api) -> FastAPI:
         api.model(name, object, "is there")
         return _about(name)
 
+
+def _add_state(app: FastAPI, api: Api) -> None:
     @app.get("/healthz")
     async def healthz() -> Response:
         """Does the process answer?"""
@@ -89,26 +100,28 @@ def build(api: Api) -> FastAPI:
         """Figures for Prometheus."""
         return Response(api.figures.text(), media_type="text/plain; version=0.0.4")
 
+
+def _add_handlers(app: FastAPI, _: Api) -> None:
+    """What clients are told when something is wrong."""
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body(), error.status, error.headers())
+    async def refused(request: Request, error: ApiError) -> Response:
+        return JSONResponse(hub.told(request.url.path, error), error.status, error.headers())
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return JSONResponse(wrong_field(error.errors()).body(), 400)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse(hub.told(request.url.path, wrong_field(error.errors())), 400)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         message = {404: f"there is no {request.url.path[:80]} here; /docs lists what there is",
                    405: f"{request.method} is not what {request.url.path[:80]} takes"}.get(error.status_code,
                                                                                           str(error.detail))
-        return JSONResponse(ApiError(error.status_code, message).body(), error.status_code)
+        return JSONResponse(hub.told(request.url.path, ApiError(error.status_code, message)), error.status_code)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return JSONResponse(ApiError(500, f"the server failed ({type(error).__name__}); its log says why").body(), 500)
-
-    return app
+    async def failed(request: Request, error: Exception) -> Response:
+        problem = ApiError(500, f"the server failed ({type(error).__name__}); its log says why")
+        return JSONResponse(hub.told(request.url.path, problem), 500)
 
 
 def _about(name: str) -> dict[str, Any]:
@@ -141,6 +154,7 @@ async def edit_form(request: Request) -> tuple[fields.Drawn, bytes, bytes | None
 
 
 def wrong_field(problems: list[Any]) -> ApiError:
+    """The first of pydantic's problems, which may be one of a field beside another."""
     inner = (problems[0].get("ctx") or {}).get("error")
     if isinstance(inner, fields.VilgFieldError):
         return ApiError(400, f"{inner.field}: {inner}", inner.field, "invalid_value")

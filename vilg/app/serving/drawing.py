@@ -15,8 +15,7 @@ from vilg.app.serving import fields
 from vilg.app.serving.engine import Drawing, Ticket
 from vilg.app.serving.errors import ApiError
 from vilg.app.serving.pictures import as_png, from_bytes, grey_below, kept_tokens
-from vilg.app.serving.waiting import POLL_SECONDS, Waiting, late, of_field, sse, usage
-from vilg.errors import VilgError
+from vilg.app.serving.waiting import POLL_SECONDS, Waiting, ending, late, of_field, refusal, sse, usage
 from vilg.generation.mask_predict import check_steps
 from vilg.models.two_level.model import TwoLevelTransformer
 
@@ -97,15 +96,20 @@ class DrawingApi(Waiting):
                 if done not in _chosen(parts, most):
                     continue
                 if shown.ndim == 1:  # codes so far
-                    shown = await self._preview(pipeline, shown)
+                    try:
+                        shown = await self._preview(pipeline, shown)
+                    except ApiError:  # the queue is full, and this picture is one of many
+                        continue
                 yield sse({"type": f"{event}.partial_image", "b64_json": await asyncio.to_thread(as_png, shown),
                            "partial_image_index": sent, "created_at": int(time.time()), **said})
                 sent += 1
+            if future.cancelled():
+                raise ending()
             whole = await asyncio.to_thread(as_png, future.result()[0])
             yield sse({"type": f"{event}.completed", "b64_json": whole, "created_at": int(time.time()), **said,
                           "usage": usage(0, 0)})
-        except (ApiError, VilgError) as error:
-            wrong = error if isinstance(error, ApiError) else ApiError(400, str(error))
+        except Exception as error:  # the answer has begun, so that this is the only way to tell
+            wrong = error if isinstance(error, ApiError) else refusal(error)
             yield sse({"type": "error", **wrong.body()})
         finally:
             if not future.done():

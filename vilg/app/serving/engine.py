@@ -51,8 +51,8 @@ class Ticket:
 class Drawing:
     """A request for ``count`` pictures of a text, ``ids`` int64 [m] of ``length`` real tokens.
 
-    ``keep``: what is kept of a given picture, (uint8 [H, W, 3], booleans [n]). ``on_row(codes int64 [drawn])`` is called
-    on the engine's thread, for the first picture, whenever a row of its grid is drawn.
+    ``keep``: what is kept of a given picture, (uint8 [H, W, 3], booleans [n]). ``on_row(codes int64 [drawn])`` is
+    called on the engine's thread, for the first picture, whenever a row of its grid is drawn.
     """
 
     pipeline: Pipeline
@@ -77,8 +77,8 @@ class _Call:
 
 
 class Engine:
-    """Runs until :meth:`close`. ``load()`` gives the models on the engine's thread; ``rows``: pictures that are drawn at
-    a time; ``wait``: seconds that the first of them waits for company; ``queue``: requests that may wait before
+    """Runs until :meth:`close`. ``load()`` gives the models on the engine's thread; ``rows``: pictures that are drawn
+    at a time; ``wait``: seconds that the first of them waits for company; ``queue``: requests that may wait before
     :class:`Busy` is raised."""
 
     def __init__(self, load: Callable[[], dict[str, Any]], rows: int = 32, wait: float = 0.005, queue: int = 64):
@@ -271,7 +271,7 @@ class Engine:
             if drawing is None:
                 continue
             if not row.done:
-                if drawing.on_row is not None and row is drawing.rows[0]:
+                if drawing.on_row is not None and row is drawing.rows[0] and not drawing.ticket.gone:
                     drawing.on_row(row.codes[:row.drawn].copy())
                 continue
             del self._owners[row]

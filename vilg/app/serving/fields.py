@@ -72,21 +72,29 @@ class VilgFieldError(ValueError):
 
 
 class ImageUrl(Body):
+    """Where a picture is: in the address itself."""
+
     url: str
     detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(Body):
+    """A picture in a message."""
+
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
 class TextPart(Body):
+    """A text in a message."""
+
     type: Literal["text"]
     text: Text
 
 
 class Message(Body):
+    """What somebody said."""
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
     name: str | None = None

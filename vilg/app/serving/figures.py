@@ -9,7 +9,7 @@ SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Where several workers of one server put their counts."""
 KNOWN = ("/v1/images/generations", "/v1/images/edits", "/v1/chat/completions", "/v1/embeddings", "/v1/models",
-         "/v1/rank", "/v1/search", "/healthz", "/readyz", "/metrics")
+         "/v1/rank", "/v1/search", "/predict/ernie_vilg", "/healthz", "/readyz", "/metrics")
 
 
 class Figures:

@@ -24,8 +24,8 @@ def is_data_address(text: str) -> bool:
 
 
 def from_data_address(address: str, field: str) -> np.ndarray:
-    """``data:image/…;base64,…`` → uint8 [H, W, 3]. Other addresses are not fetched: nobody shall make this machine ask
-    another for something. Raises ApiError."""
+    """``data:image/…;base64,…`` → uint8 [H, W, 3]. Other addresses are not fetched: nobody shall make this machine
+    ask another for something. Raises ApiError."""
     match = _DATA.match(address)
     if match is None:
         raise ApiError(400, f"{field}: pictures come as data:image/png;base64,… ; addresses are not fetched", field,

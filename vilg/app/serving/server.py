@@ -46,6 +46,17 @@ class ServerConfig:
 
     def check(self) -> None:
         """Raise VilgError for what cannot be served, before anything is loaded."""
+        self.check_settings()
+        try:
+            if not 0 < self.port < 65536:
+                raise OverflowError("a port is from 1 to 65535")
+            socket.create_server((self.host, self.port)).close()
+        except (OSError, OverflowError) as error:
+            raise VilgError(f"the server cannot listen at {self.host}:{self.port} "
+                            f"({getattr(error, 'strerror', None) or error}); name another --port or --host") from None
+
+    def check_settings(self) -> None:
+        """As :meth:`check`, without the address."""
         require()
         for name, least in (("rows", 1), ("queue", 1), ("workers", 1)):
             if as_int(getattr(self, name), name) < least:
@@ -61,13 +72,6 @@ class ServerConfig:
             from vilg.app.serving.door import read_keys
 
             read_keys(self.key_file)
-        try:
-            if not 0 < self.port < 65536:
-                raise OverflowError("a port is from 1 to 65535")
-            socket.create_server((self.host, self.port)).close()
-        except (OSError, OverflowError) as error:
-            raise VilgError(f"the server cannot listen at {self.host}:{self.port} "
-                            f"({getattr(error, 'strerror', None) or error}); name another --port or --host") from None
 
 
 _OPTIONS = {"rows": "max-rows"}
@@ -77,8 +81,8 @@ def require() -> None:
     """Raise VilgError where what serving stands on is not installed."""
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise VilgError(f"serving wants {error.name}, which is not installed: pip install 'vilg[serve]'") from None

@@ -1,6 +1,7 @@
 """What all endpoints share: which model is meant, putting work into the queue, waiting for its result."""
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from vilg.app.serving.errors import ApiError
 from vilg.errors import VilgError
 
 POLL_SECONDS = 0.1
+log = logging.getLogger("vilg.serving")
 
 
 class Waiting:
@@ -37,8 +39,9 @@ class Waiting:
         return models[name]
 
     def submit(self, put: Callable[[], Ticket]) -> Ticket:
+        """``put()``, which puts something into the engine's queue. Raises ApiError where that is full or ending."""
         if self.draining:
-            raise ApiError(503, "the server is ending", None, "server_ending", retry_after=5)
+            raise ending()
         try:
             return put()
         except Busy as busy:
@@ -59,10 +62,10 @@ class Waiting:
                 if await request.is_disconnected():
                     raise ApiError(499, "the client has gone")
             if future.cancelled():
-                raise ApiError(503, "the server is ending", None, "server_ending", retry_after=5)
+                raise ending()
             return future.result()
-        except VilgError as error:
-            raise ApiError(400, str(error)) from None
+        except (VilgError, MemoryError) as error:
+            raise refusal(error) from None
         finally:
             if not future.done():
                 ticket.cancel()
@@ -79,11 +82,13 @@ def of_field(call: Callable[[], Any], names: list[str]) -> Any:
 
 
 def sse(content: dict[str, Any], named: bool = True) -> bytes:
+    """An event of a stream."""
     name = f"event: {content['type']}\n" if named else ""
     return f"{name}data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 
 def usage(read: int, written: int, chat: bool = False) -> dict[str, Any]:
+    """Tokens that were read and written, as the image endpoints say it, or chat."""
     if chat:
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
     return {"input_tokens": read, "output_tokens": written, "total_tokens": read + written,
@@ -91,4 +96,20 @@ def usage(read: int, written: int, chat: bool = False) -> dict[str, Any]:
 
 
 def late(seconds: float) -> ApiError:
+    """The refusal of a request that took too long."""
     return ApiError(504, f"it took longer than {seconds:g} seconds", None, "timeout")
+
+
+def ending() -> ApiError:
+    """The refusal of a server that is asked to end."""
+    return ApiError(503, "the server is ending", None, "server_ending", retry_after=5)
+
+
+def refusal(error: Exception) -> ApiError:
+    """What a client is told of work that failed: what it can mend, or that it is not to blame."""
+    if isinstance(error, VilgError):
+        return ApiError(400, str(error))
+    if isinstance(error, MemoryError):
+        return ApiError(503, "there is not enough memory for it now", None, "out_of_memory", retry_after=5)
+    log.error("a request failed", exc_info=error)
+    return ApiError(500, f"the server failed ({type(error).__name__}); its log says why")

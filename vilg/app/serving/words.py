@@ -3,7 +3,7 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -63,20 +63,19 @@ class WordsApi(Waiting):
         if body.dimensions not in (None, width):
             raise ApiError(400, f"dimensions: {matcher.name} has {width}, not {body.dimensions}", "dimensions",
                            "invalid_value")
-        tickets, spent = [], 0
-        for number, one in enumerate(inputs):
-            if is_data_address(one):
-                picture = await asyncio.to_thread(from_data_address, one, f"input.{number}")
-                tickets.append(self.submit(lambda picture=picture: self.engine.call(
-                    ("images", id(matcher)), picture, lambda items, _: list(matcher.embed_image(items)))))
-                continue
-            spent += self._readable(matcher, one, f"input.{number}")
-            tickets.append(self.submit(lambda one=one: self.engine.call(
-                ("texts", id(matcher)), one, lambda items, _: list(matcher.embed_text(items)))))
-        vectors = [await self.result(ticket, request) for ticket in tickets]
+        pictures = {number: await asyncio.to_thread(from_data_address, one, f"input.{number}")
+                    for number, one in enumerate(inputs) if is_data_address(one)}
+        texts = {number: one for number, one in enumerate(inputs) if number not in pictures}
+        spent = sum(self._readable(matcher, one, f"input.{number}") for number, one in texts.items())
+        vectors: dict[int, np.ndarray] = {}
+        for kind, given, look in (("texts", texts, matcher.embed_text), ("pictures", pictures, matcher.embed_image)):
+            if given:
+                ticket = self.submit(lambda kind=kind, given=given, look=look: self.engine.call(
+                    (kind, id(matcher)), list(given.values()), lambda items, _: _in_one(look, items)))
+                vectors |= zip(given, await self.result(ticket, request))
         data = [{"object": "embedding", "index": number, "embedding": (
             base64.b64encode(vector.astype("<f4").tobytes()).decode() if body.encoding_format == "base64"
-            else vector.tolist())} for number, vector in enumerate(vectors)]
+            else vector.tolist())} for number, vector in sorted(vectors.items())]
         return JSONResponse({"object": "list", "data": data, "model": matcher.name,
                              "usage": {"prompt_tokens": spent, "total_tokens": spent}})
 
@@ -116,8 +115,8 @@ class WordsApi(Waiting):
             raise ApiError(404, "no index is loaded; start the server with --index DIR", None, "index_not_found")
         name = body.model or next(iter(self.indexes))
         if name not in self.indexes:
-            raise ApiError(404, f"there is no index by the model {name!r}; there are {', '.join(self.indexes)}", "model",
-                           "model_not_found")
+            raise ApiError(404, f"there is no index by the model {name!r}; there are {', '.join(self.indexes)}",
+                           "model", "model_not_found")
         index, matcher = self.indexes[name], self.engine.models[name]
         if body.query is not None:
             self._readable(matcher, body.query, "query")
@@ -134,10 +133,20 @@ class WordsApi(Waiting):
                                                       "similarity": hit.similarity} for hit in hits]})
 
 
+def _in_one(look: Callable[[list[Any]], np.ndarray], items: list[list[Any]]) -> list[np.ndarray]:
+    """``look`` at the things of all items in one call → the vectors [N, D] of each item."""
+    vectors = look([one for item in items for one in item])
+    ends = np.cumsum([len(item) for item in items])
+    return np.split(vectors, ends[:-1])
+
+
 def _asked(body: fields.Chat) -> tuple[str, np.ndarray]:
     """The last text of the user and the last picture of the conversation."""
     text, address = None, None
-    for message in body.messages:
+    for number, message in enumerate(body.messages):
+        if message.role in ("system", "developer"):
+            raise ApiError(400, f"messages.{number}: the model follows no instructions; leave out what is said as "
+                           f"{message.role}", f"messages.{number}", "invalid_value")
         if message.role != "user":
             continue
         parts = message.content if isinstance(message.content, list) else [message.content]
