@@ -10,7 +10,9 @@ newcomer_over_waiting: at the middle of the eight a ninth comes. Seconds until i
     two tokens, over those when it waits for the eight to end and is then drawn alone.
 others_slowdown: a step of the eight while the newcomer is drawn beside them, over one without it.
 throughput_over_batch: pictures a second when the eight came at four times, two each, over all at once.
-throughput_over_batch_eight: the same when each came by itself, which more cohorts than the default allow.
+throughput_over_batch_eight: the same when each came by itself, as many cohorts as there may be.
+
+A step is compiled for 8, 16 … rows when so many first come, once in the life of a server; this is done before.
 """
 import statistics
 import time
@@ -29,15 +31,23 @@ STEPS = 32
 class Crowd:
     """Rows of one model that come in groups."""
 
-    def __init__(self, model: Any, groups: int):
+    def __init__(self, model: Any):
         from vilg.generation.batching import DrawingBatch
         from vilg.generation.sampling import SamplingConfig
 
-        self.batch, self.sampling = DrawingBatch(model, ROWS + 1, cohorts=ROWS), SamplingConfig(top_k=decode.TOP_K)
+        self.batch, self.sampling = DrawingBatch(model, 2 * ROWS), SamplingConfig(top_k=decode.TOP_K)
         self.rng = np.random.default_rng(0)
+        for count in (ROWS, 2 * ROWS):  # compiles
+            rows = self.add(count)
+            self.batch.step()
+            self.batch.cancel(rows)
+
+    def come(self, groups: int) -> "Crowd":
+        """Eight rows in so many groups, a step apart."""
         for _ in range(groups):
             self.add(ROWS // groups)
             self.batch.step()
+        return self
 
     def add(self, count: int) -> list[Any]:
         """Rows of a text of their own."""
@@ -54,7 +64,7 @@ class Crowd:
 
 def newcomer(model: Any) -> dict[str, float]:
     """Both ways of a newcomer, and the pace of the others with and without it."""
-    crowd = Crowd(model, 1)
+    crowd = Crowd(model).come(1)
     steps = crowd.steps()
     before = [next(steps) for _ in range(decode.TOKENS // 2)][-STEPS:]
     joined = crowd.add(1)
@@ -71,7 +81,7 @@ def newcomer(model: Any) -> dict[str, float]:
 
 def throughput(model: Any, rounds: int) -> dict[str, float]:
     """Paces of eight that came together, by twos and one by one, in turns."""
-    crowds = {groups: Crowd(model, groups) for groups in (1, ROWS // 2, ROWS)}
+    crowds = {groups: Crowd(model).come(groups) for groups in (1, ROWS // 2, ROWS)}
     seconds: dict[int, list[float]] = {groups: [] for groups in crowds}
     for _ in range(rounds):
         for groups, crowd in crowds.items():

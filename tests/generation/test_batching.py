@@ -4,10 +4,13 @@ import paddle
 import pytest
 from test_decoding import build, texts
 
+from vilg import runtime
+from vilg.app.pipeline import load
 from vilg.errors import ShapeError, VilgError
 from vilg.generation.autoregressive import generate_images
 from vilg.generation.batching import DrawingBatch
 from vilg.generation.sampling import SamplingConfig
+from vilg.runtime import CPU_MATHS
 
 PLAIN = SamplingConfig(temperature=1.0)
 SETTINGS = [PLAIN, SamplingConfig(temperature=0.7, guidance=2.5), SamplingConfig(temperature=0.0),
@@ -149,3 +152,24 @@ def test_what_does_not_fit_is_refused(model, prompts):
     for sizes in ((0,), (1, 0)):
         with pytest.raises(VilgError, match="at least 1"):
             DrawingBatch(model, *sizes)
+
+
+@pytest.mark.parametrize("cpu_math", CPU_MATHS)
+def test_the_shipped_model_draws_its_bits_in_every_precision(cpu_math):
+    pipeline = load("ernie_vilg_tiny", cpu_math=cpu_math)
+    try:
+        words = pipeline.text_tokenizer.encode_prompts(["一个红色的圆形", "左边是蓝色的方块，右边是黄色的星星", "猫脸"],
+                                                       pipeline.model.config.text_length, strict=True)
+        prompts = paddle.to_tensor(words.ids), paddle.to_tensor(words.length)
+        batch, rows = DrawingBatch(pipeline.model, 40), []
+        # From 3 rows to 32 and back, so that stacks of 8, 16, 32 and 64 rows have their turn; half are guided.
+        asked = [(number % 3, number, range(1 + 2 * number), SETTINGS[number % 2]) for number in range(5)]
+        for one in asked:
+            rows.append(put(batch, prompts, *one))
+            for _ in range(5):
+                batch.step()
+        finish(batch)
+        for one, got in zip(asked, rows):
+            np.testing.assert_array_equal(codes(got), alone(pipeline.model, prompts, *one))
+    finally:
+        runtime.configure(runtime.RuntimeConfig())
