@@ -149,12 +149,13 @@ def summary(times: dict[str, dict[str, float]], default: str) -> dict[str, float
     return figures
 
 
-def model_of(sparse_layers: bool, width: int = WIDTH, heads: int = HEADS, rows: int = GRID):
+def model_of(sparse_layers: bool, width: int = WIDTH, heads: int = HEADS, rows: int = GRID,
+             layers: int = LAYERS):
     """Our model at the benchmark's shape."""
     from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 
     model = BidirectionalTransformer(BidirectionalConfig(
-        layers=LAYERS, width=width, heads=heads, vocab_size=100, codebook_size=CODEBOOK, text_length=TEXT, rows=rows,
+        layers=layers, width=width, heads=heads, vocab_size=100, codebook_size=CODEBOOK, text_length=TEXT, rows=rows,
         columns=GRID, sparse=sparse_layers))
     model.eval()
     return model

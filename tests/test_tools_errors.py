@@ -274,6 +274,17 @@ def test_every_tool_explains_itself(tool, name):
     assert status == 0 and len(output) > 200
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.stem)
+def test_help_does_not_wait_for_paddle(path):
+    program = ("import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+               "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+               "except SystemExit: pass\n"
+               "print('heavy', sorted({'paddle', 'gradio', 'matplotlib', 'fastapi', 'jieba'} & sys.modules.keys()))")
+    said = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(path.parent)])})
+    assert said.stdout.splitlines()[-1] == "heavy []", said.stderr
+
+
 @pytest.mark.parametrize("task, model", [("scenes", "ernie_vilg_tiny"), ("emoji", "ernie_vilg_tiny"),
                                          ("coco", "ernie_vilg_tiny"), ("retrieval", "ernie_vil_tiny"),
                                          ("zero-shot", "ernie_vil_tiny")])

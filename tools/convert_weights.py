@@ -4,14 +4,10 @@ Reads PyTorch checkpoints (.ckpt, .pt, .pth, .pkl), Paddle's .pdparams and safet
 running anything that the file asks to be run. A tokenizer's folder can stand as task.image_tokenizer in a config.
 """
 import argparse
+from typing import Any
 
-from vilg import cli, release
-from vilg.models.dual_encoder.convert import import_dual_encoder
+from vilg import cli
 from vilg.models.dual_encoder.preprocess import PREPROCESSINGS
-from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
-from vilg.tokenizers.image.base import ImageTokenizer
-from vilg.tokenizers.image.convert import import_dvae, import_vqgan
-from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 
 EPILOG = """examples:
   python tools/convert_weights.py vqgan --checkpoint last.ckpt --output weights/vqgan_f8_8192
@@ -49,8 +45,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(args: argparse.Namespace) -> ImageTokenizer:
+def read(args: argparse.Namespace) -> Any:
     """The tokenizer that the command line names."""
+    from vilg.tokenizers.image.convert import import_dvae, import_vqgan
+
     if args.kind == "vqgan":
         return import_vqgan(args.checkpoint, args.image_size)
     return import_dvae(args.encoder, args.decoder, args.image_size)
@@ -58,6 +56,11 @@ def read(args: argparse.Namespace) -> ImageTokenizer:
 
 def convert_ernie_vil(args: argparse.Namespace) -> None:
     """Write and describe the folder of a dual encoder."""
+    from vilg import release
+    from vilg.models.dual_encoder.convert import import_dual_encoder
+    from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
+    from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
+
     words = WordPieceTokenizer.from_folder(args.vocabulary)
     model = import_dual_encoder(args.checkpoint, args.text_eps)
     made = ReleasedDualEncoder(model, words, PREPROCESSINGS[args.preprocess], args.text_length)
@@ -73,6 +76,8 @@ def main() -> int:
     if args.kind == "ernie-vil":
         convert_ernie_vil(args)
         return 0
+    from vilg import release
+
     tokenizer = read(args)
     mark = release.write(args.output, "image_tokenizer", tokenizer, dtype="float16" if args.half else None)
     rows, columns = tokenizer.grid

@@ -4,10 +4,13 @@ import paddle
 import pytest
 from test_decoding import build, texts
 
+from vilg import runtime
+from vilg.app.pipeline import load
 from vilg.errors import ShapeError, VilgError
 from vilg.generation.autoregressive import generate_images
 from vilg.generation.batching import DrawingBatch
 from vilg.generation.sampling import SamplingConfig
+from vilg.runtime import CPU_MATHS
 
 PLAIN = SamplingConfig(temperature=1.0)
 SETTINGS = [PLAIN, SamplingConfig(temperature=0.7, guidance=2.5), SamplingConfig(temperature=0.0),
@@ -110,6 +113,24 @@ def test_known_codes_are_kept_and_drawn_around(model, prompts):
     assert (codes(rows)[:, mask] == known[mask]).all() and (codes(others) != codes(rows)).any()
 
 
+def test_newcomers_gather_while_there_are_as_many_cohorts_as_may_be(model, prompts):
+    batch = DrawingBatch(model, 8, cohorts=2)
+    asked = [(0, 1, range(1), PLAIN), (1, 2, range(2), SETTINGS[1]), (2, 3, range(1), PLAIN), (0, 4, range(1), PLAIN)]
+    rows = []
+    for one in asked:
+        rows += put(batch, prompts, *one)
+        batch.step()
+    assert batch.live == 5 and [row.drawn for row in rows] == [4, 3, 3, 0, 0]
+    while not rows[0].done:
+        batch.step()
+    batch.step()
+    assert [row.drawn for row in rows] == [20, 20, 20, 1, 1]  # rows[1:3] were done with the last step
+    finish(batch)
+    drawn = iter(rows)
+    for one in asked:
+        np.testing.assert_array_equal(np.stack([next(drawn).codes for _ in one[2]]), alone(model, prompts, *one))
+
+
 def test_rows_tell_of_every_row_of_the_grid(model, prompts):
     batch = DrawingBatch(model, 8)
     row, = put(batch, prompts, 0, 4, range(1), PLAIN)
@@ -128,5 +149,27 @@ def test_what_does_not_fit_is_refused(model, prompts):
         put(batch, prompts, 0, 1, range(1), PLAIN)
     with pytest.raises(ShapeError, match=r"known codes \[7\].*20 tokens"):
         put(DrawingBatch(model, 2), prompts, 0, 1, range(1), PLAIN, known_codes=np.zeros(7), known_mask=np.zeros(20))
-    with pytest.raises(VilgError, match="at least 1"):
-        DrawingBatch(model, 0)
+    for sizes in ((0,), (1, 0)):
+        with pytest.raises(VilgError, match="at least 1"):
+            DrawingBatch(model, *sizes)
+
+
+@pytest.mark.parametrize("cpu_math", CPU_MATHS)
+def test_the_shipped_model_draws_its_bits_in_every_precision(cpu_math):
+    pipeline = load("ernie_vilg_tiny", cpu_math=cpu_math)
+    try:
+        words = pipeline.text_tokenizer.encode_prompts(["一个红色的圆形", "左边是蓝色的方块，右边是黄色的星星", "猫脸"],
+                                                       pipeline.model.config.text_length, strict=True)
+        prompts = paddle.to_tensor(words.ids), paddle.to_tensor(words.length)
+        batch, rows = DrawingBatch(pipeline.model, 40), []
+        # From 3 rows to 32 and back, so that stacks of 8, 16, 32 and 64 rows have their turn; half are guided.
+        asked = [(number % 3, number, range(1 + 2 * number), SETTINGS[number % 2]) for number in range(5)]
+        for one in asked:
+            rows.append(put(batch, prompts, *one))
+            for _ in range(5):
+                batch.step()
+        finish(batch)
+        for one, got in zip(asked, rows):
+            np.testing.assert_array_equal(codes(got), alone(pipeline.model, prompts, *one))
+    finally:
+        runtime.configure(runtime.RuntimeConfig())

@@ -32,6 +32,12 @@ def text_attention(model: TextImageTransformer, source: Source, steps: int) -> C
     return CachedAttention(source, [LayerCache(Dense(), line)] * len(model.patterns))
 
 
+def is_compiled(model: TextImageTransformer, attention: CachedAttention) -> bool:
+    """Is a step of the model beside these caches compiled?"""
+    return (isinstance(attention.maths, HostMaths) and active() and not model.training
+            and all(compilable(block.program) for block in model.stack.blocks))
+
+
 class Decoder:
     """The steps of one generation: a token a row in, hidden vectors and logits out.
 
@@ -44,8 +50,7 @@ class Decoder:
                  places: Tensor):
         self.attention, self._model, self._head = attention, model, head
         self._compiled: CompiledStack | None = None
-        if (isinstance(attention.maths, HostMaths) and active() and not model.training
-                and all(compilable(block.program) for block in model.stack.blocks)):
+        if is_compiled(model, attention):
             self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended,
                                            attention.rows, attention.source.in_half)
             tokens, places = tokens.numpy(), places.numpy()
