@@ -19,7 +19,8 @@ from evaluations.arms import add_arms
 from vilg import cli
 
 QUICK = ["train.steps=6", "train.preview_every=0", "optim.warmup_steps=2"]
-FEW = {"count": 8, "best_count": 2, "steps": [1, 4], "choice_temperatures": [1.0], "batches": [1, 8], "repeats": 1, "cost_steps": 2}
+FEW = {"count": 8, "best_count": 2, "steps": [1, 4], "choice_temperatures": [1.0], "batches": [1, 8], "repeats": 1,
+       "cost_steps": 2}
 
 
 def parse() -> argparse.Namespace:

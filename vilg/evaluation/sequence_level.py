@@ -1,6 +1,6 @@
 """What sequence-level training changes on held-out scenes: CIDEr of captions, the judge's score of drawn images, and
-beside it the share that the scene reader, which judged nothing in training, finds as asked. Start and trained runs, over
-several seeds."""
+beside it the share that the scene reader, which judged nothing in training, finds as asked. Start and trained runs,
+over several seeds."""
 import statistics
 from collections.abc import Iterator
 from pathlib import Path

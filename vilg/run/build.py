@@ -50,7 +50,8 @@ class RunConfig:
     seed: int = 0
     output: str = "runs/{name}"
     task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | ContrastiveTaskConfig
-                    | SceneFeaturesTaskConfig | SequenceLevelTaskConfig | TwoLevelTaskConfig, pydantic.Field(discriminator="kind")]
+                    | SceneFeaturesTaskConfig | SequenceLevelTaskConfig | TwoLevelTaskConfig,
+                    pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -14,7 +14,6 @@ from vilg import release
 from vilg.errors import ConfigError
 from vilg.losses.sequence import text_nll
 from vilg.models.dual_encoder.preprocess import differentiable
-from vilg.models.two_level.model import TwoLevelTransformer
 from vilg.release.folder import describe
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 from vilg.release.kinds.two_level import ReleasedTwoLevel

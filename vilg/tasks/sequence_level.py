@@ -1,5 +1,5 @@
-"""Sequence-level training of a two-level model (Huang et al., ACM MM 2021): whole captions by self-critical CIDEr, whole
-images by the soft decoding path and a differentiable judge."""
+"""Sequence-level training of a two-level model (Huang et al., ACM MM 2021): whole captions by self-critical CIDEr,
+whole images by the soft decoding path and a differentiable judge."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
