@@ -3,9 +3,9 @@
   python tools/sequence_level.py --config configs/two_level/captions.yaml
   python tools/sequence_level.py --config configs/two_level/images.yaml --seeds 0 --json images.json
 
-Trains the run once a seed from task.init_from and prints, for the start and every seed: CIDEr of greedy captions and the
-share that is true, and the judge's score of drawn images with the share that the scene reader finds as asked. Stopped at
-any time, the same command goes on where it was.
+Trains the run once a seed from task.init_from and prints, for the start and every seed: CIDEr of greedy captions and
+the share that is true, and the judge's score of drawn images with the share that the scene reader finds as asked.
+Stopped at any time, the same command goes on where it was.
 """
 import argparse
 from pathlib import Path

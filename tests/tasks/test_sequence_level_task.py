@@ -3,6 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
+from vilg import config as configs
 from vilg import release
 from vilg.data.sample import Sample
 from vilg.errors import ConfigError, DataError
@@ -14,6 +15,7 @@ from vilg.models.dual_encoder.preprocess import PreprocessConfig, differentiable
 from vilg.models.dual_encoder.text import TextTowerConfig
 from vilg.models.two_level.model import TwoLevelConfig
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
+from vilg.run.build import RunConfig
 from vilg.tasks.judges import code_vectors, read_judge
 from vilg.tasks.sequence_level import SequenceLevelTask, SequenceLevelTaskConfig
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
@@ -22,7 +24,8 @@ from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 def samples(count):
     rng = np.random.default_rng(0)
     given = [["一个红色的圆形", "红色的圆形"], ["图里有蓝色的方块"], ["左边"], ["蓝色"]]
-    return [Sample(f"s{i}", rng.integers(0, 256, (20, 24, 3)).astype("uint8"), list(given[i % 4])) for i in range(count)]
+    images = rng.integers(0, 256, (count, 20, 24, 3)).astype("uint8")
+    return [Sample(f"s{i}", image, list(given[i % 4])) for i, image in enumerate(images)]
 
 
 @pytest.fixture
@@ -220,3 +223,11 @@ def test_an_image_without_captions_is_named(make):
     taken[1].captions = []
     with pytest.raises(DataError, match="s1 has no captions"):
         task.collate([task.view(sample, 0) for sample in taken], [0, 1])
+
+
+def test_a_run_that_leaves_ranks_a_part_of_the_model_is_refused(make):
+    values = {"name": "t", "task": configs.to_dict(make().config), "distributed": {"level": "p_g_os"},
+              "data": {"sources": [{"kind": "scenes", "count": 4, "size": 16}]}}
+    with pytest.raises(ConfigError, match="p_g_os leaves each rank a part.*use level: os_g or dp"):
+        configs.from_dict(RunConfig, values, "t")
+    assert isinstance(configs.from_dict(RunConfig, values | {"distributed": {}}, "t").drawing, MaskPredictConfig)

@@ -54,10 +54,9 @@ class ArNarConfig:
     cost_steps: int = 10
 
     def __post_init__(self) -> None:
-        if self.count < 2 or not self.seeds or min(self.repeats, self.cost_steps, *self.batches) < 1:
-            raise ValueError("count is at least 2, seeds at least one, and repeats, cost_steps and batches at least 1")
-        if not 1 <= self.best_count <= self.count:
-            raise ValueError(f"best_count is at least 1 and at most count ({self.count}), not {self.best_count}")
+        if self.count < 2 or not self.seeds or min(self.repeats, self.cost_steps, self.best_count, *self.batches) < 1:
+            raise ValueError("count is at least 2, seeds at least one, and best_count, repeats, cost_steps and batches "
+                             "at least 1")
 
 
 @dataclass
