@@ -123,7 +123,7 @@ class BuildConfig:
     part_rows: int = 10_000
     batch: int = 64
     max_bad_parts: float = 0.01
-    rows_at_once: int = 1_000_000
+    rows_at_once: int = 200_000
 
     def __post_init__(self):
         for name in ("size", "part_rows", "batch", "rows_at_once"):
