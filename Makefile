@@ -47,7 +47,7 @@ cpu:
 	$(ENVIRONMENT) $(VENV) cpu paddle
 
 dev:
-	$(ENVIRONMENT) $(VENV) cpu,jit,eval,data,styles,demo,dev paddle,numba,gradio,resvg_py,daft
+	$(ENVIRONMENT) $(VENV) cpu,jit,eval,data,search,styles,demo,dev paddle,numba,gradio,resvg_py,faiss,daft
 
 extras:
 	$(ENVIRONMENT) $(EXTRAS_VENV) cpu,hub,styles,oracle,dev paddle,paddlehub,paddlenlp,torch

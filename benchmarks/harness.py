@@ -15,11 +15,13 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -251,6 +253,8 @@ def prepare_torch(threads: int, seed: int) -> Any:
     allocator.keep_freed_memory(True)
     import torch
 
+    # PyPI's torchvision is built for CUDA: beside a CPU build of torch what it tells torch.compile raises on import.
+    sys.modules.setdefault("torchvision._meta_registrations", ModuleType("torchvision._meta_registrations"))
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     return torch

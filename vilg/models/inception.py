@@ -105,7 +105,10 @@ class Mixed(nn.Layer):
             return F.max_pool2d(x, 3, stride=2)
         if self.average == "max":
             return self.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1))
-        return self.branch_pool(F.avg_pool2d(x, 3, stride=1, padding=1, exclusive=self.average == "inside"))
+        # A mean and a 1×1 convolution commute, and behind it there are a fourth of the channels to take means of.
+        y = functional.conv2d(x, self.branch_pool.weight, None, 1, (0, 0, 0, 0))
+        y = F.avg_pool2d(y, 3, stride=1, padding=1, exclusive=self.average == "inside")
+        return F.relu_(y + self.branch_pool.bias.reshape([1, -1, 1, 1]))  # [out] → [1, out, 1, 1]
 
 
 class Inception(nn.Layer):

@@ -1,10 +1,13 @@
 """The folder of a dual encoder: both towers, the text tokenizer and the preprocessing of images that it was trained
 with, the longest text that it reads, and what its cosines mean."""
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
+import paddle.nn.functional as F
 
 from vilg.errors import CheckpointError
 from vilg.models.dual_encoder.calibration import Calibration
@@ -14,6 +17,8 @@ from vilg.release.folder import DESCRIPTION, WEIGHTS, Opened, open_folder
 from vilg.release.registry import Contents, Kind, chosen, register
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights.files import load_weights
+
+_POSITIONS = "image_tower.position_embedding.weight"
 
 
 @dataclass
@@ -57,11 +62,28 @@ class DualEncoderFolder(Kind):
 
 
 def start_dual_encoder(model: DualEncoder, folder: str | Path, text_tokenizer: WordPieceTokenizer) -> None:
-    """Give ``model`` the weights of a released folder (fine-tuning). Raises CheckpointError when they are of another
-    size, or were trained with another vocabulary than the one in use."""
+    """Give ``model`` the weights of a released folder (fine-tuning). Its images may be larger or smaller than those of
+    the folder's, in patches of the same size: positions are interpolated. Raises CheckpointError when anything else is
+    of another size, or the weights were trained with another vocabulary than the one in use."""
     opened = open_folder(folder, "dual_encoder")
     opened.refuse_others({"vocabulary": ("vocabulary", text_tokenizer.fingerprint())})
-    load_weights(model, opened.weights, str(opened.folder / WEIGHTS))
+    weights = dict(opened.weights)
+    if _POSITIONS in weights:
+        weights[_POSITIONS] = _resized_positions(weights[_POSITIONS], model.config.image.patches)
+    load_weights(model, weights, str(opened.folder / WEIGHTS))
+
+
+def _resized_positions(rows: np.ndarray, patches: int) -> np.ndarray:
+    """Position vectors [1 + n, D] of n patches in a square → [1 + patches, D]: the class keeps its own, the others
+    are interpolated (bicubic). What is no square stays as it is, for the check of shapes to name."""
+    side, wanted = math.isqrt(max(0, len(rows) - 1)), math.isqrt(patches)
+    if rows.ndim != 2 or side == 0 or side * side != len(rows) - 1 or side == wanted:
+        return rows
+    width = rows.shape[1]
+    columns = rows[1:].astype("float32").T  # [n, D] → [D, n]
+    grid = paddle.to_tensor(columns.reshape([1, width, side, side]))
+    grid = F.interpolate(grid, [wanted, wanted], mode="bicubic", align_corners=False).numpy()
+    return np.concatenate([rows[:1].astype("float32"), grid.reshape([width, -1]).T])  # [1 + wanted², D]
 
 
 def refuse_unfit(config: DualEncoderConfig, text_tokenizer: WordPieceTokenizer, text_length: Any, source: str) -> None:
