@@ -64,8 +64,8 @@ class RunConfig:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.task.kind == "sequence_level" and self.distributed.level == "p_g_os":
-            raise ValueError("distributed.level: a sequence_level step draws and writes with the whole model, and p_g_os "
-                             "leaves each rank a part of it; use level: os_g or dp")
+            raise ValueError("distributed.level: a sequence_level step draws and writes with the whole model, and "
+                             "p_g_os leaves each rank a part of it; use level: os_g or dp")
         if not _NAME.fullmatch(self.name) or self.name in (".", ".."):
             raise ValueError(f"name is a plain file name of at most 100 characters, got {shown(self.name)}")
         if set("{}") & set(self.output.replace("{name}", "")) or len(self.output) > _LONGEST_OUTPUT:
