@@ -160,3 +160,8 @@ def test_a_masked_model_in_int8_is_half_as_large_and_draws_as_its_captions_ask(f
             TEXTS, model.text_to_image(TEXTS[:1])[0])
         assert np.abs(exact - near).max() < 0.2 * np.abs(exact - exact.mean()).max() + 0.05 and (exact != near).any()
         assert len({row[0].tobytes() for row in pixels(small.text_to_image(TEXTS))}) == len(TEXTS)
+
+
+def test_the_shipped_model_keeps_within_ten_megabytes():
+    files = [path for path in (ROOT / "model_zoo" / "two_level_tiny").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
