@@ -75,7 +75,7 @@ def test_group_norm(images, channels, sides, count, silu, threads):
     try:
         arguments = [random(images, channels, *sides), random(channels, seed=1), random(channels, seed=2)]
         assert_same(lambda x, w, b: groups.GroupNorm.apply(x * 3 + 5, count, w, b, 1e-6, silu),
-                    lambda x, w, b: stock_group_norm(x * 3 + 5, count, w, b, 1e-6, silu), arguments)
+                    lambda x, w, b: stock_group_norm(x * 3 + 5, count, w, b, 1e-6, silu), arguments, tolerance=2e-5)
         with paddle.no_grad():
             x, w, b = arguments
             plain = groups.group_norm(x, count, w, b, 1e-6, silu)

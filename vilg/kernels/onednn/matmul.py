@@ -152,7 +152,7 @@ class Linear(PyLayer):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, add_sums: Callable | None = None) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
-        ctx.has_bias, ctx.add_sums = bias is not None, add_sums
+        ctx.has_bias, ctx.add_sums, ctx.exact = bias is not None, add_sums, precision.exact()
         rows = math.prod(x.shape[:-1])
         x, weight = map_operand(x, rows), map_operand(weight, rows)
         ctx.save_for_backward(x, weight)
@@ -162,8 +162,9 @@ class Linear(PyLayer):
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
         x, weight = ctx.saved_tensor()
-        arrived = _Arrived(dy, x, weight, ctx)
-        gradients = arrived.to_input() if ctx.needs[0] else None, *arrived.to_weight_and_bias(x)
+        with precision.as_forward(ctx.exact):
+            arrived = _Arrived(dy, x, weight, ctx)
+            gradients = arrived.to_input() if ctx.needs[0] else None, *arrived.to_weight_and_bias(x)
         return gradients if ctx.has_bias else gradients[:2]
 
 
@@ -177,7 +178,7 @@ class LinearAfterGelu(PyLayer):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, maps: Any,
                 add_sums: Callable | None = None) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
-        ctx.has_bias, ctx.add_sums, ctx.maps = bias is not None, add_sums, maps
+        ctx.has_bias, ctx.add_sums, ctx.maps, ctx.exact = bias is not None, add_sums, maps, precision.exact()
         rows = math.prod(x.shape[:-1])
         x, weight = contiguous(x), map_operand(weight, rows)
         ctx.save_for_backward(x, weight)
@@ -187,12 +188,13 @@ class LinearAfterGelu(PyLayer):
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
         x, weight = ctx.saved_tensor()
-        arrived, dx = _Arrived(dy, x, weight, ctx), None
-        if ctx.needs[0]:
-            inner, dx = ctx.maps.gelu_and_gradient(x, arrived.to_input())
-        else:
-            inner = ctx.maps.gelu(x)
-        gradients = dx, *arrived.to_weight_and_bias(to_bf16(inner) if weight.dtype == BFLOAT16 else inner)
+        with precision.as_forward(ctx.exact):
+            arrived, dx = _Arrived(dy, x, weight, ctx), None
+            if ctx.needs[0]:
+                inner, dx = ctx.maps.gelu_and_gradient(x, arrived.to_input())
+            else:
+                inner = ctx.maps.gelu(x)
+            gradients = dx, *arrived.to_weight_and_bias(to_bf16(inner) if weight.dtype == BFLOAT16 else inner)
         return gradients if ctx.has_bias else gradients[:2]
 
 
@@ -253,7 +255,7 @@ class Matmul(PyLayer):
         ctx.needs = (not a.stop_gradient, not b.stop_gradient)
         a, b = operand(a), operand(b)
         ctx.save_for_backward(a, b)
-        ctx.transposed = (transpose_a, transpose_b)
+        ctx.transposed, ctx.exact = (transpose_a, transpose_b), precision.exact()
         return product(a, b, transpose_a, transpose_b)
 
     @staticmethod
@@ -264,10 +266,11 @@ class Matmul(PyLayer):
         g = contiguous(dy)
         g = to_bf16(g) if a.dtype == BFLOAT16 else g
         da = db = None
-        if ctx.needs[0]:
-            da = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)
-        if ctx.needs[1]:
-            db = product(g, a, True, transpose_a) if transpose_b else product(a, g, not transpose_a, False)
+        with precision.as_forward(ctx.exact):
+            if ctx.needs[0]:
+                da = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)
+            if ctx.needs[1]:
+                db = product(g, a, True, transpose_a) if transpose_b else product(a, g, not transpose_a, False)
         return da, db
 
 
