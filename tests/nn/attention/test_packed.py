@@ -55,9 +55,9 @@ def test_gradients_are_those_of_stock_operators(rows, masked):
 
 
 def test_what_is_hidden_gets_no_gradient_and_the_rest_does():
-    gradient = outcome(7, True)[1]
-    assert not gradient[1, 5:, 1:].any() and not gradient[2, 2:, 1:].any(), "keys and values of padding"
-    assert gradient[1, :5].any(-1).all() and gradient[2, :2].any(-1).all()
+    size = np.abs(outcome(7, True)[1])  # stock operators leave what e^-1e4 leaves, such as 1e-29
+    assert size[1, 5:, 1:].max() < 1e-20 and size[2, 2:, 1:].max() < 1e-20, "keys and values of padding"
+    assert (size[1, :5].max(-1) > 1e-9).all() and (size[2, :2].max(-1) > 1e-9).all()
 
 
 def test_a_mask_that_hides_nothing_is_none():
