@@ -6,8 +6,8 @@
 The model has 12 layers of width 512 (4 of 256 with --quick), 64 text tokens and a grid of 32×32 tokens; its weights are
 random, which take the same time. Eight pictures are drawn side by side.
 
-newcomer_over_waiting: at the middle of the eight a ninth comes. Seconds until its first row is drawn when it joins between
-    two tokens, over those when it waits for the eight to end and is then drawn alone.
+newcomer_over_waiting: at the middle of the eight a ninth comes. Seconds until its first row is drawn when it joins
+    between two tokens, over those when it waits for the eight to end and is then drawn alone.
 others_slowdown: a step of the eight while the newcomer is drawn beside them, over one without it.
 throughput_over_batch: pictures a second when the eight came at four times, two each, over all at once.
 throughput_over_batch_eight: the same when each came by itself, as many cohorts as there may be.

@@ -55,7 +55,9 @@ class DrawingBatch:
     """Draws rows that come and go with one model, at most ``capacity`` at a time, in at most ``cohorts`` groups that
     began together.
 
-    Weights that change after the first step may not be seen. The codes of a row are those that :func:`~vilg.generation.autoregressive.generate_images` draws for its text, seed,
+    Weights that change after the first step may not be seen.
+
+    The codes of a row are those that :func:`~vilg.generation.autoregressive.generate_images` draws for its text, seed,
     sample and settings, to the bit, whatever is drawn beside it and whenever it came. To be used by one thread.
     """
 
