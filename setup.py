@@ -24,7 +24,8 @@ EXTRAS = {
     "nlp": NLP,
     "hub": [*NLP, "paddlehub==2.4.0", "protobuf==3.20.3"],
     "eval": ["pycocoevalcap==1.2", "krippendorff>=0.6"],
-    "data": ["webdataset==1.0.2"],
+    "data": ["webdataset==1.0.2", "daft==0.7.26"],  # the engine of tools/build_data.py: 309 MB, most of it pyarrow
+    "ray": ["daft[ray]==0.7.26", "ray[data]==2.59.0"],  # the same on a cluster, 240 MB more; daft wants ray below 2.60
     "search": ["faiss-cpu>=1.8"],  # another backend of exact search; numpy finds the same
     "styles": ["resvg_py==0.5.0"],  # draws the SVGs of tools/prepare_styles.py
     "jit": ["numba>=0.68,<0.69"],  # compiled loops: 208 MB; docs/cpu.md says what they gain

@@ -21,7 +21,10 @@ fp32_over_torch, bf16_over_torch: our sparse model over torch in float32, eight 
     torch in bf16.
 late_over_early_step_time: the last 100 tokens against tokens 100–200.
 cache_memory_ratio: the caches of a whole picture, sparse over dense.
-int8_over_bf16_time_1, int8_over_bf16_time_8: time of a step of a 300 M model in int8 over bf16 (int8_steps.py).
+int8_over_bf16_time_1, int8_over_bf16_time_8: time of a step of a 300 M model in int8 over bf16 (int8_steps.py), and
+    int8_over_torch_int8: its tokens/s over those of the torch stack with dynamic int8 quantization, eight prompts;
+    int8_over_torch_int8_1 of one. int8_bytes_over_bandwidth_1, ..._8: the least time that reading its weights takes,
+    over that of a step.
 source_memory_60_over_1: the prefilled text of 60 samples of a prompt against one's.
 """
 import statistics
@@ -33,12 +36,13 @@ from pathlib import Path
 import harness
 import int8_steps
 import numpy as np
+import torch_decode
+from torch_decode import Step
 
 LAYERS, WIDTH, HEADS, TEXT, GRID, CODEBOOK = 12, 512, 8, 64, 32, 8192
 TOKENS = GRID * GRID
 EARLY, LATE = 100, TOKENS - 100
 TOP_K = 256
-Step = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def main() -> None:
     default = exact[0].ask("default math")
     for contestant in contestants:
         contestant.close()
-    figures = summary(steps, default) | figures | int8_steps.figures(options)
+    figures = summary(steps, default) | figures | int8_steps.figures(options, available("torch"))
     harness.report(options, figures, layers=LAYERS, width=WIDTH, text=TEXT, tokens=TOKENS, default_cpu_math=default)
     if options.plot:
         plot(steps, figures, options.plot)
@@ -198,39 +202,9 @@ def ours(sparse_layers: bool, threads: int, seed: int, quick: bool, math: str) -
 def torch_stack(threads: int, seed: int, quick: bool, math: str) -> dict[str, harness.Case]:
     """A plain pre-LN torch stack with a static key–value cache, read up to the present token."""
     torch = harness.prepare_torch(threads, seed)
-    functional, head = torch.nn.functional, WIDTH // HEADS
-    kind = torch.bfloat16 if math == "bf16" else torch.float32
-    torch.set_grad_enabled(False)
-
-    def layer() -> dict:
-        linear, norm = torch.nn.Linear, torch.nn.LayerNorm
-        return {"norm1": norm(WIDTH), "qkv": linear(WIDTH, 3 * WIDTH), "proj": linear(WIDTH, WIDTH),
-                "norm2": norm(WIDTH), "fc1": linear(WIDTH, 4 * WIDTH), "fc2": linear(4 * WIDTH, WIDTH)}
-
-    layers = [{name: part.to(kind) for name, part in layer().items()} for _ in range(LAYERS)]
-    final, to_codes = torch.nn.LayerNorm(WIDTH).to(kind), torch.nn.Linear(WIDTH, CODEBOOK).to(kind)
-    embedding = torch.nn.Embedding(CODEBOOK, WIDTH).to(kind)
-
-    def begin(batch: int, prompts: int, grid: int) -> Step:  # each row has its text's keys and values
-        keys, values = (torch.zeros(LAYERS, batch, HEADS, TEXT + grid * GRID, head, dtype=kind) for _ in range(2))
-        token = torch.zeros(batch, dtype=torch.int64)
-
-        def step(position: int) -> None:
-            nonlocal token
-            x, at = embedding(token)[:, None], TEXT + position
-            for number, part in enumerate(layers):
-                qkv = part["qkv"](part["norm1"](x)).view(batch, 3, HEADS, 1, head)
-                keys[number, :, :, at:at + 1], values[number, :, :, at:at + 1] = qkv[:, 1], qkv[:, 2]
-                out = functional.scaled_dot_product_attention(
-                    qkv[:, 0], keys[number, :, :, :at + 1], values[number, :, :, :at + 1])
-                x = x + part["proj"](out.reshape(batch, 1, WIDTH))
-                x = x + part["fc2"](functional.gelu(part["fc1"](part["norm2"](x))))
-            best, index = to_codes(final(x[:, 0])).float().topk(TOP_K)
-            token = index.gather(1, torch.multinomial(best.softmax(-1), 1))[:, 0]
-
-        return step
-
-    return cases_of(begin, quick)
+    shape = torch_decode.Shape(LAYERS, WIDTH, HEADS, TEXT, CODEBOOK, GRID)
+    begin = torch_decode.stack(torch, shape, math, TOP_K)
+    return cases_of(lambda batch, prompts, grid: begin(batch, grid), quick)
 
 
 CONTESTANTS = {"sparse": sparse, "dense": dense, "torch": torch_stack, "sparse_bf16": sparse, "dense_bf16": dense,

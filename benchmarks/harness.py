@@ -211,7 +211,7 @@ def machine() -> dict[str, Any]:
         flags = next(line for line in lines if line.startswith("flags")).split()
     except (OSError, StopIteration):
         flags = []
-    isa = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    isa = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags]
     return {"machine_cpu": model, "machine_cores": physical_cores(), "machine_isa": " ".join(isa),
             "machine_load": round(os.getloadavg()[0], 2)}
 

@@ -19,12 +19,13 @@ from evaluations.arms import add_arms
 from vilg import cli
 
 QUICK = ["train.steps=6", "train.preview_every=0", "optim.warmup_steps=2"]
-FEW = {"count": 8, "steps": [1, 4], "choice_temperatures": [1.0], "batches": [1, 8], "repeats": 1, "cost_steps": 2}
+FEW = {"count": 8, "best_count": 2, "steps": [1, 4], "choice_temperatures": [1.0], "batches": [1, 8], "repeats": 1,
+       "cost_steps": 2}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arms(parser, "ar_nar", kind="a two_level", arms="one set of arms", count=500,
+    add_arms(parser, "ar_nar", kind="a two_level", arms="one set of arms", count=32,
              counted="held-out captions a row and split", quick="six steps, one seed, 8 captions")
     return parser.parse_args()
 

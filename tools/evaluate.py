@@ -2,6 +2,7 @@
 
   python tools/evaluate.py scenes --model ernie_vilg_tiny --count 500 --seed 0 --json scenes.json
   python tools/evaluate.py emoji --model ernie_vilg_tiny --data data/emoji
+  python tools/evaluate.py styles --model ernie_vilg_styles --data data/styles --sheet styles.png --json styles.json
   python tools/evaluate.py tokenizer --model ernie_vilg_tiny --data data/emoji
   python tools/evaluate.py retrieval --model ernie_vil_tiny --data data/styles --json retrieval.json
   python tools/evaluate.py retrieval --format coco-cn --data coco_cn --predictions predictions.jsonl
@@ -20,6 +21,9 @@ scenes     captions and scenes of other seeds than training's, judged by the sce
            (scenes_new is their share: there are few different scenes of one object)
 emoji      t2i_nearest, t2i_nearest_pixels: is the picture drawn for a name nearest to that emoji's among all;
            i2t_exact: is the name written for a picture exactly the emoji's
+styles     on cells (a thing in a style) that were trained, and that never were: t2i_cell_seen, t2i_concept_unseen,
+           t2i_style_unseen: what the drawing is nearest to among all pictures of the world; i2t_name_seen,
+           i2t_name_unseen, i2t_style: exact answers to 这是什么？ and 什么风格？; each with its chance
 tokenizer  psnr, ssim on held-out scenes and on emoji, and the share of codes in use
 retrieval  of a dual encoder: recall at 1 from text to image (t2i) and back (i2t), each with its chance. On held-out
            scenes and, with --data, on the styles world: scenes_t2i_r1, cells_t2i_r1, style_t2i_r1, concepts_t2i_r1 …;

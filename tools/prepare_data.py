@@ -88,7 +88,7 @@ def similarity_filter(model: str, threshold: float) -> SimilarityFilter:
 
     encoder = pipeline.load_encoder(model)
     encoder.calibrated([0.0])  # a model whose cosines mean nothing is refused now, not caption by caption
-    return SimilarityFilter(encoder.similarity, threshold)
+    return SimilarityFilter(encoder.paired_similarity, threshold)
 
 
 def tell(output: str, report: PackingReport) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 import vilg
 from vilg import release
 from vilg.app import pipeline
+from vilg.app.quantizing import quantize_model
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, ConfigError, ShapeError, VilgError
 from vilg.generation.sampling import MaskPredictConfig
@@ -147,3 +148,20 @@ def test_the_tool_draws_with_the_settings_of_either_kind(folder, released_model,
         assert image.info["steps"] == "3" and image.info["schedule"] == "linear"
     refused = infer(released_model, "--steps", "3")
     assert refused.returncode == 2 and "by mask-predict" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_masked_model_in_int8_is_half_as_large_and_draws_as_its_captions_ask(folder, model, tmp_path):
+    (tmp_path / "captions.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    for name, captions in (("plain", None), ("seen", tmp_path / "captions.txt")):
+        quantize_model(folder, tmp_path / name, captions)
+        small = vilg.load(tmp_path / name)
+        assert (tmp_path / name / "model.safetensors").stat().st_size < (folder / "model.safetensors").stat().st_size
+        exact, near = model.rank(TEXTS, model.text_to_image(TEXTS[:1])[0]), small.rank(
+            TEXTS, model.text_to_image(TEXTS[:1])[0])
+        assert np.abs(exact - near).max() < 0.2 * np.abs(exact - exact.mean()).max() + 0.05 and (exact != near).any()
+        assert len({row[0].tobytes() for row in pixels(small.text_to_image(TEXTS))}) == len(TEXTS)
+
+
+def test_the_shipped_model_keeps_within_ten_megabytes():
+    files = [path for path in (ROOT / "model_zoo" / "two_level_tiny").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000

@@ -32,8 +32,8 @@ def run(released_model, tmp_path_factory):
         "sampling": {"steps": 4, "guidance": 1.5}})
 
 
-TABLE = ar_nar.ArNarConfig(seeds=[0, 1], count=3, steps=[1, 4], schedules=["cosine"], choice_temperatures=[0.0, 4.5],
-                           batches=[1, 2], repeats=1, cost_steps=1)
+TABLE = ar_nar.ArNarConfig(seeds=[0, 1], count=3, best_count=2, steps=[1, 4], schedules=["cosine"],
+                           choice_temperatures=[0.0, 4.5], batches=[1, 2], repeats=1, cost_steps=1)
 
 
 def test_arms_start_from_the_same_weights_and_have_as_many(run, tmp_path):

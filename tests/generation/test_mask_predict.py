@@ -5,7 +5,7 @@ import pytest
 
 from test_decoding import texts
 from vilg.errors import ConfigError, ShapeError
-from vilg.generation.mask_predict import masked_counts, predict_images
+from vilg.generation.mask_predict import masked_counts, predict_images, predict_softly
 from vilg.generation.sampling import MaskPredictConfig, SamplingConfig, uniforms
 from vilg.models.two_level.model import TwoLevelConfig, TwoLevelTransformer
 
@@ -207,3 +207,33 @@ def test_settings_of_the_other_kind_of_model_are_refused_naming_both(own, given)
 def test_settings_left_out_stay_the_models_own():
     own = MaskPredictConfig(steps=5, guidance=2.0)
     assert own.over({"guidance": None, "temperature": 0.5}) == MaskPredictConfig(steps=5, guidance=2.0, temperature=0.5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_soft_drawing_draws_the_same_and_keeps_the_last_prediction(model, schedule):
+    sampling = MaskPredictConfig(steps=4, schedule=schedule, temperature=0.7, choice_temperature=1.0)
+    text, length = texts(5, 2, 4)
+    hard = predict_images(model, text, length, seeds=[4, 5, 6], sampling=sampling)
+    logits, codes = predict_softly(model, text, length, [4, 5, 6], sampling)
+    np.testing.assert_array_equal(codes.numpy(), hard.numpy())
+    entered = []
+    predict_images(model, text, length, seeds=[4, 5, 6], sampling=sampling,
+                   after_step=lambda step, codes, masked: entered.append((codes, masked)))
+    shown, masked, kept = codes.numpy() * 0, np.ones([3, TOKENS], bool), np.zeros([3, TOKENS, CODES], "float32")
+    for after, again in entered:  # plainly: the whole model again, logits copied where a token was masked
+        hidden = model.text_to_image_hidden(text, length, paddle.to_tensor(shown), paddle.to_tensor(masked))
+        kept[masked] = model.image_logits(hidden).numpy()[masked]
+        shown, masked = after, again
+    np.testing.assert_allclose(logits.numpy(), kept, atol=1e-5)
+    assert logits.numpy().std() > 0.1
+
+
+def test_soft_drawing_passes_gradients_of_every_step():
+    model = build()
+    text, length = texts(5, 2)
+    logits, _ = predict_softly(model, text, length, [1, 2], MaskPredictConfig(steps=3, schedule="cosine"))
+    weight = paddle.to_tensor(np.random.default_rng(0).normal(size=logits.shape).astype("float32"))
+    (logits * weight).sum().backward()
+    gradient = model.image_head.bias.grad.numpy()
+    np.testing.assert_allclose(gradient, weight.numpy().sum(axis=(0, 1)), rtol=1e-4, atol=1e-5)
+    assert (np.abs(model.mask_vector.weight.grad.numpy()) > 0).all()

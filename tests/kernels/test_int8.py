@@ -40,6 +40,35 @@ def test_products_are_those_of_float64(rows, inputs, outputs):
 
 
 @needs_int8
+@pytest.mark.parametrize("rows", [1, 8, 72])
+def test_rows_with_a_least_use_all_steps_and_multiply_as_in_float64(rows):
+    rng = np.random.default_rng(3)
+    x = np.maximum(rng.standard_normal((rows, 200), "float32") * 4, int8.GELU_LEAST)
+    matrix, bias = rng.standard_normal((200, 70), "float32"), rng.standard_normal(70, "float32")
+    weight = int8.Int8Weight.of(matrix, bias, int8.GELU_LEAST)
+    found = int8.linear(paddle.to_tensor(x), weight).numpy()
+    values, scales = np.empty(x.shape, "int8"), np.empty((rows, 1), "float32")
+    int8.quantize_rows(x, np.empty_like(x), values, scales, int8.GELU_LEAST)
+    assert (values.min(axis=1) == -128).all() and (values.max(axis=1) == 127).all()
+    columns, of_columns = int8.quantize_columns(matrix)
+    near = (values.astype("float64") + 128) * scales + int8.GELU_LEAST
+    assert np.abs(near - x).max() <= scales.max() * 0.51
+    exact = near @ (columns.astype("float64") * of_columns) + bias
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
+
+
+@needs_int8
+def test_a_weight_is_held_once_and_can_be_read_back():
+    rng = np.random.default_rng(4)
+    values, scales = rng.integers(-127, 128, (256, 512)).astype("int8"), rng.random(512, "float32")
+    weight = int8.Int8Weight(values, scales)
+    for rows in (8, 64, 280):
+        int8.linear(paddle.ones([rows, 256]), weight)
+    np.testing.assert_array_equal(weight.values, values)
+    assert weight.nbytes() <= 1.1 * values.nbytes
+
+
+@needs_int8
 def test_a_row_has_the_same_bits_whatever_stands_beside_it():
     rng = np.random.default_rng(2)
     x = rng.standard_normal((280, 96), "float32") * rng.random((280, 1), "float32")
@@ -47,6 +76,12 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it():
     together = int8.linear(paddle.to_tensor(x), weight).numpy()
     for rows in (1, 3, 8, 16, 72):
         np.testing.assert_array_equal(int8.linear(paddle.to_tensor(x[:rows]), weight).numpy(), together[:rows])
+
+
+def test_a_machine_with_vnni_has_int8():
+    if not switch.active() or not load().isa & int8._VNNI:
+        pytest.skip("no fast path, or no VNNI")
+    assert int8.missing() == ""  # the other tests would be skipped
 
 
 def test_a_machine_without_vnni_or_the_library_says_so(monkeypatch):

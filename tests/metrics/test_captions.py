@@ -219,6 +219,14 @@ def test_an_empty_hypothesis_scores_zero_and_is_counted():
     assert [abs(scores.each[name][1]) < 1e-12 for name in ("bleu_1", "meteor", "rouge_l", "cider_d")] == [True] * 4
 
 
+def test_a_set_without_a_match_is_scored_zero_aloud(caplog):
+    score_captions(REFERENCES, HYPOTHESES, cut="coco-cn")
+    assert not caplog.text
+    english = {image: "a cat on a table" for image in REFERENCES}
+    assert score_captions(REFERENCES, english, cut="coco-cn").bleu[0] < 1e-12
+    assert "no word of any hypothesis" in caplog.text and "a cat on a table" in caplog.text
+
+
 def test_chinese_punctuation_stays_a_word_by_the_papers_tokenizer():
     assert treebank("一只 猫 ， 很 可爱 。") == ["一只", "猫", "，", "很", "可爱", "。"]
     assert treebank("一只 猫 , 很 可爱 . ( T恤 )") == ["一只", "猫", "很", "可爱", "-lrb-", "t恤", "-rrb-"]

@@ -32,6 +32,7 @@ CASES = {
     "softmax": (functional.softmax, F.softmax, [(2, 3, 4, 21)]),
     "gelu": (functional.gelu, F.gelu, [(3, 29)]),
     "gelu_tanh": (lambda x: functional.gelu(x, True), lambda x: F.gelu(x, True), [(3, 29)]),
+    "quick_gelu": (functional.quick_gelu, lambda x: x * F.sigmoid(1.702 * x), [(2, 3, 5, 7)]),
     "silu": (functional.silu, F.silu, [(2, 3, 5, 7)]),
     "group_norm": (lambda x, w, b: functional.group_norm(x, 3, w, b), lambda x, w, b: F.group_norm(x, 3, 1e-6, w, b),
                    [(2, 9, 5, 3), (9,), (9,)]),
@@ -85,7 +86,8 @@ def test_values_and_gradients(name):
     assert_equal(function, stock, tensors(shapes))
 
 
-@pytest.mark.parametrize("name", ["silu", "linear_after_gelu", "group_norm", "group_norm_silu", "group_norm_in_chunks"])
+@pytest.mark.parametrize("name", ["silu", "quick_gelu", "linear_after_gelu", "group_norm",
+                                  "group_norm_silu", "group_norm_in_chunks"])
 def test_values_and_gradients_without_compiled_loops(name):
     function, stock, shapes = CASES[name]
     loops.allow(False)

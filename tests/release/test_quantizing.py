@@ -13,13 +13,19 @@ from vilg import release
 from vilg.app.pipeline import load
 from vilg.app.quantizing import quantize_model
 from vilg.errors import CheckpointError, DataError
+from vilg.kernels.onednn import precision
+from vilg.kernels.onednn.int8 import missing
+from vilg.models.bidirectional import BidirectionalConfig, BidirectionalTransformer
 from vilg.nn.layers import LayerNorm, Linear
+from vilg.release.folder import open_folder
 from vilg.release.quantizing import shift
 from vilg.weights import int8
 from vilg.weights.files import read_stored
+from vilg.weights.stored import Stored
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("F16", "F32", "I64", "I8")
+needs_int8 = pytest.mark.skipif(bool(missing()), reason=missing() or "int8 works")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,64 @@ def test_a_folder_in_int8_holds_a_byte_a_weight_and_reads_near_the_model(release
     assert any((near[name] != exact[name]).any() for name in exact)
 
 
+@needs_int8
+def test_a_folder_drawn_from_in_int8_holds_no_float_map_and_the_same_numbers(small):
+    wide = load(small, cpu_math="fp32")
+    try:
+        lean = load(small, cpu_math="int8")
+        maps = [layer for layer in lean.model.sublayers() if isinstance(layer, Linear)]
+        assert maps and all(layer.weight is None and layer.int8 is not None for layer in maps)
+        wide.model.round_to_int8()
+        for mine, theirs in zip(maps, (layer for layer in wide.model.sublayers() if isinstance(layer, Linear))):
+            np.testing.assert_array_equal(mine.int8.values, theirs.int8.values)
+        texts = ["红色的圆形", "蓝色的方块"]
+        drawn, expected = (np.stack([np.asarray(row[0]) for row in each.text_to_image(texts)]) for each in (lean, wide))
+        np.testing.assert_array_equal(drawn, expected)
+        assert lean.image_to_text([drawn[0]]) == wide.image_to_text([drawn[0]])
+        np.testing.assert_array_equal(lean.rank(texts, list(drawn)), wide.rank(texts, list(drawn)))
+        assert "stack.blocks.0.fc1.weight" not in lean.model.state_dict()
+    finally:
+        load(small, cpu_math="fp32")
+
+
+@needs_int8
+def test_what_holds_int8_alone_goes_on_in_it_when_others_do_not(small):
+    lean = load(small, cpu_math="int8")
+    x = paddle.randn([3, lean.model.config.width])
+    before = lean.model.image_head(x).numpy()
+    wide = load(small, cpu_math="fp32")
+    np.testing.assert_array_equal(lean.model.image_head(x).numpy(), before)
+    assert (wide.model.image_head(x).numpy() != before).any()
+    assert len(lean.text_to_image("红色的圆形")[0]) == 1
+
+
+def test_a_tensor_at_a_time_is_read_as_all_at_once(small, tmp_path):
+    mapped, whole = Stored(small / "model.safetensors", KINDS), read_stored(small / "model.safetensors", KINDS)
+    assert set(mapped) == set(whole) and len(mapped) == len(whole)
+    for name, array in whole.items():
+        np.testing.assert_array_equal(mapped[name], array)
+        np.testing.assert_array_equal(mapped[name], array)  # what was given back is read again
+        assert mapped.shape(name) == array.shape and mapped.dtype(name) == array.dtype
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((small / "model.safetensors").read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        Stored(cut, KINDS)
+
+
+def test_reading_a_folder_in_int8_widens_a_matrix_at_a_time(small, monkeypatch):
+    read = []
+    monkeypatch.setattr(int8.Restored, "__getitem__", lambda self, name, get=int8.Restored.__getitem__:
+                        read.append(name) or get(self, name))
+    opened = open_folder(small, "bidirectional")
+    assert opened.int8 and not read
+    if not missing():
+        monkeypatch.setattr(precision, "int8", lambda: True)
+        model = opened.build(lambda: BidirectionalTransformer(opened.section("model", BidirectionalConfig)),
+                             drawing=True)
+        assert isinstance(model, BidirectionalTransformer) and "image_embedding.weight" in read
+        assert "stack.blocks.0.fc1.weight" not in read and "image_head.weight" not in read
+
+
 def test_reading_and_drawing_go_on_in_any_arithmetic(small):
     pictures = [np.asarray(load(small, cpu_math=math).text_to_image("红色的圆形")[0][0]) for math in ("int8", "fp32")]
     assert pictures[0].shape == pictures[1].shape
@@ -78,7 +142,7 @@ def test_scales_that_do_not_fit_are_named(small, tmp_path, change):
     other = {"shape": scales[:, :-1].copy(), "zero": scales * 0, "type": scales.astype("float64")}
     stored |= {} if change == "none" else {name + int8.SCALE: other[change]}
     with pytest.raises(CheckpointError, match="the scales of stack.blocks.0.fc1.weight .* quantize the model again"):
-        int8.restore(stored, "model.safetensors")
+        int8.Restored(stored, "model.safetensors")
 
 
 def test_a_scale_that_was_changed_is_found_by_the_fingerprint(small, tmp_path):

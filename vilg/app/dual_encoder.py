@@ -100,6 +100,25 @@ class Matcher:
         """How well every text fits every image, in 0–1: float32 [texts, images]; below 0.5 they rather do not match."""
         return self.calibrated(self.embed_text(texts) @ self.embed_image(images).T)
 
+    def paired_similarity(self, texts: Sequence[str], images: Sequence[Picture]) -> np.ndarray:
+        """How well each text fits the image in its place, in 0–1: float32 [N], NaN where a text cannot be read (no word
+        that is known, or too many). An image that several texts share is looked at once."""
+        distinct = {id(image): image for image in images}
+        row = {identity: number for number, identity in enumerate(distinct)}
+        vectors = self.embed_image(list(distinct.values()))[[row[id(image)] for image in images]]  # [N, D]
+        cosines = np.einsum("nd,nd->n", self._embed_readable(list(texts)), vectors) if len(images) else np.zeros([0])
+        return np.where(np.isnan(cosines), np.nan, self.calibrated(np.nan_to_num(cosines))).astype("float32")
+
+    def _embed_readable(self, texts: list[str]) -> np.ndarray:
+        """Vectors of texts [N, D]; NaN for one that cannot be read, which is found by halving."""
+        try:
+            return self.embed_text(texts)
+        except VilgError:
+            if len(texts) == 1:
+                return np.full([1, self.model.config.vector_width], np.nan, "float32")
+            middle = len(texts) // 2
+            return np.concatenate([self._embed_readable(texts[:middle]), self._embed_readable(texts[middle:])])
+
     def rerank(self, text: str, images: Picture | Sequence[Picture], least: float = 0.0) -> list[Match]:
         """The images by how well they fit ``text``, best first, without those of a similarity below ``least``: with
         0.5, an empty list says that nothing matches."""

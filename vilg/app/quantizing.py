@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from vilg.app.pipeline import Pipeline
+from vilg.app.pipeline import DRAWERS, Pipeline
 from vilg.errors import DataError
+from vilg.models.two_level.model import TwoLevelTransformer
 from vilg.release.quantizing import Quantized, Watch, quantize, read_unquantized
 from vilg.release.zoo import find_model
 
@@ -16,7 +17,7 @@ CAPTIONS = 64
 def quantize_model(name_or_folder: str | Path, output: str | Path, captions: str | Path | None = None) -> Quantized:
     """Write a released model in int8 to ``output``; ``captions``: a text file, a caption a line, which are drawn to see
     activations. Raises VilgError for what cannot be read, drawn or written, and for a model in int8 already."""
-    folder = find_model(name_or_folder, "bidirectional")
+    folder = find_model(name_or_folder, *DRAWERS)
     if Path(output).resolve() == folder.resolve():
         raise DataError(f"{output}: is the model itself, which would be lost; name another folder")
     released = read_unquantized(folder)
@@ -41,9 +42,13 @@ def activations(pipeline: Pipeline, captions: list[str]) -> dict[str, np.ndarray
     model, words = pipeline.model, pipeline.text_tokenizer
     drawn = pipeline.text_to_image(captions, progress=True)
     codes = pipeline.encode([row[0] for row in drawn])
+    read = pipeline.features.of_codes(codes)
     batch = words.encode_prompts(captions, model.config.text_length, strict=True)
     ids, length = paddle.to_tensor(batch.ids), paddle.to_tensor(batch.length)
     with paddle.no_grad(), Watch(model) as watch:
-        model.text_to_image_hidden(ids, length, codes)
-        model.image_to_text_hidden(codes, ids, length, paddle.zeros_like(length))
+        if isinstance(model, TwoLevelTransformer):
+            model.text_to_image_hidden(ids, length, codes, paddle.ones(codes.shape, "bool"))
+        else:
+            model.text_to_image_hidden(ids, length, codes)
+        model.image_to_text_hidden(read, ids, length, paddle.zeros_like(length))
     return watch.seen()

@@ -2,6 +2,8 @@
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +34,7 @@ def read_image(file: str | os.PathLike | BinaryIO | bytes, name: str, reading: R
     in a fraction of the time. See :func:`plain`. Raises BrokenSample (under ``name``) when it is missing, of no known
     format, too large, cut short or not an image.
     """
-    try:
+    with _broken_as(name):
         if isinstance(file, (str, os.PathLike)) and not stat.S_ISREG(os.stat(file).st_mode):
             raise BrokenSample(name, "is no file")  # a pipe would be waited for
         with _opened(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
@@ -43,13 +45,36 @@ def read_image(file: str | os.PathLike | BinaryIO | bytes, name: str, reading: R
             if reading.least_side:
                 image.draft(None, (SPARE * reading.least_side,) * 2)
             return plain(image)
+
+
+def image_size(content: bytes, name: str) -> tuple[int, int]:
+    """Width and height by the header of an image's bytes, as stored, without decoding it. Raises BrokenSample as
+    :func:`read_image` does."""
+    with _broken_as(name), _opened(io.BytesIO(content)) as image:
+        return image.size
+
+
+def suffix_of(content: bytes) -> str:
+    """The suffix, without its dot, that belongs to the format of an image's bytes; "bin" for none that is read."""
+    try:
+        with _opened(io.BytesIO(content)) as image:
+            return FORMATS[image.format][0][1:]
+    except Exception:  # as in read_image, which says what is wrong
+        return "bin"
+
+
+@contextmanager
+def _broken_as(name: str) -> Iterator[None]:
+    """Whatever a damaged file makes decoders raise, as BrokenSample under ``name``."""
+    try:
+        yield
     except BrokenSample:
         raise
     except FileNotFoundError:
         raise BrokenSample(name, "the image is missing") from None
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file makes decoders raise anything: struct.error, TypeError, IndexError …
+    except Exception as error:  # decoders raise anything: struct.error, TypeError, IndexError …
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise BrokenSample(name, f"not a whole image ({reason})", "not a whole image") from None
 

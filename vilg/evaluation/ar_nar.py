@@ -39,12 +39,13 @@ SAMPLES, BEST_OF = 8, 8
 
 @configs.configclass
 class ArNarConfig:
-    """What the table holds: ``seeds``, ``count`` held-out scenes a row, NAR's decoders, all of ``schedules`` ×
-    ``steps`` × ``choice_temperatures``, and ``batches`` that are timed, ``repeats`` times each. A step's processor
-    time is that of ``cost_steps``."""
+    """What the table holds: ``seeds``, ``count`` held-out scenes a row and split, of the first ``best_count`` of which
+    eight images are drawn, NAR's decoders, all of ``schedules`` × ``steps`` × ``choice_temperatures``, and ``batches``
+    that are timed, ``repeats`` times each. A step's processor time is that of ``cost_steps``."""
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    count: int = 500
+    count: int = 32
+    best_count: int = 8
     schedules: list[str] = field(default_factory=lambda: ["linear", "cosine"])
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
     choice_temperatures: list[float] = field(default_factory=lambda: [0.0, 1.0, 4.5])
@@ -53,8 +54,9 @@ class ArNarConfig:
     cost_steps: int = 10
 
     def __post_init__(self) -> None:
-        if self.count < 2 or not self.seeds or min(self.repeats, self.cost_steps, *self.batches) < 1:
-            raise ValueError("count is at least 2, seeds at least one, and repeats, cost_steps and batches at least 1")
+        if self.count < 2 or not self.seeds or min(self.repeats, self.cost_steps, self.best_count, *self.batches) < 1:
+            raise ValueError("count is at least 2, seeds at least one, and best_count, repeats, cost_steps and batches "
+                             "at least 1")
 
 
 @dataclass
@@ -149,7 +151,7 @@ def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatur
             model = train(one)
             mine = [row for row in rows if (row.arm, row.budget) == (name, budget)]
             for row in progress(mine, desc=one.name, unit="row"):
-                found = _kept(one.output_directory / f"{row.name}.json", judge, model, row, network, config.count, seed,
+                found = _kept(one.output_directory / f"{row.name}.json", judge, model, row, network, config, seed,
                               one.output_directory)
                 for metric in METRICS:
                     row.figures.setdefault(metric, []).append(found[metric])
@@ -158,21 +160,26 @@ def fill(run: RunConfig, config: ArNarConfig, output: Path, network: SceneFeatur
     return rows, times
 
 
-def judge(model: Pipeline, row: Row, network: SceneFeatures, count: int, seed: int, folder: Path) -> dict[str, float]:
+def judge(model: Pipeline, row: Row, network: SceneFeatures, config: ArNarConfig, seed: int,
+          folder: Path) -> dict[str, float]:
     """A row's figures for one seed; writes the first images beside them. Scenes and captions are the same for every
     row and seed, so that the spread is that of training and drawing."""
     figures, size = {}, model.image_tokenizer.image_size
     for split, suffix in (("test", ""), ("unseen", "_unseen")):
-        truth = [scenes.sample_scene(index, split) for index in range(count)]
+        truth = [scenes.sample_scene(index, split) for index in range(config.count)]
         rng = np.random.default_rng(7)
         texts = [given[rng.integers(len(given))] for given in (scenes.captions(scene, rng) for scene in truth)]
-        seeds = [seed * 1_000_003 + index for index in range(count)]
-        drawn = model.text_to_image(texts, num_images=BEST_OF if split == "test" else 1, seed=seeds, **row.decoder)
+        seeds = [seed * 1_000_003 + index for index in range(config.count)]
+        many = config.best_count if split == "test" else 0  # captions with several images
+        drawn = []
+        for part, each in ((slice(many), BEST_OF), (slice(many, None), 1)):
+            if texts[part]:
+                drawn += model.text_to_image(texts[part], num_images=each, seed=seeds[part], **row.decoder)
         pixels = [[np.asarray(image) for image in images] for images in drawn]
         right = [[scenes.satisfies(one, text) for one in images] for images, text in zip(pixels, texts)]
         figures[f"satisfied{suffix}"] = float(np.mean([each[0] for each in right]))
         if split == "test":
-            best = [int(np.argmax(model.rank(text, images)[0])) for text, images in zip(texts, pixels)]
+            best = [int(np.argmax(model.rank(text, images)[0])) for text, images in zip(texts[:many], pixels)]
             figures["best_of_8"] = float(np.mean([each[pick] for each, pick in zip(right, best)]))
             real = gaussian(network.of([scenes.render(scene, size) for scene in truth]))
             figures["frechet"] = frechet_distance(real, gaussian(network.of([images[0] for images in pixels])))

@@ -21,6 +21,7 @@ from vilg.data.benchmarks.retrieval import (
     read_retrieval,
     write_predictions,
 )
+from vilg.data.sample import BrokenSample
 from vilg.data.sources.table import TableConfig, TableSource
 from vilg.data.worlds import scenes
 from vilg.data.worlds.styles import SPLITS
@@ -103,7 +104,7 @@ def styles_searches(model: Encoder, folder: str) -> dict[tuple[str, str], list[S
     Splits are those of the folder: *cells* (style and concept were trained, never together), *styles* (the style is
     held out, and its description stands in no caption), *concepts* (the concept is held out). Raises DataError.
     """
-    world = _StylesWorld(folder)
+    world = StylesWorld(folder)
     images = embed_images(model, world.images(), "images", len(world.facts))
     names = sorted({fact["name"] for fact in world.facts})
     place = {name: number for number, name in enumerate(names)}
@@ -142,11 +143,12 @@ def styles_figures(searches: dict[tuple[str, str], list[Search]]) -> Iterator[tu
                 yield f"{name}_{way}_chance", chance
 
 
-class _StylesWorld:
+class StylesWorld:
     """The images of a folder of tools/prepare_styles.py over all its tables: ``facts`` of each, and their numbers by
     style, one a concept."""
 
     def __init__(self, folder: str):
+        self.folder = folder
         tables = [path for name in SPLITS if (path := Path(folder) / f"{name}.jsonl").is_file()]
         if not tables:
             raise DataError(f"{folder}: holds no tables of styles; run `python tools/prepare_styles.py --output "
@@ -163,7 +165,15 @@ class _StylesWorld:
 
     def images(self) -> Iterator[np.ndarray]:
         """All images, in order."""
-        return (source[row].image for source, row in self._rows)
+        return (self.image(number) for number in range(len(self.facts)))
+
+    def image(self, number: int) -> np.ndarray:
+        """One of them, uint8 [H, W, 3]. Raises DataError when it cannot be read."""
+        source, row = self._rows[number]
+        try:
+            return source[row].image
+        except BrokenSample as broken:
+            raise DataError(f"{self.folder}: {broken}; write the folder again with tools/prepare_styles.py") from None
 
 
 def _embed(encode: Callable[[list], np.ndarray], things: Iterable, count: int, title: str | None) -> np.ndarray:

@@ -5,6 +5,7 @@ The paper's decoder (Huang et al., ACM MM 2021) is Mask-Predict (arXiv:1904.0932
 """
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -106,10 +107,15 @@ class _Drawing:
 
     def _hidden(self, places: np.ndarray) -> list[Tensor]:
         """What the tokens at ``places`` [Q] of [R · n] are predicted from, [Q, D]: told, and with guidance free."""
-        sides, repeat = len(self.text) // len(self.codes), lambda x: paddle.to_tensor(np.concatenate([x] * sides))
-        hidden = self.model.text_to_image_hidden(self.text, self.length, repeat(self.codes), repeat(self.masked))
+        sides = len(self.text) // len(self.codes)
+        hidden = self._all_hidden(sides)
         flat = hidden.reshape([-1, hidden.shape[-1]])  # [sides · R · n, D]
         return [paddle.gather(flat, paddle.to_tensor(places + side * self.codes.size)) for side in range(sides)]
+
+    def _all_hidden(self, sides: int) -> Tensor:
+        """Hidden vectors of all tokens [sides · R, n, D]."""
+        codes, masked = (paddle.to_tensor(np.concatenate([x] * sides)) for x in (self.codes, self.masked))
+        return self.model.text_to_image_hidden(self.text, self.length, codes, masked)
 
     def _draw(self, hidden: list[Tensor], random: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hidden vectors [Q, D] a side → tokens [Q] and their log-probabilities, which temperature does not touch."""
@@ -133,3 +139,34 @@ class _Drawing:
         again = np.zeros_like(self.masked)
         np.put_along_axis(again, order, np.arange(sure.shape[1]) < self.counts[:, step + 1, None], axis=1)
         return again
+
+
+def predict_softly(model: TwoLevelTransformer, text: Tensor, length: Tensor, seeds: Sequence[int],
+                   sampling: MaskPredictConfig) -> tuple[Tensor, Tensor]:
+    """One picture a text as :func:`predict_images` draws it, with gradients: logits [P, n, K] and codes int64 [P, n].
+
+    Every position keeps the logits of the step that last predicted it (Huang et al., ACM MM 2021, "Sequence-level
+    training"). Which codes are read, and which are guessed again, are choices and pass no gradient. Without guidance,
+    which training does not know. Raises ShapeError as :func:`predict_images` does.
+    """
+    layout, prompts = model.layout, text.shape[0]
+    check_steps(sampling.steps, layout.rows, layout.columns)
+    random = sample_uniforms(seeds, prompts, range(1), 2 * sampling.steps * layout.image)
+    random = random.reshape(prompts, sampling.steps, 2, layout.image)  # [P, T, 2, n]
+    codes, known = known_tokens(layout, None, None, prompts, 1)
+    drawing = _SoftDrawing(model, text, length, 1, replace(sampling, guidance=1.0), codes.copy(), known)
+    for step in range(sampling.steps):
+        drawing.step(step, random[:, step])
+    return model.image_logits(drawing.kept).astype("float32"), paddle.to_tensor(drawing.codes)
+
+
+class _SoftDrawing(_Drawing):
+    """Keeps of every token the hidden vector [R, n, D] that last predicted it."""
+
+    kept: Tensor | None = None
+
+    def _all_hidden(self, sides: int) -> Tensor:
+        hidden = super()._all_hidden(sides)
+        masked = paddle.to_tensor(self.masked).unsqueeze(-1)
+        self.kept = hidden if self.kept is None else paddle.where(masked, hidden, self.kept)
+        return hidden.detach()

@@ -84,12 +84,18 @@ def best_scores(queries: np.ndarray, candidates: np.ndarray, left_out: Sequence[
 def nearest_share(drawn: np.ndarray, truth: np.ndarray, chunk: int = 256) -> float:
     """Share of rows of ``drawn`` [N, D] whose nearest row of ``truth`` [N, D] (Euclidean)
     is the one of the same index."""
+    return float((nearest(drawn, truth, chunk) == np.arange(len(drawn))).mean())
+
+
+def nearest(drawn: np.ndarray, truth: np.ndarray, chunk: int = 256) -> np.ndarray:
+    """Of every row of ``drawn`` [Q, …] the index of the nearest row of ``truth`` [N, …] (Euclidean), the first of equal
+    ones: int64 [Q]."""
     truth, drawn = truth.reshape(len(truth), -1), drawn.reshape(len(drawn), -1)
     # Squared distances come as differences of squares that may be far larger than they are, in float32 beyond all
     # digits: float64, and the middle of all rows taken for zero.
     centre = truth.mean(0, dtype="float64")
     best = np.full(len(drawn), np.inf)
-    nearest = np.zeros(len(drawn), dtype="int64")
+    found = np.zeros(len(drawn), dtype="int64")
     for first in range(0, len(truth), BLOCK):
         rows = truth[first:first + BLOCK].astype("float64") - centre
         norms = (rows ** 2).sum(1)
@@ -99,9 +105,9 @@ def nearest_share(drawn: np.ndarray, truth: np.ndarray, chunk: int = 256) -> flo
             index = distance.argmin(1)
             least = np.take_along_axis(distance, index[:, None], 1)[:, 0]
             closer = least < best[part]
-            nearest[part] = np.where(closer, first + index, nearest[part])
+            found[part] = np.where(closer, first + index, found[part])
             best[part] = np.minimum(least, best[part])
-    return float((nearest == np.arange(len(drawn))).mean())
+    return found
 
 
 def _products(queries: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

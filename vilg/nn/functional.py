@@ -23,9 +23,9 @@ from vilg.kernels.onednn.switch import active, stock_operators
 from vilg.machine import process
 from vilg.nn import memory_savers
 
-__all__ = ["linear", "linear_after_gelu", "takes_int8", "linear_int8", "matmul", "layer_norm", "softmax", "gelu",
-           "silu", "group_norm", "conv2d", "nearest_twice", "cross_entropy", "linear_cross_entropy", "full_precision",
-           "start_training", "stock_operators"]
+__all__ = ["linear", "linear_after_gelu", "takes_int8", "int8_is_on", "linear_int8", "matmul", "layer_norm", "softmax",
+           "gelu", "quick_gelu", "silu", "group_norm", "conv2d", "nearest_twice", "cross_entropy",
+           "linear_cross_entropy", "full_precision", "start_training", "stock_operators"]
 
 _FLOAT32, _HALF = paddle.float32, (paddle.bfloat16, paddle.float16)
 _ONLY_CPU = not (paddle.is_compiled_with_cuda() or paddle.is_compiled_with_xpu()
@@ -71,6 +71,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def takes_int8(x: Tensor, weight: Tensor) -> bool:
     """Are int8 products on, and is x one for them? Nothing is recorded then: gradients are those of float weights."""
     return precision.int8() and _fast(x) and not wants_gradient(x, weight) and x.shape[-1] == weight.shape[0]
+
+
+def int8_is_on() -> bool:
+    """Do maps that hold int8 weights beside float ones use them, where nothing is recorded?"""
+    return precision.int8()
 
 
 def linear_int8(x: Tensor, weight: int8.Int8Weight) -> Tensor:
@@ -162,7 +167,17 @@ def silu(x: Tensor) -> Tensor:
     return _mapped(x, elementwise.SWISH)
 
 
-def _mapped(x: Tensor, algorithm: int) -> Tensor:
+def quick_gelu(x: Tensor) -> Tensor:
+    """x · sigmoid(1.702 x), as in CLIP."""
+    if not _fast(x):
+        return F.silu(x * elementwise.QUICK) * (1 / elementwise.QUICK)
+    gradient = wants_gradient(x)
+    if loops.use_in_training(gradient):
+        return loop_maps.Map.apply(x, loop_maps.QUICK_GELU) if gradient else loop_maps.mapped(x, loop_maps.QUICK_GELU)
+    return _mapped(x, elementwise.QUICK_GELU)
+
+
+def _mapped(x: Tensor, algorithm: elementwise.Algorithm) -> Tensor:
     return elementwise.Map.apply(x, algorithm) if wants_gradient(x) else elementwise.mapped(x, algorithm)
 
 

@@ -1,8 +1,9 @@
 """Layers that own their parameters and run on :mod:`vilg.nn.functional`."""
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from vilg.kernels.onednn.int8 import Int8Weight
+from vilg.kernels.onednn.int8 import GELU_LEAST, Int8Weight
 from vilg.nn import functional
 
 
@@ -23,32 +24,53 @@ def is_table(parameter: Tensor) -> bool:
 class Linear(nn.Layer):
     """A linear map [..., in] → [..., out] whose weight [in, out] starts as N(0, std²) and whose bias starts at zero.
 
-    ``int8``: its weight in int8, which it uses where :func:`vilg.nn.functional.takes_int8` says so; see
-    :meth:`round_to_int8`.
+    ``int8``: its weight in int8, which it uses where :func:`vilg.nn.functional.takes_int8` says so
+    (:meth:`round_to_int8`), or always, where it holds no other (:meth:`hold_int8`).
     """
+
+    least = 0.0
+    """What it reads is never below this, where it is not 0."""
 
     def __init__(self, in_features: int, out_features: int, std: float = 0.02, bias: bool = True):
         super().__init__()
+        self.inputs, self.outputs = in_features, out_features
         self.weight = self.create_parameter(
             [in_features, out_features], default_initializer=nn.initializer.Normal(std=std))
         self.bias = self.create_parameter([out_features], is_bias=True) if bias else None
         self.int8: Int8Weight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.int8 is not None and functional.takes_int8(x, self.weight):
+        if self._takes_int8(x):
             return functional.linear_int8(x, self.int8)
         return functional.linear(x, self.weight, self.bias)
 
     def round_to_int8(self) -> None:
         """Hold the weight in int8 as it is now, for drawing; a weight that changes later is not seen."""
-        self.int8 = Int8Weight.of(self.weight.numpy(), None if self.bias is None else self.bias.numpy())
+        if self.weight is not None:
+            bias = None if self.bias is None else self.bias.numpy()
+            self.int8 = Int8Weight.of(self.weight.numpy(), bias, self.least)
+
+    def hold_int8(self, values: np.ndarray, scales: np.ndarray) -> None:
+        """Hold int8 values [in, out] and scales [out] alone from here on, beside the bias as it is now: for drawing
+        from a folder in int8. The float weight is let go."""
+        self.int8 = Int8Weight(values, scales, None if self.bias is None else self.bias.numpy(), self.least)
+        self.weight = None
+
+    def in_int8(self) -> bool:
+        """Does it compute in int8 where nothing is recorded?"""
+        return self.int8 is not None and (self.weight is None or functional.int8_is_on())
+
+    def _takes_int8(self, x: Tensor) -> bool:
+        return self.int8 is not None and (self.weight is None or functional.takes_int8(x, self.weight))
 
 
 class LinearAfterGelu(Linear):
     """The linear map of GELU(x): [..., in] → [..., out]."""
 
+    least = GELU_LEAST
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.int8 is not None and functional.takes_int8(x, self.weight):
+        if self._takes_int8(x):
             return functional.linear_int8(functional.gelu(x), self.int8)
         return functional.linear_after_gelu(x, self.weight, self.bias)
 
@@ -67,6 +89,8 @@ class OutputHead(Linear):
         """
         if labels is None:
             return super().forward(x)
+        if self._takes_int8(x):
+            return functional.cross_entropy(functional.linear_int8(x, self.int8), labels)
         loss = functional.linear_cross_entropy(x, self.weight, self.bias, labels)
         return loss + smoothing * self._above_the_mean(x, labels) if smoothing else loss
 

@@ -1,6 +1,7 @@
 """A plan as a table to read and as a picture."""
 from PIL import Image, ImageDraw
 
+from vilg.planning.drawing import REACHED, Drawing
 from vilg.planning.plan import FRAGMENTED, GB, Plan
 
 COLOURS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0"]
@@ -49,3 +50,21 @@ def picture(plan: Plan) -> Image.Image:
     edge = MARGIN + plan.devices.memory * scale
     draw.line([edge, MARGIN, edge, MARGIN + BAR + 6], fill="black", width=2)
     return image
+
+
+def drawing_table(plans: list[Drawing]) -> str:
+    """Drawing in every arithmetic as lines of text."""
+    first = plans[0]
+    lines = [f"drawing {first.batch} at a time on this CPU: {first.free_bytes / GB:.1f} GB free, read at "
+             f"{first.bandwidth / GB:.1f} GB/s", "",
+             f"{'':6}{'memory':>10}{'a step reads':>14}{'a step':>10}{'an image':>12}"]
+    for plan in plans:
+        minutes = plan.image_seconds / 60
+        image = f"{minutes:.1f} min" if minutes >= 2 else f"{plan.image_seconds:.1f} s"
+        note = "" if plan.fits else "   does not fit"
+        note += f"   not here: {plan.missing}" if plan.missing else ""
+        lines.append(f"{plan.cpu_math:6}{plan.memory_bytes / GB:>7.2f} GB{plan.step_bytes / GB:>11.2f} GB"
+                     f"{1e3 * plan.step_seconds:>7.1f} ms{image:>12}{note}")
+    lines += ["", "Memory is of a whole picture's keys and values too; int8 is a folder that tools/quantize.py wrote.",
+              f"Time is that of reading, at {REACHED:.0%} of the bandwidth; small models take longer by their calls."]
+    return "\n".join(lines)

@@ -8,25 +8,31 @@ fingerprint: it is read with the checks it carries, and `release.write` makes fo
 """
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import paddle
 import yaml
 from paddle import nn
 
 from vilg import config as configs
 from vilg.errors import CheckpointError, VilgError
+from vilg.kernels.onednn import precision
+from vilg.release.lean import fill
 from vilg.release.registry import Contents, Kind, kind_named
 from vilg.release.staging import staged
 from vilg.tokenizers.text.wordpiece import WordPieceTokenizer
 from vilg.weights import int8
 from vilg.weights.files import (
-    STORED, as_stored, fingerprint, load_weights, read_stored, refuse_non_finite, widened, write_arrays,
+    STORED, as_stored, fingerprint, load_weights, refuse_non_finite, widened, write_arrays,
 )
 from vilg.weights.limits import at_most, check_size, limit
+from vilg.weights.stored import Stored
 from vilg.yaml_files import read_yaml
 
 C = TypeVar("C")
@@ -66,16 +72,20 @@ def read(folder: str | Path, kind: str | None = None, **beside: Any) -> Any:
 class Opened:
     """A released folder whose files were read and found unchanged; nothing is built yet.
 
-    ``said`` is ``model.yaml``, ``weights`` arrays by name (half precision and int8 as float32), ``form`` the folder's
-    form, ``int8`` whether it holds int8.
+    ``said`` is ``model.yaml``, ``weights`` arrays by name, half precision as float32 and int8 too, matrix by matrix
+    when it is asked for; ``form`` the folder's form.
     """
 
     folder: Path
     kind: Kind
     said: dict[str, Any]
-    weights: dict[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
     form: int
-    int8: bool = False
+
+    @property
+    def int8(self) -> bool:
+        """Does it hold int8?"""
+        return isinstance(self.weights, int8.Restored)
 
     def section(self, key: str, cls: type[C]) -> C:
         """The config dataclass under ``key``. Raises ConfigError."""
@@ -88,15 +98,20 @@ class Opened:
             raise CheckpointError(f"{self.folder / DESCRIPTION}: does not describe {self.kind.title}: it has no {key}")
         return values
 
-    def build(self, make: Callable[[], L], spare: int = 0) -> L:
+    def build(self, make: Callable[[], L], spare: int = 0, drawing: bool = False) -> L:
         """The layer that ``make`` makes, with the folder's weights, in eval mode. It may ask for little more numbers
-        than the file holds and ``spare``. Raises CheckpointError when the two do not fit."""
+        than the file holds and ``spare``. ``drawing``: where int8 is on and the folder is of it, linear maps hold
+        int8 alone, and are made one at a time. Raises CheckpointError when the two do not fit."""
         for key, value in self.said.items():
             if key != "sampling":
                 self.claim(_largest(value))
-        with at_most(self._size() + spare, str(self.folder)):
+        lean = drawing and self.int8 and precision.int8()
+        with at_most(self._size() + spare, str(self.folder)), paddle.LazyGuard() if lean else nullcontext():
             layer = make()
-        load_weights(layer, self.weights, str(self.folder / WEIGHTS))
+        if isinstance(self.weights, int8.Restored):
+            fill(layer, self.weights, lean)
+        else:
+            load_weights(layer, self.weights, str(self.folder / WEIGHTS))
         layer.eval()
         return layer
 
@@ -105,6 +120,8 @@ class Opened:
         check_size(elements, limit(self._size()), str(self.folder))
 
     def _size(self) -> int:
+        if isinstance(self.weights, int8.Restored):
+            return sum(math.prod(shape) for shape, _ in self.weights.found().values())
         return sum(array.size for array in self.weights.values())
 
     def text_tokenizer(self) -> WordPieceTokenizer:
@@ -148,14 +165,14 @@ def open_folder(folder: str | Path, kind: str | None = None) -> Opened:
     folder = Path(folder)
     said, form = describe(folder, kind)
     weights = folder / WEIGHTS
-    stored = read_stored(weights, (*STORED, "I8"))
+    stored = Stored(weights, (*STORED, "I8"))
     refuse_non_finite(stored, str(weights))
     if form == FORM:
         _same(said.get("fingerprint"), _fingerprint(said, stored, str(folder / DESCRIPTION)), folder)
     elif "fingerprint" in said:  # form 1 of image tokenizers: of the weights alone
         _same(said["fingerprint"], fingerprint(stored), folder)
-    return Opened(folder, kind_named(said["kind"], str(folder / DESCRIPTION)), said,
-                  int8.restore(widened(stored), str(weights)), form, int8.is_int8(stored))
+    read = int8.Restored(stored, str(weights)) if int8.is_int8(stored) else widened(stored)
+    return Opened(folder, kind_named(said["kind"], str(folder / DESCRIPTION)), said, read, form)
 
 
 def describe(folder: str | Path, kind: str | None = None) -> tuple[dict[str, Any], int]:
@@ -202,7 +219,7 @@ def _write(folder: Path, contents: Contents, dtype: str | None) -> str:
     path = folder / DESCRIPTION
     # What is written is read back, so that the fingerprint is over what a reader will find.
     path.write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    mark = _fingerprint(read_yaml(path), read_stored(folder / WEIGHTS, (*STORED, "I8")), str(path))
+    mark = _fingerprint(read_yaml(path), Stored(folder / WEIGHTS, (*STORED, "I8")), str(path))
     path.write_text(yaml.safe_dump(said | {"fingerprint": mark}, sort_keys=False, allow_unicode=True),
                     encoding="utf-8")
     return mark
@@ -217,7 +234,7 @@ def _stored(contents: Contents, dtype: str | None, source: str) -> dict[str, np.
     return int8.store(exact, axes) | as_stored(others, "float16", source)
 
 
-def _fingerprint(said: dict[str, Any], stored: dict[str, np.ndarray], source: str) -> str:
+def _fingerprint(said: dict[str, Any], stored: Mapping[str, np.ndarray], source: str) -> str:
     """A hash of what is said (but for the fingerprint itself) and of the weights to the bit: 16 hexadecimal digits."""
     said = {key: value for key, value in said.items() if key != "fingerprint"}
     plain = _plain(said, [MOST_VALUES], source)
@@ -225,7 +242,7 @@ def _fingerprint(said: dict[str, Any], stored: dict[str, np.ndarray], source: st
     for name in sorted(stored):
         array = np.ascontiguousarray(stored[name])
         digest.update(f"\n{name} {array.dtype.str} {list(array.shape)} ".encode("utf-8", "surrogatepass"))
-        digest.update(array.tobytes())
+        digest.update(array.data)
     return digest.hexdigest()[:16]
 
 

@@ -14,11 +14,11 @@ import paddle
 
 from vilg import release
 from vilg.errors import CheckpointError
-from vilg.models.bidirectional import BidirectionalTransformer
+from vilg.models.bidirectional import TextImageTransformer
 from vilg.nn.layers import LayerNorm, Linear
 from vilg.nn.program import Map, Norm, around
 from vilg.release.folder import open_folder
-from vilg.release.kinds.bidirectional import ReleasedModel
+from vilg.release.kinds.bidirectional import BidirectionalFolder, ReleasedModel
 from vilg.release.registry import KINDS
 from vilg.weights import int8
 
@@ -38,8 +38,11 @@ class Quantized:
 
 
 def read_unquantized(folder: str | Path) -> ReleasedModel:
-    """A released bidirectional model. Raises CheckpointError when it is of another kind or in int8 already."""
-    opened = open_folder(folder, "bidirectional")
+    """A released model that draws and describes. Raises CheckpointError when it is of another kind or in int8 already.
+    """
+    opened = open_folder(folder)
+    if not isinstance(opened.kind, BidirectionalFolder):
+        raise CheckpointError(f"{folder}: is {opened.kind.title}; int8 is for models that draw and describe")
     if opened.int8:
         raise CheckpointError(f"{folder}: is in int8 already; quantize the float16 release that it was made of")
     return opened.kind.restore(opened)
@@ -53,14 +56,15 @@ def quantize(released: ReleasedModel, output: str | Path, seen: dict[str, np.nda
     """
     model, seen = released.model, seen or {}
     shifted = sum(shift(norm, linear, seen[name]) for name, norm, linear in normed_maps(model) if name in seen)
-    for layer_name, axis in KINDS["bidirectional"].pack(released, {}).matrices.items():
+    kind = next(name for name, kind in KINDS.items() if getattr(kind, "network", None) is type(model))
+    for layer_name, axis in KINDS[kind].pack(released, {}).matrices.items():
         parameter = model.state_dict()[layer_name]
         values, scales = int8.rounded(parameter.numpy(), axis)
         parameter.set_value(values.astype("float32") * scales)
-    return Quantized(release.write(output, "bidirectional", released, dtype="int8"), shifted, len(seen))
+    return Quantized(release.write(output, kind, released, dtype="int8"), shifted, len(seen))
 
 
-def normed_maps(model: BidirectionalTransformer) -> Iterator[tuple[str, LayerNorm, Linear]]:
+def normed_maps(model: TextImageTransformer) -> Iterator[tuple[str, LayerNorm, Linear]]:
     """Linear maps that alone read the result of a norm: name, norm, map."""
     for block in model.stack.blocks:
         for _, part, after in around(block.program):
@@ -71,7 +75,7 @@ def normed_maps(model: BidirectionalTransformer) -> Iterator[tuple[str, LayerNor
 class Watch:
     """A context in which the activations that a model's normed maps read are kept, up to ROWS_KEPT rows each pass."""
 
-    def __init__(self, model: BidirectionalTransformer):
+    def __init__(self, model: TextImageTransformer):
         self._model, self._hooks, self._kept = model, [], {}
 
     def __enter__(self) -> "Watch":

@@ -7,11 +7,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import paddle
 import pydantic
 
 from vilg import config as configs
-from vilg import runtime
+from vilg import release, runtime
 from vilg.config import configclass
 from vilg.data.config import DataConfig, build_stream
 from vilg.data.loader import Loader, Stream
@@ -24,12 +25,14 @@ from vilg.engine.trainer import TrainConfig, Trainer
 from vilg.errors import ConfigError
 from vilg.generation.sampling import DrawingConfig, MaskPredictConfig, SamplingConfig
 from vilg.models.bidirectional import BidirectionalConfig
+from vilg.progress import progress
 from vilg.runtime import RuntimeConfig
 from vilg.tasks.bidirectional import BidirectionalTask, BidirectionalTaskConfig
 from vilg.tasks.contrastive import ContrastiveTask, ContrastiveTaskConfig
 from vilg.tasks.end_to_end import EndToEndTask, EndToEndTaskConfig
 from vilg.tasks.image_tokenizer import ImageTokenizerTask, ImageTokenizerTaskConfig
 from vilg.tasks.scene_features import SceneFeaturesTask, SceneFeaturesTaskConfig
+from vilg.tasks.sequence_level import SequenceLevelTask, SequenceLevelTaskConfig
 from vilg.tasks.two_level import TwoLevelTask, TwoLevelTaskConfig
 from vilg.yaml_files import shown
 
@@ -47,7 +50,8 @@ class RunConfig:
     seed: int = 0
     output: str = "runs/{name}"
     task: Annotated[BidirectionalTaskConfig | EndToEndTaskConfig | ImageTokenizerTaskConfig | ContrastiveTaskConfig
-                    | SceneFeaturesTaskConfig | TwoLevelTaskConfig, pydantic.Field(discriminator="kind")]
+                    | SceneFeaturesTaskConfig | SequenceLevelTaskConfig | TwoLevelTaskConfig,
+                    pydantic.Field(discriminator="kind")]
     data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -59,6 +63,9 @@ class RunConfig:
         self.sampling = configs.to_dict(self.drawing)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.task.kind == "sequence_level" and self.distributed.level == "p_g_os":
+            raise ValueError("distributed.level: a sequence_level step draws and writes with the whole model, and "
+                             "p_g_os leaves each rank a part of it; use level: os_g or dp")
         if not _NAME.fullmatch(self.name) or self.name in (".", ".."):
             raise ValueError(f"name is a plain file name of at most 100 characters, got {shown(self.name)}")
         if set("{}") & set(self.output.replace("{name}", "")) or len(self.output) > _LONGEST_OUTPUT:
@@ -67,7 +74,7 @@ class RunConfig:
     @property
     def drawing(self) -> DrawingConfig:
         """``sampling``, as the task's kind of model takes it. Raises ConfigError."""
-        own = MaskPredictConfig() if self.task.kind == "two_level" else SamplingConfig()
+        own = MaskPredictConfig() if isinstance(self.task, TwoLevelTaskConfig) else SamplingConfig()
         return own.over(self.sampling, self.name)
 
     @property
@@ -90,6 +97,7 @@ def build_task(run: RunConfig, making: Callable[[], AbstractContextManager] = nu
             "contrastive": lambda: ContrastiveTask(run.task),
             "end_to_end": lambda: EndToEndTask(run.task, run.drawing),
             "image_tokenizer": lambda: ImageTokenizerTask(run.task),
+            "sequence_level": lambda: SequenceLevelTask(run.task, run.drawing),
             "two_level": lambda: TwoLevelTask(run.task, run.drawing),
             "scene_features": lambda: SceneFeaturesTask(run.task)}[run.task.kind]()
 
@@ -111,6 +119,15 @@ def first_samples(stream: Stream) -> Iterator[Sample]:
             yield stream.sample(position, 0)
 
 
+def spread_captions(stream: Stream, count: int) -> Iterator[list[str]]:
+    """The captions of at most ``count`` samples, evenly spread over a run's data; samples that cannot be read are left
+    out."""
+    positions = np.unique(np.linspace(0, len(stream) - 1, min(count, len(stream))).astype("int64"))
+    for position in progress(positions.tolist(), desc="captions of the corpus", unit="sample"):
+        with suppress(BrokenSample):
+            yield stream.sample(position, 0).captions
+
+
 def build_trainer(run: RunConfig) -> Trainer:
     """Everything that a run needs, ready to :meth:`~vilg.engine.trainer.Trainer.fit`.
 
@@ -125,6 +142,8 @@ def build_trainer(run: RunConfig) -> Trainer:
                                                      parallel.topology.data_ranks))
     if isinstance(task, BidirectionalTask) and parallel.rank == 0:
         task.survey(first_samples(loader.stream))
+    if isinstance(task, SequenceLevelTask):  # on every rank: the reward is the same
+        task.read_corpus(spread_captions(loader.stream, run.task.corpus))
     identity = {"config": configs.to_dict(run), "fingerprints": task.fingerprints()}
     return Trainer(task, loader, run.train, run.optim, parallel, run.output_directory, run.seed, run.name,
                    identity)
@@ -135,3 +154,16 @@ def planned_shape(run: RunConfig) -> BidirectionalConfig:
     if run.task.kind != "bidirectional":
         raise ConfigError(f"task.kind: plans are made for bidirectional runs, got {run.task.kind}")
     return run.task.model
+
+
+def drawn_shape(source: str | Path, overrides: list[str]) -> BidirectionalConfig:
+    """The shape of a model to draw with: of a run config (``overrides``: key=value), or of a released folder by its
+    path or its name in ``model_zoo/``. Raises VilgError for what is neither, and for models that do not draw token by
+    token."""
+    if Path(source).suffix in (".yaml", ".yml"):
+        return planned_shape(load_run(source, overrides))
+    if overrides:
+        raise ConfigError(f"--set changes a run config, and {source} is a model; leave it out")
+    folder = release.find_model(source, "bidirectional")
+    said, _ = release.describe(folder, "bidirectional")
+    return configs.from_dict(BidirectionalConfig, said.get("model") or {}, f"{folder}: model")

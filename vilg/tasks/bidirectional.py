@@ -37,7 +37,9 @@ class BidirectionalTaskConfig:
     be predicted stays right; at most 0.5. A model that cannot trust what it drew so far leans more on the caption.
     ``written_captions``: image→text learns any of a sample's captions, or only its first (an exact name before key
     words); text→image draws from any of them either way. ``init_from``: a released model folder to start from
-    (fine-tuning); its image tokenizer must be this run's, and its vocabulary too, or a part of it.
+    (fine-tuning); its image tokenizer must be this run's, and its vocabulary too, or a part of it. ``other_codes``: it
+    may have another image tokenizer of as many codes, from which this run's was trained further: codes then mean nearly
+    what they meant.
     """
 
     kind: Literal["bidirectional"] = "bidirectional"
@@ -53,6 +55,7 @@ class BidirectionalTaskConfig:
     word_noise: float = 0.0
     written_captions: Literal["any", "first"] = "any"
     init_from: str | None = None
+    other_codes: bool = False
     preview_captions: int = 4
 
     def __post_init__(self) -> None:
@@ -170,7 +173,7 @@ class BidirectionalTask:
         """The model, with the weights it starts from, and the phase's module."""
         model = BidirectionalTransformer(self.config.model)
         if self.config.init_from:
-            start_from(model, self.config.init_from, self.image_tokenizer, self.words)
+            start_from(model, self.config.init_from, self.image_tokenizer, self.words, self.config.other_codes)
         return model, BidirectionalStep(model, self.config, self.words.unk_id)
 
     def view(self, sample: Sample, seed: int) -> Sample:

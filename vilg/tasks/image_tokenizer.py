@@ -17,6 +17,7 @@ from vilg.engine.task import Batch, LogPicture, Phase, StepOutput
 from vilg.losses.adversarial import AdversaryConfig, PatchDiscriminator, hinge_discriminator_loss
 from vilg.losses.picture import AdversarialPull, LikelihoodConfig, PictureLoss, PixelLossConfig, fitting_loss
 from vilg.losses.total import weighted_sum
+from vilg.release.kinds.image_tokenizer import start_image_tokenizer
 from vilg.tokenizers.image.base import ImageTokenizer
 from vilg.tokenizers.image.dvae import DVAEConfig
 from vilg.tokenizers.image.kinds import build_image_tokenizer
@@ -25,13 +26,15 @@ from vilg.tokenizers.image.vqvae import VQConfig
 
 @configclass
 class ImageTokenizerTaskConfig:
-    """What an image-tokenizer run trains, and by which losses. ``adversary`` is for a vqgan alone."""
+    """What an image-tokenizer run trains, and by which losses. ``adversary`` is for a vqgan alone. ``init_from``: a
+    released image tokenizer of the same shape to start from."""
 
     kind: Literal["image_tokenizer"] = "image_tokenizer"
     tokenizer: Annotated[VQConfig | DVAEConfig, pydantic.Field(discriminator="kind")]
     loss: Annotated[PixelLossConfig | LikelihoodConfig, pydantic.Field(discriminator="kind")]
     adversary: AdversaryConfig | None = None
     preview_pictures: int = 8
+    init_from: str | None = None
 
     def __post_init__(self):
         fitting = fitting_loss(self.tokenizer.kind)
@@ -101,6 +104,8 @@ class ImageTokenizerTask:
     def __init__(self, config: ImageTokenizerTaskConfig):
         self.config = config
         self.tokenizer = build_image_tokenizer(config.tokenizer)
+        if config.init_from:
+            start_image_tokenizer(self.tokenizer, config.init_from)
         self.least_side = self.tokenizer.image_size
         self.discriminator = None
         if config.adversary:

@@ -73,39 +73,59 @@ def read_stored(path: str | Path, kinds: tuple[str, ...] = STORED) -> dict[str, 
     Raises CheckpointError for a file that is missing or not whole, and for a tensor of none of the ``kinds``.
     """
     path = Path(path)
+    stored = check_kinds(path, kinds)
+    try:
+        return _read_with_bfloat16(path) if "BF16" in stored.values() else safetensors.numpy.load_file(str(path))
+    except Exception as error:
+        raise _not_whole(path, error) from None
+
+
+def check_kinds(path: Path, kinds: tuple[str, ...]) -> dict[str, str]:
+    """What each tensor of a safetensors file is stored as, in its words, by name. Raises CheckpointError for a file
+    that is missing or not whole, and for a tensor of none of the ``kinds``."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such weights file")
     try:
         with safetensors.safe_open(str(path), "numpy") as file:  # checks that the header describes the file, to a byte
             stored = {name: file.get_slice(name).get_dtype() for name in file.keys()}
-        odd = sorted(name for name, kind in stored.items() if kind not in kinds)
-        if odd:
-            raise CheckpointError(f"{path}: holds {odd[0]} as {stored[odd[0]]}, which is not read here; store it as "
-                                  "float16 or float32 again")
-        if "BF16" in stored.values():
-            return _read_with_bfloat16(path)
-        return safetensors.numpy.load_file(str(path))
-    except CheckpointError:
-        raise
     except Exception as error:  # the reader raises its own, KeyError, TypeError and more, by what is damaged
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
+        raise _not_whole(path, error) from None
+    odd = sorted(name for name, kind in stored.items() if kind not in kinds)
+    if odd:
+        raise CheckpointError(f"{path}: holds {odd[0]} as {stored[odd[0]]}, which is not read here; store it as "
+                              "float16 or float32 again")
+    return stored
 
 
-def widened(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _not_whole(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: not a whole safetensors file ({error}); fetch or write it again")
+
+
+def widened(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """``stored`` with float16 and float64 as float32, which everything is computed in."""
-    return {name: array.astype("float32") if array.dtype in (np.float16, np.float64) else array
-            for name, array in stored.items()}
+    arrays = {}
+    for name, array in stored.items():
+        arrays[name] = array.astype("float32") if array.dtype in (np.float16, np.float64) else array
+    return arrays
 
 
-def load_weights(layer: paddle.nn.Layer, state: dict[str, np.ndarray], source: str) -> None:
+def load_weights(layer: paddle.nn.Layer, state: Mapping[str, np.ndarray], source: str) -> None:
     """Put ``state`` into ``layer``; every name, shape and kind of number must fit, and the message names the first ones
     that do not. Raises CheckpointError, for values that are not finite too."""
+    check_fit(layer, {name: (list(array.shape), array.dtype) for name, array in state.items()}, source)
+    refuse_non_finite(state, source)
+    layer.set_state_dict({name: paddle.to_tensor(array) for name, array in state.items()})
+
+
+def check_fit(layer: paddle.nn.Layer, found: dict[str, tuple[list[int], np.dtype]], source: str) -> None:
+    """Raise CheckpointError that names the first weights which do not fit those of ``layer``, by the shapes and data
+    types ``found``."""
     own = layer.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [f"{name} is {list(state[name].shape)} in the file and {list(own[name].shape)} in the model"
-              for name in own if name in state and list(state[name].shape) != list(own[name].shape)]
-    kinds = [f"{name} is {state[name].dtype} in the file and {_dtype(own[name])} in the model" for name in own
-             if name in state and (state[name].dtype.kind == "f") != ("float" in _dtype(own[name]))]
+    missing, unexpected = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
+    shapes = [f"{name} is {found[name][0]} in the file and {list(own[name].shape)} in the model"
+              for name in own if name in found and found[name][0] != list(own[name].shape)]
+    kinds = [f"{name} is {found[name][1]} in the file and {_dtype(own[name])} in the model" for name in own
+             if name in found and (found[name][1].kind == "f") != ("float" in _dtype(own[name]))]
     problems = [f"lacks {_some(missing)}"] if missing else []
     problems += [f"has unknown {_some(unexpected)}"] if unexpected else []
     problems += [_some(shapes)] if shapes else []
@@ -113,11 +133,9 @@ def load_weights(layer: paddle.nn.Layer, state: dict[str, np.ndarray], source: s
     if problems:
         raise CheckpointError(f"{source}: does not fit {type(layer).__name__}: {'; '.join(problems)}; "
                               "use the config these weights were trained with")
-    refuse_non_finite(state, source)
-    layer.set_state_dict({name: paddle.to_tensor(array) for name, array in state.items()})
 
 
-def refuse_non_finite(state: dict[str, np.ndarray], source: str) -> None:
+def refuse_non_finite(state: Mapping[str, np.ndarray], source: str) -> None:
     """Raise CheckpointError that names the first tensor with a value that is NaN or infinite."""
     for name, array in state.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -3,9 +3,12 @@
 ``name`` is stored as int8 and ``name.scale`` as float32 beside it, [1, out] for the map of a weight [in, out] and
 [rows, 1] for a table.
 """
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from vilg.errors import CheckpointError
+from vilg.weights.stored import Stored
 
 SCALE = ".scale"
 LARGEST = 127
@@ -32,23 +35,63 @@ def store(weights: dict[str, np.ndarray], axes: dict[str, int]) -> dict[str, np.
     return stored
 
 
-def is_int8(stored: dict[str, np.ndarray]) -> bool:
-    """Was anything of this stored as int8?"""
-    return any(array.dtype == np.int8 for array in stored.values())
+class Restored(Mapping[str, np.ndarray]):
+    """The float32 weights of what :func:`store` gave, without the scales; a matrix is widened when it is asked for.
+    Raises CheckpointError that names the first scales that are missing or do not fit."""
 
+    def __init__(self, stored: Mapping[str, np.ndarray], source: str):
+        self._stored, self.source = stored, source
+        self._matrices = {name for name in stored if dtype_of(stored, name) == np.int8}
+        for name in self._matrices:
+            self._check(name)
 
-def restore(stored: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """The float32 matrices of what :func:`store` gave, without the scales. Raises CheckpointError that names the first
-    scales that are missing or do not fit."""
-    matrices = [name for name, array in stored.items() if array.dtype == np.int8]
-    weights = {name: array for name, array in stored.items() if name.removesuffix(SCALE) not in matrices}
-    for name in matrices:
-        values, scales = stored[name], stored.get(name + SCALE)
-        fitting = values.ndim == 2 and scales is not None and scales.dtype == np.float32 and scales.shape in (
-            (values.shape[0], 1), (1, values.shape[1]))
+    @property
+    def matrices(self) -> set[str]:
+        """Names of those that are stored as int8."""
+        return self._matrices
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._stored[name]
+        if name in self._matrices:
+            return array.astype("float32") * self._stored[name + SCALE]
+        return array.astype("float32") if array.dtype in (np.float16, np.float64) else array
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._stored
+                if not (name.endswith(SCALE) and name.removesuffix(SCALE) in self._matrices))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def integers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """int8 values and scales of a matrix."""
+        return self._stored[name], self._stored[name + SCALE]
+
+    def found(self) -> dict[str, tuple[list[int], np.dtype]]:
+        """Shape and data type of every weight, widened, without reading it."""
+        return {name: (list(shape_of(self._stored, name)), np.dtype("float32") if name in self._matrices
+                       else dtype_of(self._stored, name)) for name in self}
+
+    def _check(self, name: str) -> None:
+        shape, scales = shape_of(self._stored, name), self._stored.get(name + SCALE)
+        fitting = len(shape) == 2 and scales is not None and scales.dtype == np.float32 and scales.shape in (
+            (shape[0], 1), (1, shape[1]))
         if not fitting or not (scales > 0).all():
             found = "there are none" if scales is None else f"they are {scales.dtype} {list(scales.shape)}"
-            raise CheckpointError(f"{source}: the scales of {name} {list(values.shape)} do not fit it ({found}, and "
+            raise CheckpointError(f"{self.source}: the scales of {name} {list(shape)} do not fit it ({found}, and "
                                   "positive float32 a row or a column are wanted); quantize the model again")
-        weights[name] = values.astype("float32") * scales
-    return weights
+
+
+def is_int8(stored: Mapping[str, np.ndarray]) -> bool:
+    """Was anything of this stored as int8?"""
+    return any(dtype_of(stored, name) == np.int8 for name in stored)
+
+
+def dtype_of(stored: Mapping[str, np.ndarray], name: str) -> np.dtype:
+    """The data type of one of them, which is not read where that can be had otherwise."""
+    return stored.dtype(name) if isinstance(stored, Stored) else stored[name].dtype
+
+
+def shape_of(stored: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    """Its shape, likewise."""
+    return stored.shape(name) if isinstance(stored, Stored) else stored[name].shape

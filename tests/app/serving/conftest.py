@@ -11,7 +11,7 @@ from vilg.app.serving import server
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 
 
-def free_port():
+def a_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
@@ -51,7 +51,7 @@ def start(released_model, encoder_folder):
 
     def one(**changes):
         models = [str(released_model), str(encoder_folder)]
-        running.append(Running(server.ServerConfig(**{"models": models, "port": free_port(), **changes})))
+        running.append(Running(server.ServerConfig(**{"models": models, "port": a_port(), **changes})))
         return running[-1]
 
     yield one
@@ -62,3 +62,26 @@ def start(released_model, encoder_folder):
 @pytest.fixture(scope="session")
 def served(start):
     return start()
+
+
+@pytest.fixture
+def free_port():
+    return a_port()
+
+
+@pytest.fixture(scope="session")
+def block():
+    """A function that keeps an engine's thread busy until the event that it returns is set."""
+    def one(engine):
+        inside, let_go = threading.Event(), threading.Event()
+
+        def hold(items, _):
+            inside.set()
+            let_go.wait(30)
+            return items
+
+        engine.call("hold", None, hold)
+        assert inside.wait(30)
+        return let_go
+
+    return one

@@ -83,7 +83,7 @@ def png(pixels):
 
 def test_an_edit_draws_what_is_transparent_and_keeps_the_rest(client, pipeline, pictures):
     alpha = np.full([16, 16], 255, "uint8")
-    alpha[8:, :8] = 0
+    alpha[8:, :6] = 0  # the second token of a row is transparent in part
     mask = png(np.dstack([pictures[0], alpha]))
     got = client.images.edit(model=pipeline.name, image=("a.png", png(pictures[0])), mask=("m.png", mask),
                              prompt="方块", extra_body={"seed": 9, "temperature": 1.2})
@@ -174,8 +174,8 @@ def test_what_is_wrong_is_told_by_its_field(client, fields, param, words):
 
 CHATS = [([], "messages"), ([{"role": "user", "content": "你好"}], "messages"),
          ([{"role": "assistant", "content": "好"}], "messages"),
-
-         ([{"role": "system", "content": "好"}, *asked("描述", np.zeros([4, 4, 3], "uint8"))], "messages.0"), ([{"role": "user", "content": 3}], "messages"),
+         ([{"role": "system", "content": "好"}, *asked("描述", np.zeros([4, 4, 3], "uint8"))], "messages.0"),
+         ([{"role": "user", "content": 3}], "messages"),
          (asked("描述", np.zeros([4, 4, 3], "uint8"))[:0] + [{"role": "user", "content": [
              {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/a.png"}}]}], "messages"),
          ([{"role": "user", "content": [{"type": "image_url", "image_url": {

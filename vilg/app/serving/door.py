@@ -1,4 +1,5 @@
 """Who and what is let in to the server: hosts by their own names, keys, bodies of a bearable size."""
+import asyncio
 import hashlib
 import hmac
 import json
@@ -13,7 +14,10 @@ from vilg.app.serving.errors import ApiError
 from vilg.errors import VilgError
 
 MEGABYTE = 2 ** 20
-LARGEST_BODY = 32 * MEGABYTE
+LARGEST_BODY, ALL_BODIES = 32 * MEGABYTE, 512 * MEGABYTE
+"""Bytes of a request, and of all that are on their way."""
+BODY_SECONDS = 60.0
+"""That a body may take to come."""
 OPEN_PATHS = ("/healthz", "/readyz")
 """What is answered without a key: a load balancer asks it."""
 log = logging.getLogger("vilg.serving.access")
@@ -37,8 +41,10 @@ class Door:
     ``also``: further names of the host."""
 
     def __init__(self, app: Any, host: str, keys: list[bytes], also: list[str] | None = None,
-                 largest: int = LARGEST_BODY, observe: Callable[[str, int, float], None] | None = None):
-        self.app, self.names, self.keys, self.largest, self.observe = app, Names(host), keys, largest, observe
+                 largest: int = LARGEST_BODY, seconds: float = BODY_SECONDS,
+                 observe: Callable[[str, int, float], None] | None = None):
+        self.app, self.names, self.keys, self.observe = app, Names(host), keys, observe
+        self.largest, self.seconds, self.coming = largest, seconds, 0
         self.names.names |= {name.lower() for name in also or []}
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict]], send: Send) -> None:
@@ -55,9 +61,13 @@ class Door:
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
+            refusal, length = self._refusal(scope)
             if refusal is None:
-                await self._limited(scope, receive, noted)
+                self.coming += length
+                try:
+                    await self._limited(scope, receive, noted)
+                finally:
+                    self.coming -= length
             else:
                 await _drain(receive, self.largest)
                 await _answer(noted, refusal)
@@ -68,19 +78,23 @@ class Door:
             if self.observe is not None:
                 self.observe(scope["path"], status, seconds)
 
-    def _refusal(self, scope: dict[str, Any]) -> ApiError | None:
+    def _refusal(self, scope: dict[str, Any]) -> tuple[ApiError | None, int]:
+        """Why a request is not let in, if so, and the bytes that its body may have."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if not self.keys and not self.names.own(headers.get("host", "")):  # a key is no other website's to send
             return ApiError(403, "this name is not the server's; ask it by the address that it printed, or tell it of "
-                                 "the name with --allow-host")
+                                 "the name with --allow-host"), 0
         if self.names.foreign(scope["method"], headers):
-            return ApiError(403, "pages of other websites may not use this server")
+            return ApiError(403, "pages of other websites may not use this server"), 0
         if self.keys and scope["path"] not in OPEN_PATHS and not self._known(headers.get("authorization", "")):
-            return ApiError(401, "a key is wanted: send Authorization: Bearer KEY", None, "invalid_api_key")
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit() and len(length) < 20 and int(length) <= self.largest):
-            return self._too_large()
-        return None
+            return ApiError(401, "a key is wanted: send Authorization: Bearer KEY", None, "invalid_api_key"), 0
+        said = headers.get("content-length", str(self.largest) if "transfer-encoding" in headers else "0")
+        if not (said.isascii() and said.isdigit() and len(said) < 20 and int(said) <= self.largest):
+            return self._too_large(), 0
+        if self.coming + int(said) > ALL_BODIES:
+            return ApiError(429, "too many large bodies are on their way; try again in a while", None,
+                            "too_many_bodies", retry_after=1), 0
+        return None, int(said)
 
     def _known(self, authorization: str) -> bool:
         kind, _, key = authorization.partition(" ")
@@ -91,19 +105,28 @@ class Door:
         return ApiError(413, f"the body is larger than {self.largest // MEGABYTE} MB", None, "body_too_large")
 
     async def _limited(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict]], send: Send) -> None:
-        """The app, whose request ends after ``largest`` bytes however it announced itself."""
-        size, begun, over = 0, False, False
+        """The app, for which the client has gone when its body is over ``largest`` bytes, however it announced itself,
+        or not there in time."""
+        size, begun, whole = 0, False, False
+        problem: ApiError | None = None
+        until = time.monotonic() + self.seconds
 
         async def counted() -> dict[str, Any]:
-            nonlocal size, over
-            message = await receive()
+            nonlocal size, whole, problem
+            try:
+                message = await asyncio.wait_for(receive(), None if whole else until - time.monotonic())
+            except asyncio.TimeoutError:
+                problem = ApiError(408, f"the body did not come within {self.seconds:g} seconds", None, "body_too_late")
+                return {"type": "http.disconnect"}
             size += len(message.get("body", b""))
-            over = over or size > self.largest
-            return {"type": "http.disconnect"} if over else message
+            whole = whole or not message.get("more_body", False)
+            if size > self.largest:
+                problem = self._too_large()
+            return message if problem is None else {"type": "http.disconnect"}
 
         async def guarded(message: dict[str, Any]) -> None:
             nonlocal begun
-            if over and not begun:
+            if problem is not None and not begun:
                 return
             begun = True
             await send(message)
@@ -111,11 +134,12 @@ class Door:
         try:
             await self.app(scope, counted, guarded)
         except Exception:
-            if not over:
+            if problem is None:
                 raise
-        if over and not begun:
-            await _drain(receive, self.largest)
-            await _answer(send, self._too_large())
+        if problem is not None and not begun:
+            if problem.status == 413:
+                await _drain(receive, self.largest)
+            await _answer(send, problem)
 
 
 async def _drain(receive: Callable[[], Awaitable[dict]], most: int) -> None:
@@ -129,7 +153,8 @@ async def _drain(receive: Callable[[], Awaitable[dict]], most: int) -> None:
 async def _answer(send: Send, error: ApiError) -> None:
     body = json.dumps(error.body()).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-               (b"connection", b"close")]
+               (b"connection", b"close"), *((name.lower().encode(), value.encode())
+                                            for name, value in error.headers().items())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -164,8 +164,8 @@ class Engine:
                 if self._closing:
                     return
             try:
-                self._drop_the_gone()
                 self._run_calls()
+                self._drop_the_gone()
                 self._admit()
                 for batch in self._batches.values():
                     self._step(batch)

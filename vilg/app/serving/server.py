@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -140,12 +141,25 @@ def _index(folder: str, models: dict[str, Any]) -> tuple[str, Any]:
 def app_of_environment() -> Any:
     """What a worker serves."""
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", force=True)
-    return build_app(ServerConfig(**json.loads(os.environ[SETTINGS])))
+    app = build_app(ServerConfig(**json.loads(os.environ[SETTINGS])))
+    for number in (signal.SIGTERM, signal.SIGINT):  # importing Paddle put its own in the place of uvicorn's
+        signal.signal(number, signal.getsignal(number))
+    return app
 
 
 def serve(config: ServerConfig) -> None:
     """Serve until Ctrl-C or SIGTERM, then let what is drawn be ended. Raises VilgError."""
     config.check()
+    # uvicorn ends on them in its own way and then sends them once more, to whoever listened before.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        _run(config)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(config: ServerConfig) -> None:
     import uvicorn
 
     common = {"host": config.host, "port": config.port, "log_config": None, "access_log": False,

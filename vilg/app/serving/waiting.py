@@ -64,6 +64,10 @@ class Waiting:
             if future.cancelled():
                 raise ending()
             return future.result()
+        except asyncio.CancelledError:
+            if self.draining:  # the time that what is drawn has to come to its end is over
+                raise ending() from None
+            raise
         except (VilgError, MemoryError) as error:
             raise refusal(error) from None
         finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilg.data.benchmarks.files import digest_of, field, read_jsonl
+from vilg.data.benchmarks.files import digest_of, field, keyed, read_jsonl
 from vilg.data.folders import walk_files
 from vilg.data.images import is_image_name
 from vilg.errors import DataError
@@ -51,7 +51,7 @@ def read_prompts(path: str | Path) -> Prompts:
     prompt that stands there twice."""
     seen: dict[Prompt, str] = {}
     for place, record in read_jsonl(path):
-        prompt = Prompt(image_key(field(record, "image_id", (str, int), place)),
+        prompt = Prompt(keyed(image_key, field(record, "image_id", (str, int), place), place),
                         field(record, "caption", str, place).strip())
         if prompt in seen:
             raise DataError(f"{place}: image {prompt.image_id} has this caption in {seen[prompt]} already; keep one")

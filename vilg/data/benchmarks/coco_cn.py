@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 from vilg.data.benchmarks.coco import image_key, image_path
-from vilg.data.benchmarks.files import CaptionedImages, only_match, read_pairs, read_text
+from vilg.data.benchmarks.files import CaptionedImages, keyed, only_match, read_pairs, read_text
 from vilg.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -31,10 +31,11 @@ def read_coco_cn(root: str | Path, split: str = "test", kind: str = "human-writt
     texts: dict[str, list[str]] = {}
     for name, text in read_pairs(captions):
         if text:
-            texts.setdefault(image_key(name), []).append(_untagged(text) if cut else text)
+            texts.setdefault(keyed(image_key, name, captions), []).append(_untagged(text) if cut else text)
     images = Path(root) if any((Path(root) / part).is_dir() for part in ("train2014", "val2014")) else listing.parent
-    paths = {image_key(name): image_path(images, name.split("_")[1] if name.startswith("COCO_") else "val2014", name)
-             for name in names}
+    keys = [keyed(image_key, name, listing) for name in names]
+    paths = {key: image_path(images, name.split("_")[1] if name.startswith("COCO_") else "val2014", key)
+             for key, name in zip(keys, names)}
     if len(paths) < len(names):
         raise DataError(f"{listing}: lists an image twice; keep it once")
     bare = [key for key in paths if key not in texts]

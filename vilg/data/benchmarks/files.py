@@ -86,7 +86,7 @@ def read_predictions(path: str | Path, key: Callable[[Any], str]) -> list[tuple[
     """
     path = Path(path)
     if path.suffix.lower() in (".txt", ".tsv"):
-        return [(key(name), caption) for name, caption in read_pairs(path)]
+        return [(keyed(key, name, path), caption) for name, caption in read_pairs(path)]
     if path.suffix.lower() == ".jsonl":
         records = list(read_jsonl(path))
     else:
@@ -99,8 +99,16 @@ def read_predictions(path: str | Path, key: Callable[[Any], str]) -> list[tuple[
         caption = record.get("caption")
         if not isinstance(caption, str):  # an empty one is a caption, which scores 0 and is counted
             raise DataError(f"{place}: caption is text, and here it is {json.dumps(caption)}"[:300])
-        pairs.append((key(field(record, "image_id", (str, int), place)), caption))
+        pairs.append((keyed(key, field(record, "image_id", (str, int), place), place), caption))
     return pairs
+
+
+def keyed(key: Callable[[Any], str], image_id: Any, place: str | Path) -> str:
+    """``key(image_id)``, whose DataError also names the place where it stands."""
+    try:
+        return key(image_id)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
 
 
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vilg.data.benchmarks.coco import image_key, image_path
-from vilg.data.benchmarks.files import field, only_match, read_json
+from vilg.data.benchmarks.files import field, keyed, only_match, read_json
 from vilg.errors import DataError
 
 SPLITS = ("train", "val")
@@ -39,7 +39,8 @@ def read_fmiqa(root: str | Path, split: str = "val") -> list[Question]:
         name = str(field(record, "question_id", (str, int), place))
         if name in found:
             raise DataError(f"{place}: question {name} came before; ids are told apart by answers")
-        image = image_path(images, f"{split}2014", image_key(field(record, "image_id", (str, int), place)))
+        image = image_path(images, f"{split}2014", keyed(image_key, field(record, "image_id", (str, int), place),
+                                                                   place))
         found[name] = Question(name, image, field(record, "Question", str, place).strip(),
                                field(record, "Answer", str, place).strip())
     return list(found.values())

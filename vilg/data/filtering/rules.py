@@ -1,5 +1,4 @@
-"""The paper's filters of alt-texts (ERNIE-ViLG, section 3: data): short, with a noun, clean, and like the image."""
-import unicodedata
+"""The filters that packing uses: the paper's for alt-texts, and captions that are like their image."""
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,12 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
+from vilg.data.filtering.texts import MEANING, Reason, TextRules, TextRulesConfig
 from vilg.data.sample import Sample
-from vilg.errors import DataError, VilgError
+from vilg.errors import DataError
 
-# Punctuation of ordinary sentences; any other symbol makes a text "special".
-PLAIN_MARKS = frozenset("，。、！？；：“”‘’（）《》—…·,.!?;:'\"()-% ")
-Similarity = Callable[[Sequence[str], Sequence[np.ndarray]], np.ndarray]
+PairedSimilarity = Callable[[Sequence[str], Sequence[np.ndarray]], np.ndarray]
 
 
 class TextFilter(Protocol):
@@ -29,14 +27,7 @@ class PaperFilter:
     """
 
     def __init__(self, longest: int = 14):
-        try:
-            import jieba
-            from jieba import posseg
-        except ImportError:
-            raise DataError("filtering captions needs jieba; install it with `pip install jieba`") from None
-        jieba.setLogLevel("WARNING")
-        self._cut = posseg.cut
-        self.longest = longest
+        self._rules = TextRules(TextRulesConfig(words=longest))
         self.dropped: Counter[str] = Counter()
 
     def keeps(self, text: str) -> bool:
@@ -48,28 +39,18 @@ class PaperFilter:
 
     def reason(self, text: str) -> str | None:
         """Why a caption is dropped, or None: "special characters", "too long" or "no noun"."""
-        if has_special_characters(text):
-            return "special characters"
-        words = [(pair.word, pair.flag) for pair in self._cut(text) if any(map(str.isalnum, pair.word))]
-        if len(words) > self.longest:
-            return "too long"
-        return None if any(kind.startswith("n") for _, kind in words) else "no noun"
-
-
-def has_special_characters(text: str) -> bool:
-    """Whether a text holds anything but letters, digits and the marks of ordinary sentences: emoji,
-    URLs' signs, control codes."""
-    return any(unicodedata.category(letter)[0] not in "LN" and letter not in PLAIN_MARKS for letter in text)
+        reason = self._rules.reason(text)
+        return None if reason is None else MEANING[reason.rule]
 
 
 class SimilarityFilter:
     """The paper's last rule: captions more similar to their image than ``threshold`` (0 to 1).
 
-    ``similarity`` scores texts against images, every pair: [texts, images] in 0–1, as a dual encoder's does. A caption
-    that it cannot read (a VilgError) fits no image. ``dropped`` counts by reason.
+    ``similarity`` scores pairs of texts and images, [N] in 0–1, as a dual encoder's ``paired_similarity`` does; a text
+    that it cannot read has NaN and fits no image. ``dropped`` counts by reason.
     """
 
-    def __init__(self, similarity: Similarity, threshold: float = 0.5):
+    def __init__(self, similarity: PairedSimilarity, threshold: float = 0.5):
         if not 0 <= threshold <= 1:
             raise DataError(f"a similarity lies from 0 to 1, so a threshold of {threshold} tells no captions apart")
         self.similarity, self.threshold = similarity, threshold
@@ -77,21 +58,16 @@ class SimilarityFilter:
 
     def kept(self, captions: Sequence[str], image: np.ndarray) -> list[str]:
         """The captions that fit the image uint8 [H, W, 3], in their order."""
-        return [text for text, score in zip(captions, self._scores(captions, image)) if self._fits(score)]
+        reasons = self.reasons(captions, [image] * len(captions))
+        self.dropped.update(MEANING[reason.rule] for reason in reasons if reason)
+        return [text for text, reason in zip(captions, reasons) if reason is None]
 
-    def _scores(self, captions: Sequence[str], image: np.ndarray) -> list[float | None]:
-        try:
-            return np.asarray(self.similarity(captions, [image]))[:, 0].tolist() if captions else []
-        except VilgError:
-            if len(captions) == 1:
-                return [None]
-            return [score for text in captions for score in self._scores([text], image)]
-
-    def _fits(self, score: float | None) -> bool:
-        if score is not None and score > self.threshold:
-            return True
-        self.dropped["cannot be read" if score is None else "not like the image"] += 1
-        return False
+    def reasons(self, captions: Sequence[str], images: Sequence[np.ndarray]) -> list[Reason | None]:
+        """Why each caption does not fit the image uint8 [H, W, 3] in its place, None where it does."""
+        scores = np.asarray(self.similarity(captions, images)).tolist() if captions else []
+        return [None if score > self.threshold else
+                Reason("similarity", f"{score:.3f}") if score == score else Reason("unread", "no word that is known")
+                for score in scores]
 
 
 def keep_similar(samples: Sequence[Sample], rule: SimilarityFilter) -> list[Sample]:

@@ -81,9 +81,13 @@ class FolderSource:
         self.caption_suffixes = sorted(written, key=lambda suffix: (CAPTION_SUFFIXES.index(suffix.lower()), suffix))
 
     def _texts(self, index: int) -> list[str]:
-        path = self.root / self.images[index]
-        for suffix in self.caption_suffixes:
-            file = path.with_name(path.stem + suffix)
-            if file.is_file():
-                return caption_lines(file, readable(path))
-        raise BrokenSample(readable(path), f"no caption file {readable(path.stem)}.txt", "no caption file")
+        return texts_beside(self.root / self.images[index], self.caption_suffixes)
+
+
+def texts_beside(path: Path, suffixes: list[str]) -> list[str]:
+    """The captions beside an image, of the first of ``suffixes`` that is there. Raises BrokenSample."""
+    for suffix in suffixes:
+        file = path.with_name(path.stem + suffix)
+        if file.is_file():
+            return caption_lines(file, readable(path))
+    raise BrokenSample(readable(path), f"no caption file {readable(path.stem)}.txt", "no caption file")

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from vilg.data.caption_records import Record, parse_record, text_lines
 from vilg.data.folders import is_hidden
 from vilg.data.images import IMAGE_SUFFIXES
+from vilg.data.sample import BrokenSample
 from vilg.data.sources.tar import BLOCK, Damaged, Entry, walk
 from vilg.errors import DataError
 
+NOT_UTF8 = "its text is not UTF-8"
 TEXT_SUFFIXES = ("txt", "text", "caption", "caption.txt")  # the first that is there is read
 COMPRESSED = {b"\x1f\x8b": ("gzip", "gzip -dc"), b"BZh": ("bzip2", "bzip2 -dc"), b"\xfd7zXZ": ("xz", "xz -dc"),
               b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc")}  # by first bytes: name, and what unpacks it
@@ -65,6 +68,37 @@ def scan(path: str | Path) -> ShardIndex:
     except (Damaged, OSError) as error:
         problem = f"damaged ({error})" if entries else f"not a tar file ({error})"
     return ShardIndex(_members(entries), problem)
+
+
+def contents_of(path: Path, member: Member, suffixes: list[str], name: str) -> dict[str, bytes]:
+    """The bytes of those files of a sample that are there, by suffix. Raises BrokenSample."""
+    try:
+        with open(path, "rb") as handle:
+            return {suffix: os.pread(handle.fileno(), *reversed(member.files[suffix])) for suffix in suffixes
+                    if suffix in member.files}
+    except OSError as error:
+        raise BrokenSample(name, f"its shard cannot be read any more ({error.strerror or error})",
+                           "its shard cannot be read any more") from None
+
+
+def said_in(contents: dict[str, bytes], name: str, needed: bool) -> Record:
+    """What a sample's .json says, with the captions of its text file where that says none; what cannot be read matters
+    only where texts are ``needed``."""
+    said = Record("", [], [], {})
+    written = next((contents[suffix] for suffix in TEXT_SUFFIXES if suffix in contents), None)
+    try:
+        if "json" in contents:
+            said = parse_record(contents["json"].decode("utf-8-sig"), name, ())
+    except (UnicodeDecodeError, BrokenSample) as problem:
+        if written is None and needed:  # other people's .json need not be about captions
+            raise problem if isinstance(problem, BrokenSample) else BrokenSample(name, NOT_UTF8) from None
+    try:
+        if written is not None and not said.captions:
+            said.captions = text_lines(written)
+    except UnicodeDecodeError:
+        if needed:
+            raise BrokenSample(name, NOT_UTF8) from None
+    return said
 
 
 def _refuse_compressed(handle: BinaryIO, path: str | Path) -> None:

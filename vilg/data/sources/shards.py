@@ -21,17 +21,16 @@ import numpy as np
 
 from vilg.config import configclass
 from vilg.data.broken import counted, refuse_wholly_wrong
-from vilg.data.caption_records import Record, parse_record, readable, text_lines
+from vilg.data.caption_records import Record, readable
 from vilg.data.folders import is_hidden
 from vilg.data.images import IMAGE_SUFFIXES, read_image
 from vilg.data.sample import BrokenSample, Reading, Sample
-from vilg.data.sources.members import TEXT_SUFFIXES, Member, ShardIndex, scan
+from vilg.data.sources.members import TEXT_SUFFIXES, Member, ShardIndex, contents_of, said_in, scan
 from vilg.errors import DataError
 from vilg.progress import progress
 
 logger = logging.getLogger(__name__)
 INDEX_FILE = "index.json"
-NOT_UTF8 = "its text is not UTF-8"
 OPEN_SHARDS = 64  # of whose members the places are kept in memory
 
 
@@ -207,7 +206,7 @@ class ShardStream:
     def _read(self, shard: int, number: int) -> Sample:
         member, said, name = self._said(shard, number)
         path = self.shards[shard]
-        image = _contents(path, member, member.images[:1], name)[member.images[0]]
+        image = contents_of(path, member, member.images[:1], name)[member.images[0]]
         return Sample(readable(f"{path.name}/{member.key}"), read_image(image, name, self.reading),
                       said.captions[:1] if self.config.first_caption_only else said.captions, said.questions,
                       facts=said.facts)
@@ -225,7 +224,7 @@ class ShardStream:
         if not member.images:
             found = ", ".join(f".{suffix}" for suffix in list(member.files)[:8])
             raise BrokenSample(name, f"no image among its files ({found})", "no image")
-        said = _texts(_contents(path, member, [*TEXT_SUFFIXES, "json"], name), name, self.reading.texts)
+        said = said_in(contents_of(path, member, [*TEXT_SUFFIXES, "json"], name), name, self.reading.texts)
         if self.reading.texts and not said.captions:
             raise BrokenSample(name, "no caption")
         return member, said, name
@@ -289,34 +288,3 @@ def _known(folder: Path, counts: object) -> dict[Path, int]:
     found = {folder / name: count for name, count in counts.items()}
     return {shard: count for shard, count in found.items()
             if shard.is_file() and count * tarfile.BLOCKSIZE <= shard.stat().st_size}
-
-
-def _contents(path: Path, member: Member, suffixes: list[str], name: str) -> dict[str, bytes]:
-    """The bytes of those files of a sample that are there, by suffix. Raises BrokenSample."""
-    try:
-        with open(path, "rb") as handle:
-            return {suffix: os.pread(handle.fileno(), *reversed(member.files[suffix])) for suffix in suffixes
-                    if suffix in member.files}
-    except OSError as error:
-        raise BrokenSample(name, f"its shard cannot be read any more ({error.strerror or error})",
-                           "its shard cannot be read any more") from None
-
-
-def _texts(contents: dict[str, bytes], name: str, needed: bool) -> Record:
-    """What a sample's .json says, with the captions of its text file where that says none; what cannot be read matters
-    only where texts are ``needed``."""
-    said = Record("", [], [], {})
-    written = next((contents[suffix] for suffix in TEXT_SUFFIXES if suffix in contents), None)
-    try:
-        if "json" in contents:
-            said = parse_record(contents["json"].decode("utf-8-sig"), name, ())
-    except (UnicodeDecodeError, BrokenSample) as problem:
-        if written is None and needed:  # other people's .json need not be about captions
-            raise problem if isinstance(problem, BrokenSample) else BrokenSample(name, NOT_UTF8) from None
-    try:
-        if written is not None and not said.captions:
-            said.captions = text_lines(written)
-    except UnicodeDecodeError:
-        if needed:
-            raise BrokenSample(name, NOT_UTF8) from None
-    return said

@@ -83,14 +83,7 @@ class TableSource:
         """What row ``index`` says, without its image, and where it stands, as messages say it. Raises BrokenSample."""
         number, line = self.rows.numbered(self._first + index)
         place = f"{readable(self.path)} line {number}"
-        if self.kind == ".tsv":
-            record = Record(*self.columns.of(split_row(line, place)), [], {})
-        elif len(line) > LONGEST_ROW:
-            raise BrokenSample(place, f"a record of {len(line)} characters is none of captions", "a record too long")
-        else:
-            record = parse_record(line, place)
-        if not record.name:
-            raise BrokenSample(place, "names no image")
+        record = parse_row(line, place, self.kind, self.columns)
         shown = f"{place} ({record.name})"
         if self.reading.texts and not record.captions:
             raise BrokenSample(shown, "no caption")
@@ -130,3 +123,16 @@ class TableSource:
             raise DataError(f"{self.path}: no row has the key {key}, which data.sources.twins names; take a key that "
                             "rows of the same thing share, or leave twins out")
         return values
+
+
+def parse_row(line: str, place: str, kind: str, columns: Columns) -> Record:
+    """A row of a table of ``kind`` (.tsv or .jsonl) that names an image. Raises BrokenSample naming ``place``."""
+    if kind == ".tsv":
+        record = Record(*columns.of(split_row(line, place)), [], {})
+    elif len(line) > LONGEST_ROW:
+        raise BrokenSample(place, f"a record of {len(line)} characters is none of captions", "a record too long")
+    else:
+        record = parse_record(line, place)
+    if not record.name:
+        raise BrokenSample(place, "names no image")
+    return record

@@ -8,6 +8,7 @@ from paddle import Tensor
 from vilg.errors import ShapeError
 from vilg.nn.attention.cached import DeviceMaths, Reading, Source, fill
 from vilg.nn.attention.cached_host import HostMaths
+from vilg.nn.attention.cached_loop import LoopMaths
 from vilg.nn.attention.patterns import TARGET, Layout, Pattern
 from vilg.nn.attention.slots import Slots
 
@@ -45,7 +46,7 @@ class CachedAttention:
         self.rows = source.prompts * samples
         self.padded_rows = -(-self.rows // ROW_BLOCK) * ROW_BLOCK
         self.step = 0
-        maths = HostMaths if source.on_host else DeviceMaths
+        maths = DeviceMaths if not source.on_host else LoopMaths if source.in_half else HostMaths
         self.maths: HostMaths | DeviceMaths = maths(source, samples, self.padded_rows)
         self._kinds = [layers.index(layer) for layer in layers]  # those alike read and write alike
         self._readings: dict[int, Reading] = {}  # of every kind, the last

@@ -51,7 +51,8 @@ class Decoder:
         self.attention, self._model, self._head = attention, model, head
         self._compiled: CompiledStack | None = None
         if is_compiled(model, attention):
-            self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended)
+            self._compiled = CompiledStack(model.stack, model.norm, attention.maths.qkv, attention.maths.attended,
+                                           attention.rows, attention.source.in_half)
             tokens, places = tokens.numpy(), places.numpy()
         self._tables = tokens, places
         self._hidden = paddle.zeros([0, model.config.width])

@@ -19,13 +19,14 @@ class JointStep:
 
     def __init__(self, model: BidirectionalTransformer):
         self._model = model
-        self._stacks: dict[int, tuple[CompiledStack, Buffer, Buffer]] = {}
+        self._stacks: dict[tuple[int, bool], tuple[CompiledStack, Buffer, Buffer]] = {}
 
     def __call__(self, attentions: Sequence[CachedAttention], x: np.ndarray) -> np.ndarray:
         """Inputs [R, D] of the caches' rows, one after the other → logits of the image's tokens [R, V], in memory that
         the next call writes again. Every cache's ``step`` is set."""
         rows = sum(attention.rows for attention in attentions)
-        stack, qkv, attended = self._stack(rows)
+        # Caches of one model are all of one kind: nothing but the model decides whether loops do what is between.
+        stack, qkv, attended = self._stack(rows, attentions[0].source.in_half)
         places = np.cumsum([0, *(attention.rows for attention in attentions)]).tolist()
         parts = [(attention, slice(*part)) for attention, part in zip(attentions, zip(places, places[1:]))]
 
@@ -48,15 +49,16 @@ class JointStep:
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
         return self._model.image_embedding.weight.numpy(), self._model.image_positions().numpy()
 
-    def _stack(self, rows: int) -> tuple[CompiledStack, Buffer, Buffer]:
+    def _stack(self, rows: int, looped: bool) -> tuple[CompiledStack, Buffer, Buffer]:
         """What is compiled for the least number of rows that holds so many, and the buffers that attention stands
         between."""
         room = ROW_BLOCK
         while room < rows:
             room *= 2
-        if room not in self._stacks:
+        if (room, looped) not in self._stacks:
             config = self._model.config
             heads = config.heads, config.width // config.heads
             qkv, attended = Buffer((room, 3, *heads)), Buffer((room, *heads))
-            self._stacks[room] = CompiledStack(self._model.stack, self._model.norm, qkv, attended), qkv, attended
-        return self._stacks[room]
+            stack = CompiledStack(self._model.stack, self._model.norm, qkv, attended, room, looped)
+            self._stacks[room, looped] = stack, qkv, attended
+        return self._stacks[room, looped]

@@ -1,4 +1,4 @@
-"""GELU (by erf) and SiLU."""
+"""GELU (by erf), its quick form x · logistic(1.702 x), and SiLU."""
 import math
 
 from paddle import Tensor
@@ -7,7 +7,7 @@ from paddle.autograd import PyLayer
 from vilg.kernels.jit import team
 from vilg.kernels.onednn.autograd import contiguous, new, refuse_double_backward
 
-GELU, SILU = "gelu", "silu"
+GELU, QUICK_GELU, SILU = "gelu", "quick_gelu", "silu"
 
 
 def mapped(x: Tensor, kernel: str) -> Tensor:
@@ -19,7 +19,7 @@ def mapped(x: Tensor, kernel: str) -> Tensor:
 
 
 class Map(PyLayer):
-    """``kernel`` (:data:`GELU`, :data:`SILU`) of every element."""
+    """``kernel`` (:data:`GELU`, :data:`QUICK_GELU`, :data:`SILU`) of every element."""
 
     @staticmethod
     def forward(ctx, x: Tensor, kernel: str) -> Tensor:

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 _OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
 _KERNEL = types.void(types.CPointer(types.int64))
-_FLOAT = 4
+_FLOAT, _HALF = 4, 2
 _PIECE = 1 << 14
 """Values of a piece, where pieces are not runs of channels."""
 _SHARED = 16
@@ -32,6 +32,13 @@ _AHEAD = 1024
 _LOSES_THREE = binding.get_host_cpu_name() != "znver4"
 """Does the processor's own look-ahead lose the thread where three arrays are gone through at once? Zen 5's does; Zen
 4's does not, and being asked all the same costs it a tenth. Others are taken to be like Zen 5."""
+_LARGEST, _PER_STEP, _SMALLEST = np.float32(127), np.float32(1) / np.float32(127), np.float32(1e-30)
+"""Of int8, its inverse, and the least that a row's largest is taken to be, so that one of zeros has a scale as well."""
+_LEVELS, _PER_LEVEL = np.float32(255), np.float32(1) / np.float32(255)
+"""Steps from the least of int8 to its largest, and their inverse."""
+_INFINITY = np.int32(0x7F800000)
+"""The bits of infinity; those of NaN are beyond."""
+_LARGEST_HALF = np.float32(65504)
 _FAR = np.float32(16)
 """The square of so many standard deviations from the mean is too far to measure the variance from."""
 
@@ -58,6 +65,38 @@ def _integers(context, address):
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
     return types.CPointer(types.int32)(types.int64), generate
+
+
+@intrinsic
+def _bytes(context, address):
+    """The int8 values at an address."""
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    return types.CPointer(types.int8)(types.int64), generate
+
+
+@intrinsic
+def _halves(context, address):
+    """The float16 values at an address, by their bits."""
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    return types.CPointer(types.uint16)(types.int64), generate
+
+
+@intrinsic
+def _wide(context, half):
+    """The float32 of a float16's bits."""
+    def generate(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def _narrow(context, value):
+    """The bits of the float16 that is nearest to a float32."""
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+    return types.uint16(types.float32), generate
 
 
 def _prefetching(caches: int):
@@ -114,6 +153,7 @@ _E0 = np.float32(0.3275911 * 0.5 ** 0.5)
 _E1, _E2, _E3, _E4, _E5 = (np.float32(factor / 2) for factor in (
     0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 _MINUS_HALF, _NORMAL = np.float32(-0.5), np.float32((2 * np.pi) ** -0.5)
+_QUICK = np.float32(1.702)
 
 
 @njit(**_OPTIONS)
@@ -205,6 +245,30 @@ def silu_gradient(a):
         x, dy, dx = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT), _floats(a[5] + start * _FLOAT)
         for j in range(stop - start):
             dx[j] = dy[j] * _silu_slope(x[j])
+        start, stop = _portion(a, size, _PIECE)
+
+
+@_kernel
+def quick_gelu(a):
+    """Size, x, y."""
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
+    while start < size:
+        x, y = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT)
+        for j in range(stop - start):
+            y[j] = x[j] * _logistic(_QUICK * x[j])
+        start, stop = _portion(a, size, _PIECE)
+
+
+@_kernel
+def quick_gelu_gradient(a):
+    """Size, x, dy, dx."""
+    size = a[2]
+    start, stop = _portion(a, size, _PIECE)
+    while start < size:
+        x, dy, dx = _floats(a[3] + start * _FLOAT), _floats(a[4] + start * _FLOAT), _floats(a[5] + start * _FLOAT)
+        for j in range(stop - start):
+            dx[j] = dy[j] * _silu_slope(_QUICK * x[j])
         start, stop = _portion(a, size, _PIECE)
 
 
@@ -311,6 +375,17 @@ def _spread(values, size, near):
     return distance, square / np.float32(size) - distance * distance
 
 
+@njit(**_OPTIONS)
+def _centre(x, width):
+    """The mean of a row in two parts, near and the distance from there, and the variance."""
+    near = x[0]
+    distance, variance = _spread(x, width, near)
+    if distance * distance > _FAR * variance:  # most digits went with a value that is like no other
+        near += distance
+        distance, variance = _spread(x, width, near)
+    return near, distance, variance
+
+
 @njit(fastmath={"contract"}, error_model="numpy")
 def _apart(x, near, distance):
     """x less the mean, which is ``near`` and a little: added up first, as others may be, they would lose that."""
@@ -329,11 +404,7 @@ def layer_norm(a):
         for row in range(start, stop):
             place = row * width * _FLOAT
             x, y = _floats(a[4] + place), _floats(a[5] + place)
-            near = x[0]
-            distance, variance = _spread(x, width, near)
-            if distance * distance > _FAR * variance:  # most digits went with a value that is like no other
-                near += distance
-                distance, variance = _spread(x, width, near)
+            near, distance, variance = _centre(x, width)
             for ahead in range(place + width * _FLOAT, place + 2 * width * _FLOAT, _LINE):
                 _prefetch(a[4] + ahead)  # the next row comes while this one is written
             means[row], variances[row] = near + distance, variance
@@ -463,3 +534,180 @@ def group_norm_gradient(a):
                 for j in range(pixels):
                     dx[j] = dy[j] * factor + x[j] * slope + offset
         begin, end = _portion(a, runs, 1)
+
+
+@njit(error_model="numpy")
+def _rounded(address, values, width):
+    """Round the float32 row at an address to int8 ``values``, and give its scale: to the bit what
+    :func:`vilg.kernels.onednn.int8.quantize_rows` does in numpy. NaN has the largest bits, and stays in the scale."""
+    x, bits = _floats(address), _integers(address)
+    largest = np.int32(0)
+    for j in range(width):
+        largest = max(largest, bits[j] & np.int32(0x7FFFFFFF))
+    size = max(_float_of_bits(largest), _SMALLEST) if largest <= _INFINITY else _float_of_bits(largest)
+    factor = _LARGEST / size
+    for j in range(width):
+        values[j] = np.int8(np.int32(np.rint(x[j] * factor)))
+    return size * _PER_STEP
+
+
+@_kernel
+def round_rows(a):
+    """Rows, width, x, int8 values, scales."""
+    rows, width, scales = a[2], a[3], _floats(a[6])
+    begin, end = _portion(a, rows, 1)
+    while begin < rows:
+        for row in range(begin, end):
+            scales[row] = _rounded(a[4] + row * width * _FLOAT, _bytes(a[5] + row * width), width)
+        begin, end = _portion(a, rows, 1)
+
+
+@njit(error_model="numpy")
+def _rounded_from(least, address, values, width):
+    """The same of a row of which nothing is below ``least``."""
+    x, bits = _floats(address), _integers(address)
+    largest = np.int32(-0x80000000)
+    for j in range(width):
+        largest = max(largest, _ordered(bits[j]))
+    size = _float_of_bits(_ordered(largest)) - least
+    factor = _LEVELS / size
+    for j in range(width):
+        values[j] = np.int8(np.int32(np.rint((x[j] - least) * factor)) - np.int32(128))
+    return size * _PER_LEVEL
+
+
+@_kernel
+def gelu_round(a):
+    """Rows, width, sums, bias, int8 values, scales, the least of GELU: of GELU(sums · scales + bias), which takes the
+    place of sums."""
+    rows, width, bias, scales = a[2], a[3], _floats(a[5]), _floats(a[7])
+    least = np.float32(_double_of_bits(a[8]))
+    begin, end = _portion(a, rows, 1)
+    while begin < rows:
+        for row in range(begin, end):
+            place = a[4] + row * width * _FLOAT
+            sums, scale = _floats(place), scales[row]
+            for j in range(width):
+                sums[j] = max(_gelu(sums[j] * scale + bias[j]), least)
+            scales[row] = _rounded_from(least, place, _bytes(a[6] + row * width), width)
+        begin, end = _portion(a, rows, 1)
+
+
+@_kernel
+def add_norm_round(a):
+    """Rows, width, sums, bias, int8 values, scales, x, weight, shift, ε: x + sums · scales + bias takes the place of x,
+    its layer normalisation that of sums, and is rounded."""
+    rows, width, bias, scales = a[2], a[3], _floats(a[5]), _floats(a[7])
+    weight, shift, epsilon = _floats(a[9]), _floats(a[10]), np.float32(_double_of_bits(a[11]))
+    begin, end = _portion(a, rows, 1)
+    while begin < rows:
+        for row in range(begin, end):
+            place = a[4] + row * width * _FLOAT
+            sums, x, scale = _floats(place), _floats(a[8] + row * width * _FLOAT), scales[row]
+            for j in range(width):
+                x[j] += sums[j] * scale + bias[j]
+            near, distance, variance = _centre(x, width)
+            scale = _ONE / np.sqrt(variance + epsilon)
+            for j in range(width):
+                sums[j] = _apart(x[j], near, distance) * scale * weight[j] + shift[j]
+            scales[row] = _rounded(place, _bytes(a[6] + row * width), width)
+        begin, end = _portion(a, rows, 1)
+
+
+@njit(error_model="numpy")
+def _keep(place, source, head):
+    """Write the float32 values at ``source`` as float16; what is finite and beyond it becomes its largest."""
+    halves, values, bits = _halves(place), _floats(source), _integers(source)
+    for j in range(head):
+        x = values[j]
+        if bits[j] & np.int32(0x7FFFFFFF) < _INFINITY:
+            x = min(max(x, -_LARGEST_HALF), _LARGEST_HALF)
+        halves[j] = _narrow(x)
+
+
+@njit(**_OPTIONS)
+def _compare(q, keys, count, head, scores):
+    """Products of a query with ``count`` keys; four at a time, whose sums do not wait for one another."""
+    whole = count // 4 * 4
+    for j in range(0, whole, 4):
+        place = keys + j * head * _HALF
+        one, two = _halves(place), _halves(place + head * _HALF)
+        three, four = _halves(place + 2 * head * _HALF), _halves(place + 3 * head * _HALF)
+        a = b = c = d = np.float32(0)
+        for h in range(head):
+            a += q[h] * _wide(one[h])
+            b += q[h] * _wide(two[h])
+            c += q[h] * _wide(three[h])
+            d += q[h] * _wide(four[h])
+        scores[j], scores[j + 1], scores[j + 2], scores[j + 3] = a, b, c, d
+    for j in range(whole, count):
+        one, a = _halves(keys + j * head * _HALF), np.float32(0)
+        for h in range(head):
+            a += q[h] * _wide(one[h])
+        scores[j] = a
+
+
+@njit(**_OPTIONS)
+def _collect(weights, values, count, head, out):
+    """Add ``count`` values by their weights to ``out``."""
+    whole = count // 4 * 4
+    for j in range(0, whole, 4):
+        place = values + j * head * _HALF
+        one, two = _halves(place), _halves(place + head * _HALF)
+        three, four = _halves(place + 2 * head * _HALF), _halves(place + 3 * head * _HALF)
+        a, b, c, d = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        for h in range(head):
+            out[h] += (a * _wide(one[h]) + b * _wide(two[h])) + (c * _wide(three[h]) + d * _wide(four[h]))
+    for j in range(whole, count):
+        one, a = _halves(values + j * head * _HALF), weights[j]
+        for h in range(head):
+            out[h] += a * _wide(one[h])
+
+
+@_kernel
+def attend(a):
+    """Attention of one new token a row over its prompt's source and its cache, which keep keys and values as float16.
+
+    Rows, heads, samples of a prompt, values of a head, keys of the source, entries of a cache; the first entry that is
+    read, how many, and the one that is written; what is added to scores (an address or 0), from which score on and to
+    how many; qkv, result, keys and values of the source, those of the cache, room for scores, and the factor of
+    queries.
+    """
+    rows, heads, samples, head, source, entries, near, width, entry = (
+        a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10])
+    factor, total, step = np.float32(_double_of_bits(a[21])), a[6] + a[9], a[5] * _HALF
+    begin, end = _portion(a, rows * heads, 1)
+    while begin < rows * heads:
+        for pair in range(begin, end):
+            row, number = pair // heads, pair % heads
+            prompt = row // samples
+            new = a[14] + (row * 3 * heads + number) * head * _FLOAT
+            keys, values = a[18] + pair * entries * step, a[19] + pair * entries * step
+            _keep(keys + entry * step, new + heads * head * _FLOAT, head)
+            _keep(values + entry * step, new + 2 * heads * head * _FLOAT, head)
+            q, place = _floats(new), a[20] + pair * total * _FLOAT
+            known = (prompt * heads + number) * source * step
+            scores, bits = _floats(place), _integers(place)
+            _compare(q, a[16] + known, source, head, scores)
+            _compare(q, keys + near * step, width, head, _floats(place + source * _FLOAT))
+            for j in range(total):
+                scores[j] *= factor
+            if a[11]:
+                hidden, first = _floats(a[11] + prompt * a[13] * _FLOAT), a[12]
+                for j in range(a[13]):
+                    scores[first + j] += hidden[j]
+            largest = np.int32(-0x80000000)
+            for j in range(total):
+                largest = max(largest, _ordered(bits[j]))
+            most, whole = _float_of_bits(_ordered(largest)), np.float32(0)
+            for j in range(total):
+                scores[j] = _exp(max(scores[j] - most, _FLUSHED))
+                whole += scores[j]
+            out = _floats(a[15] + pair * head * _FLOAT)
+            for h in range(head):
+                out[h] = np.float32(0)
+            _collect(scores, a[17] + known, source, head, out)
+            _collect(_floats(place + source * _FLOAT), values + near * step, width, head, out)
+            for h in range(head):
+                out[h] /= whole
+        begin, end = _portion(a, rows * heads, 1)

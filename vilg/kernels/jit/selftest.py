@@ -27,6 +27,8 @@ def _cases() -> list:
     return [
         *normalised,
         ("compiled silu", lambda x: elementwise.Map.apply(x, elementwise.SILU), F.silu, [(7, 43)]),
+        ("compiled quick gelu", lambda x: elementwise.Map.apply(x, elementwise.QUICK_GELU),
+         lambda x: x * F.sigmoid(1.702 * x), [(7, 43)]),
         ("compiled gelu", lambda x: elementwise.Map.apply(x, elementwise.GELU), F.gelu, [(7, 43)]),
         ("compiled gelu before a linear map",
          lambda x, w, b: LinearAfterGelu.apply(x, w, b, elementwise, rows.add_column_sums),

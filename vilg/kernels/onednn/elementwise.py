@@ -1,4 +1,4 @@
-"""GELU, SiLU and softmax."""
+"""GELU, its quick form, SiLU and softmax."""
 import ctypes
 import math
 from collections.abc import Callable
@@ -11,21 +11,28 @@ from vilg.kernels.onednn.library import (
     DIFF_DST, DIFF_SRC, DST, FORWARD_TRAINING, NO_ATTRIBUTES, SRC, Cache, Primitive, operation, plain,
 )
 
-GELU_TANH, SWISH, GELU_ERF = 0x2B, 0x2C, 0x31
+QUICK = 1.702
+"""GELU is nearly x · sigmoid(1.702 x), its quick form."""
+Algorithm = tuple[int, float]
+"""The library's number of an elementwise map, and its α."""
+GELU_TANH: Algorithm = (0x2B, 0.0)
+SWISH: Algorithm = (0x2C, 1.0)
+QUICK_GELU: Algorithm = (0x2C, QUICK)
+GELU_ERF: Algorithm = (0x31, 0.0)
 _SOFTMAX_ACCURATE = 0x30000
 _maps, _softmaxes = Cache(), Cache()
 
 
-def _build_map(size: int, algorithm: int) -> tuple[Primitive, Primitive]:
+def _build_map(size: int, algorithm: Algorithm) -> tuple[Primitive, Primitive]:
     flat = plain([size])
-    alpha, beta = ctypes.c_float(1.0 if algorithm == SWISH else 0.0), ctypes.c_float(0.0)
-    forward = operation("eltwise_forward", FORWARD_TRAINING, algorithm, flat, flat, alpha, beta, NO_ATTRIBUTES)
-    backward = operation("eltwise_backward", algorithm, flat, flat, flat, alpha, beta, forward, NO_ATTRIBUTES)
+    kind, alpha, beta = algorithm[0], ctypes.c_float(algorithm[1]), ctypes.c_float(0.0)
+    forward = operation("eltwise_forward", FORWARD_TRAINING, kind, flat, flat, alpha, beta, NO_ATTRIBUTES)
+    backward = operation("eltwise_backward", kind, flat, flat, flat, alpha, beta, forward, NO_ATTRIBUTES)
     return (Primitive(forward, [(SRC, flat), (DST, flat)]),
             Primitive(backward, [(SRC, flat), (DIFF_DST, flat), (DIFF_SRC, flat)]))
 
 
-def mapped(x: Tensor, algorithm: int) -> Tensor:
+def mapped(x: Tensor, algorithm: Algorithm) -> Tensor:
     """``algorithm`` of every element, not recorded."""
     x = contiguous(x)
     y = new(x.shape)
@@ -37,7 +44,7 @@ class Map(PyLayer):
     """``algorithm`` of every element."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, algorithm: int) -> Tensor:
+    def forward(ctx, x: Tensor, algorithm: Algorithm) -> Tensor:
         x = contiguous(x)
         ctx.save_for_backward(x)
         ctx.algorithm = algorithm

@@ -14,7 +14,9 @@ from vilg.kernels.onednn.autograd import BFLOAT16, contiguous, memory, new, refu
 from vilg.kernels.onednn.library import (
     DST, FORWARD_INFERENCE, NO_ATTRIBUTES, SRC, SRC_1, Cache, Primitive, operation, plain,
 )
-from vilg.kernels.onednn.matmul import add_column_sums, linear_product, operand, product, product_into, to_bf16
+from vilg.kernels.onednn.matmul import (
+    add_column_sums, linear_product, map_operand, operand, product, product_into, to_bf16,
+)
 
 IGNORED = -100
 """The label of a row that has no loss, as in Paddle."""
@@ -131,7 +133,7 @@ class LinearCrossEntropy(PyLayer):
         ctx.has_bias, ctx.add_sums = bias is not None, add_sums
         columns = weight.shape[1]
         ctx.labels = checked_labels(labels, columns)
-        x, weight = operand(x), operand(weight)
+        x, weight = map_operand(x, x.shape[0]), map_operand(weight, x.shape[0])
         logits = linear_product(x, weight, bias)
         ctx.save_for_backward(x, weight, logits)
         return _losses(logits, ctx.labels, columns)

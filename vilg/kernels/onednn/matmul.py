@@ -52,6 +52,13 @@ def operand(x: Tensor) -> Tensor:
     return to_bf16(contiguous(x)) if precision.casts() else contiguous(x)
 
 
+def map_operand(x: Tensor, rows: int) -> Tensor:
+    """:func:`operand` of a linear map of ``rows`` rows. From :data:`_MANY_ROWS` on AMX kernels take 1.1 to 2 times as
+    long to convert values as they load them, which they do again and again, as for products of cast ones."""
+    cast = precision.casts() or (precision.fpmath() and rows >= _MANY_ROWS)
+    return to_bf16(contiguous(x)) if cast else contiguous(x)
+
+
 def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False,
             bias: Tensor | None = None) -> Tensor:
     """a [..., m, k] · b [..., k, n] (+ bias [n]) → float32 [..., m, n]; operands from :func:`operand`."""
@@ -120,7 +127,8 @@ def _shared_badly(weight: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., in] · weight [in, out] + bias [out], not recorded."""
-    return linear_product(operand(x), operand(weight), bias)
+    rows = math.prod(x.shape[:-1])
+    return linear_product(map_operand(x, rows), map_operand(weight, rows), bias)
 
 
 def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -144,8 +152,9 @@ class Linear(PyLayer):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, add_sums: Callable | None = None) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
-        ctx.has_bias, ctx.add_sums = bias is not None, add_sums
-        x, weight = operand(x), operand(weight)
+        ctx.has_bias, ctx.add_sums, ctx.exact = bias is not None, add_sums, precision.exact()
+        rows = math.prod(x.shape[:-1])
+        x, weight = map_operand(x, rows), map_operand(weight, rows)
         ctx.save_for_backward(x, weight)
         return linear_product(x, weight, bias)
 
@@ -153,8 +162,9 @@ class Linear(PyLayer):
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
         x, weight = ctx.saved_tensor()
-        arrived = _Arrived(dy, x, weight, ctx)
-        gradients = arrived.to_input() if ctx.needs[0] else None, *arrived.to_weight_and_bias(x)
+        with precision.as_forward(ctx.exact):
+            arrived = _Arrived(dy, x, weight, ctx)
+            gradients = arrived.to_input() if ctx.needs[0] else None, *arrived.to_weight_and_bias(x)
         return gradients if ctx.has_bias else gradients[:2]
 
 
@@ -168,21 +178,23 @@ class LinearAfterGelu(PyLayer):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, maps: Any,
                 add_sums: Callable | None = None) -> Tensor:
         ctx.needs = (not x.stop_gradient, not weight.stop_gradient, bias is not None and not bias.stop_gradient)
-        ctx.has_bias, ctx.add_sums, ctx.maps = bias is not None, add_sums, maps
-        x, weight = contiguous(x), operand(weight)
+        ctx.has_bias, ctx.add_sums, ctx.maps, ctx.exact = bias is not None, add_sums, maps, precision.exact()
+        rows = math.prod(x.shape[:-1])
+        x, weight = contiguous(x), map_operand(weight, rows)
         ctx.save_for_backward(x, weight)
-        return linear_product(operand(maps.gelu(x)), weight, bias)
+        return linear_product(map_operand(maps.gelu(x), rows), weight, bias)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
         refuse_double_backward()
         x, weight = ctx.saved_tensor()
-        arrived, dx = _Arrived(dy, x, weight, ctx), None
-        if ctx.needs[0]:
-            inner, dx = ctx.maps.gelu_and_gradient(x, arrived.to_input())
-        else:
-            inner = ctx.maps.gelu(x)
-        gradients = dx, *arrived.to_weight_and_bias(to_bf16(inner) if weight.dtype == BFLOAT16 else inner)
+        with precision.as_forward(ctx.exact):
+            arrived, dx = _Arrived(dy, x, weight, ctx), None
+            if ctx.needs[0]:
+                inner, dx = ctx.maps.gelu_and_gradient(x, arrived.to_input())
+            else:
+                inner = ctx.maps.gelu(x)
+            gradients = dx, *arrived.to_weight_and_bias(to_bf16(inner) if weight.dtype == BFLOAT16 else inner)
         return gradients if ctx.has_bias else gradients[:2]
 
 
@@ -243,7 +255,7 @@ class Matmul(PyLayer):
         ctx.needs = (not a.stop_gradient, not b.stop_gradient)
         a, b = operand(a), operand(b)
         ctx.save_for_backward(a, b)
-        ctx.transposed = (transpose_a, transpose_b)
+        ctx.transposed, ctx.exact = (transpose_a, transpose_b), precision.exact()
         return product(a, b, transpose_a, transpose_b)
 
     @staticmethod
@@ -254,10 +266,11 @@ class Matmul(PyLayer):
         g = contiguous(dy)
         g = to_bf16(g) if a.dtype == BFLOAT16 else g
         da = db = None
-        if ctx.needs[0]:
-            da = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)
-        if ctx.needs[1]:
-            db = product(g, a, True, transpose_a) if transpose_b else product(a, g, not transpose_a, False)
+        with precision.as_forward(ctx.exact):
+            if ctx.needs[0]:
+                da = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)
+            if ctx.needs[1]:
+                db = product(g, a, True, transpose_a) if transpose_b else product(a, g, not transpose_a, False)
         return da, db
 
 

@@ -68,6 +68,21 @@ def full_precision() -> Iterator[None]:
         _scope.exact = before
 
 
+def exact() -> bool:
+    """Is this within :func:`full_precision`?"""
+    return _scope.exact
+
+
+@contextlib.contextmanager
+def as_forward(was_exact: bool) -> Iterator[None]:
+    """A gradient is computed as its forward was, within :func:`full_precision` or not, wherever it is asked for."""
+    before, _scope.exact = _scope.exact, was_exact
+    try:
+        yield
+    finally:
+        _scope.exact = before
+
+
 def _method() -> str:
     return "none" if _scope.exact else _State.method
 

@@ -45,6 +45,8 @@ def _cases() -> list:
         ("linear after gelu", lambda x, w, b: matmul.LinearAfterGelu.apply(x, w, b, elementwise),
          lambda x, w, b: F.linear(F.gelu(x), w, b), [(5, 24), (24, 33), (33,)]),
         ("tanh gelu", lambda x: elementwise.Map.apply(x, elementwise.GELU_TANH), lambda x: F.gelu(x, True), [(3, 17)]),
+        ("quick gelu", lambda x: elementwise.Map.apply(x, elementwise.QUICK_GELU), lambda x: x * F.sigmoid(1.702 * x),
+         [(3, 17)]),
         ("silu", lambda x: elementwise.Map.apply(x, elementwise.SWISH), F.silu, [(3, 17)]),
         ("softmax", elementwise.Softmax.apply, F.softmax, [(4, 19)]),
         ("layer_norm", lambda x, w, b: norm.LayerNorm.apply(x, w, b, 1e-5),

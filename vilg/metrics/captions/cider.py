@@ -5,7 +5,7 @@ with σ = 6. Its lengths count pairs of neighbouring words, not words.
 """
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ SIGMA = 6.0
 SCALE = 10.0
 SIGNATURE = f"cider-d n {LONGEST} σ {SIGMA:g}, lengths in pairs of words, frequencies of the references, ×{SCALE:g}"
 
-Counts = Counter[tuple[str, ...]]
+Counts = Counter[tuple[Hashable, ...]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,24 @@ class Cider:
 
 
 @dataclass(frozen=True)
+class Frequencies:
+    """How many of ``images`` images have an n-gram in one of their references: what CIDEr weighs n-grams by."""
+
+    images: int
+    counts: Counter[tuple[Hashable, ...]]
+
+    def __post_init__(self) -> None:
+        if self.images < 2:
+            raise DataError("CIDEr weighs words by how many images have them, and is 0 for any single image; score at "
+                            "least two images at once")
+
+    @classmethod
+    def of(cls, references: Sequence[Sequence[Counts]]) -> "Frequencies":
+        """Those of the references of every image."""
+        return cls(len(references), Counter(gram for wanted in references for gram in set().union(*wanted)))
+
+
+@dataclass(frozen=True)
 class _Vector:
     """Weighted n-grams by length, their norms [4], and the number of pairs of words."""
 
@@ -37,17 +55,16 @@ class _Vector:
     pairs: int
 
 
-def cider(hypotheses: Sequence[Counts], references: Sequence[Sequence[Counts]]) -> Cider:
-    """CIDEr-D and CIDEr from counted n-grams, weighted by how few images' references have them.
+def cider(hypotheses: Sequence[Counts], references: Sequence[Sequence[Counts]],
+          frequencies: Frequencies | None = None) -> Cider:
+    """CIDEr-D and CIDEr from counted n-grams, weighted by how few images' references have them: those of
+    ``references``, where ``frequencies`` does not bring those of another corpus.
 
     Raises DataError for fewer than two images: each n-gram is then in all of them and weighs nothing.
     """
-    if len(references) < 2:
-        raise DataError("CIDEr weighs words by how many images have them, and is 0 for any single image; score at "
-                        "least two images at once")
-    images = Counter(gram for wanted in references for gram in set().union(*wanted))
-    most = math.log(len(references))
-    weigh = {gram: most - math.log(count) for gram, count in images.items()}
+    frequencies = frequencies or Frequencies.of(references)
+    most = math.log(frequencies.images)
+    weigh = {gram: most - math.log(count) for gram, count in frequencies.counts.items()}
     clipped, plain = np.zeros(len(hypotheses)), np.zeros(len(hypotheses))
     for number, (counts, wanted) in enumerate(zip(hypotheses, references, strict=True)):
         own = _vector(counts, weigh, most)

@@ -4,6 +4,7 @@ The scores are those of coco-caption (BLEU, METEOR, ROUGE-L, CIDEr), which ERNIE
 (arXiv 2112.15283, section 4); SPICE reads English only and is left out.
 """
 import hashlib
+import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,11 @@ from vilg.metrics.captions import bleu, cider, meteor, rouge
 from vilg.metrics.captions.cut import Cut, find_cut, refuse_uncut
 from vilg.metrics.captions.ngrams import count_ngrams
 
+log = logging.getLogger("vilg.metrics")
 NAMED = 3
 """How many images a refusal names."""
+NOTHING = 1e-12
+"""BLEU-1 below this is that of a set without a match."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,10 @@ def score_captions(references: Mapping[Hashable, Sequence[str]],
         raise DataError(f"a reference of {_some(empty)} has no word to score against; take it out of the references")
     counts, wanted_counts = [count_ngrams(own) for own in words], [[*map(count_ngrams, texts)] for texts in wanted]
     bleus, each_bleu = bleu.bleu(counts, wanted_counts)
+    if bleus[0] < NOTHING:
+        log.warning("no word of any hypothesis is in its references, so all scores are 0: %s says %r and its reference "
+                    "%r; are both in one language, cut and encoding?", images[0], said[images[0]],
+                    references[images[0]][0])
     consensus = cider.cider(counts, wanted_counts)
     meteor_all, each_meteor = meteor.meteor([" ".join(own) for own in words],
                                             [[" ".join(text) for text in texts] for texts in wanted])

@@ -1,5 +1,4 @@
 """What both towers of a dual encoder are made of: blocks in either order of norms, and attention under a key mask."""
-import math
 from typing import Literal
 
 import paddle.nn.functional as F
@@ -7,11 +6,11 @@ from paddle import Tensor, nn
 
 from vilg.config import configclass
 from vilg.nn import functional
+from vilg.nn.attention.packed import HiddenKeys, packed_attention
 from vilg.nn.layers import LayerNorm, Linear, LinearAfterGelu
 
 # Added to the score of a padded key, as ERNIE does: exp() of it is zero, and half precision can hold it.
 MASKED_KEY = -1e4
-QUICK = 1.702
 
 
 @configclass
@@ -45,23 +44,15 @@ class TowerConfig:
         return 0.0 if self.frozen else self.dropout
 
 
-class LinearBeforeQuickGelu(Linear):
-    """1.702 · (x · W + b): the factor costs a pass over W instead of one over the activations."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] → [..., out], to be handed to :class:`LinearAfterQuickGelu`."""
-        return functional.linear(x, self.weight * QUICK, self.bias * QUICK)
-
-
 class LinearAfterQuickGelu(Linear):
-    """The linear map of quick-GELU(h) for x = 1.702 · h, since quick-GELU(h) = SiLU(1.702 h) / 1.702."""
+    """The linear map of quick-GELU(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out]."""
-        return functional.linear(functional.silu(x), self.weight * (1 / QUICK), self.bias)
+        return super().forward(functional.quick_gelu(x))
 
 
-_MLP = {"gelu": (Linear, LinearAfterGelu), "quick_gelu": (LinearBeforeQuickGelu, LinearAfterQuickGelu)}
+_AFTER = {"gelu": LinearAfterGelu, "quick_gelu": LinearAfterQuickGelu}
 
 
 class TowerBlock(nn.Layer):
@@ -72,36 +63,30 @@ class TowerBlock(nn.Layer):
         self.heads, self.dropout, self.post = config.heads, config.dropout_rate, config.norm_order == "post"
         width, eps, inner = config.width, config.norm_eps, config.mlp_ratio * config.width
         into_residual = 0.02 / (2 * config.layers) ** 0.5
-        before, after = _MLP[config.activation]
         self.norm1 = LayerNorm(width, eps)
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width, std=into_residual)
         self.norm2 = LayerNorm(width, eps)
-        self.fc1 = before(width, inner)
-        self.fc2 = after(inner, width, std=into_residual)
+        self.fc1 = Linear(width, inner)
+        self.fc2 = _AFTER[config.activation](inner, width, std=into_residual)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, first_only: bool = False) -> Tensor:
-        """x [B, L, D] → [B, L, D]; ``mask`` [B, N, L, L] is added to the scores.
+    def forward(self, x: Tensor, hidden: HiddenKeys | None = None, first_only: bool = False) -> Tensor:
+        """x [B, L, D] → [B, L, D], seeing all keys but ``hidden`` ones.
 
         With ``first_only`` the first row's result alone: [B, 1, D]. In a last block it costs a quarter of the whole.
         """
         rows = 1 if first_only else x.shape[1]
         if self.post:
-            x = self.norm1(x[:, :rows] + self._drop(self._attention(x, mask, rows)))
+            x = self.norm1(x[:, :rows] + self._drop(self._attention(x, hidden, rows)))
             return self.norm2(x + self._drop(self.fc2(self.fc1(x))))
-        x = x[:, :rows] + self._drop(self._attention(self.norm1(x), mask, rows))
+        x = x[:, :rows] + self._drop(self._attention(self.norm1(x), hidden, rows))
         return x + self._drop(self.fc2(self.fc1(self.norm2(x))))
 
-    def _attention(self, x: Tensor, mask: Tensor | None, rows: int) -> Tensor:
+    def _attention(self, x: Tensor, hidden: HiddenKeys | None, rows: int) -> Tensor:
         """What the first ``rows`` queries R of x [B, L, D] see: [B, R, D]."""
         batch, length, width = x.shape
-        size = width // self.heads
-        qkv = self.qkv(x).reshape([batch, length, 3, self.heads, size])  # [B, L, 3, N, H]
-        q = qkv[:, :rows, 0].transpose([0, 2, 1, 3]) * (1 / math.sqrt(size))  # [B, N, R, H]
-        k, v = qkv[:, :, 1].transpose([0, 2, 1, 3]), qkv[:, :, 2].transpose([0, 2, 1, 3])  # [B, N, L, H]
-        scores = functional.matmul(q, k, transpose_y=True)  # [B, N, R, L]
-        weights = self._drop(functional.softmax(scores if mask is None else scores + mask[:, :, :rows]))
-        seen = functional.matmul(weights, v).transpose([0, 2, 1, 3])  # [B, R, N, H]
+        qkv = self.qkv(x).reshape([batch, length, 3, self.heads, width // self.heads])  # [B, L, 3, N, H]
+        seen = packed_attention(qkv, rows, hidden, self.dropout if self.training else 0.0)  # [B, R, N, H]
         return self.proj(seen.reshape([batch, rows, width]))  # [B, R, D]
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -113,21 +98,15 @@ class TowerStack(nn.Layer):
 
     def __init__(self, config: TowerConfig):
         super().__init__()
-        self.heads = config.heads
         self.blocks = nn.LayerList([TowerBlock(config) for _ in range(config.layers)])
         self.norm = LayerNorm(config.width, config.norm_eps) if config.norm_order == "pre" else None
 
     def forward(self, x: Tensor, padded: Tensor | None = None, first_only: bool = False) -> Tensor:
         """x [B, L, D] → [B, L, D], or with ``first_only`` [B, 1, D]; keys are hidden where ``padded`` [B, L] holds."""
-        mask = None
-        if padded is not None:
-            hidden = padded.astype(x.dtype) * MASKED_KEY
-            # Expanded over heads and queries: adding a broadcast mask is several times slower on a CPU.
-            batch, length = padded.shape
-            mask = hidden.reshape([batch, 1, 1, length]).expand([batch, self.heads, length, length]).contiguous()
+        hidden = None if padded is None else HiddenKeys(padded.astype(x.dtype) * MASKED_KEY)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
-            x = block(x, mask, first_only and number == last)
+            x = block(x, hidden, first_only and number == last)
         return x if self.norm is None else self.norm(x)
 
 

@@ -1,11 +1,10 @@
 """What image→text reads of an image: codes, or dense vectors of the same grid."""
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
 
 from vilg.errors import ConfigError
 from vilg.models.dual_encoder.image import ImageTower
-from vilg.models.dual_encoder.preprocess import PreprocessConfig
+from vilg.models.dual_encoder.preprocess import PreprocessConfig, differentiable
 from vilg.models.two_level.model import FeatureKind, TwoLevelConfig
 from vilg.nn import functional
 from vilg.tokenizers.image.base import ImageTokenizer
@@ -52,9 +51,4 @@ class FeatureReader:
         return codes if self.kind == "codes" else self.of_images(self.image_tokenizer.decode(codes))
 
     def _patches(self, images: Tensor) -> Tensor:
-        size = self.tower.config.image_size
-        if images.shape[-1] != size:
-            images = F.interpolate(images, [size, size], mode="bicubic")
-        mean, std = (paddle.to_tensor(value, "float32").reshape([1, 3, 1, 1])
-                     for value in (self.preprocess.mean, self.preprocess.std))
-        return self.tower.patches((images / 2 + 0.5 - mean) / std)
+        return self.tower.patches(differentiable(images, self.tower.config.image_size, self.preprocess))

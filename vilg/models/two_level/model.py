@@ -43,7 +43,8 @@ class TwoLevelTransformer(TextImageTransformer):
     """Draws by mask-predict, see the module; text ids, codes, ``length`` and ``prefix`` as in the base class.
 
     ``masked`` are booleans [B, n], True where a token is to be predicted, whose code then does not matter. Where the
-    config says dense features, ``image`` is float32 [B, n, feature_width], else codes int64 [B, n]; another shape is
+    config says dense features, ``image`` is float32 [B, n, feature_width], else codes int64 [B, n], or
+    shares of the codebook [B, n, K]; another shape is
     refused with ShapeError.
     """
 
@@ -77,12 +78,21 @@ class TwoLevelTransformer(TextImageTransformer):
         """What image→text reads of an image → [B, n, D]."""
         width = self.config.feature_width
         if not width:
-            return self.embed_image(image)
+            return self.embed_image(image) if image.ndim == 2 else self._embed_mixture(image)
         if image.ndim != 3 or image.shape[-1] != width:
             raise ShapeError(f"features of shape {list(image.shape)} do not fit the model, which reads [batch, "
                              f"{self.layout.image}, {width}]")
         self.check_grid(image.shape[1])
         return self._drop(self.feature_norm(self.feature_map(image)) + self.image_positions())
+
+    def _embed_mixture(self, shares: Tensor) -> Tensor:
+        """Shares of the codebook [B, n, K], as a relaxed drawing has them → [B, n, D]; one-hot ones are codes."""
+        codes = self.config.codebook_size
+        if shares.ndim != 3 or shares.shape[-1] != codes:
+            raise ShapeError(f"shares of codes of shape {list(shares.shape)} do not fit the model, which reads [batch, "
+                             f"{self.layout.image}, {codes}]")
+        self.check_grid(shares.shape[1])
+        return self._drop(paddle.matmul(shares, self.image_embedding.weight) + self.image_positions())
 
     def _add_image_inputs(self, width: int) -> None:
         self.mask_vector = Embedding(1, width)

@@ -20,7 +20,8 @@ class Source:
     """The prefilled source of P prompts: keys [P, N, H, L] and values [P, N, L, H] a layer, and which the targets see
     [P, L].
 
-    Float32 on a CPU is kept as numpy arrays, anything else as tensors where the model is.
+    Float32 on a CPU is kept as numpy arrays, anything else as tensors where the model is; for attention in a compiled
+    loop both are numpy arrays [P, N, L, H] of float16.
     """
 
     keys: list[Any]
@@ -36,6 +37,11 @@ class Source:
     def on_host(self) -> bool:
         """Are keys and values numpy arrays?"""
         return isinstance(self.keys[0], np.ndarray)
+
+    @property
+    def in_half(self) -> bool:
+        """Are they kept for a compiled loop?"""
+        return self.on_host and self.keys[0].dtype == np.float16
 
     def nbytes(self) -> int:
         """Bytes of the kept keys and values."""

@@ -30,7 +30,7 @@ class HostMaths:
 
     def __init__(self, source: Source, samples: int, padded_rows: int):
         self._keys, self._values, self._seen = source.keys, source.values, source.visible
-        heads, head, self._source = source.keys[0].shape[1:]
+        heads, self._source, head = source.values[0].shape[1:]
         self._shape = source.prompts, samples, heads, head
         self.qkv, self.attended = Buffer((padded_rows, 3, heads, head)), Buffer((padded_rows, heads, head))
         rows = source.prompts * samples

@@ -75,27 +75,31 @@ class BidirectionalFolder(Kind):
             raise CheckpointError(f"{opened.folder / DESCRIPTION}: sampling must be a mapping of settings")
         config = opened.section("model", self.shape)
         _check_fit(config, image_tokenizer, text_tokenizer, opened.folder / DESCRIPTION)
-        model = opened.build(lambda: self.network(config))
-        reconstructor = opened.part("reconstructor", "reconstructor", model=model, image_tokenizer=image_tokenizer)
+        model = opened.build(lambda: self.network(config), drawing=True)
+        # A model that holds int8 alone has no float weights to tell whose reconstructor this is.
+        trained = opened.weights if opened.int8 else None
+        reconstructor = opened.part("reconstructor", "reconstructor", model=model, image_tokenizer=image_tokenizer,
+                                    transformer=trained)
         return ReleasedModel(model, image_tokenizer, text_tokenizer, sampling, opened.folder.name, reconstructor)
 
 
 def start_from(model: BidirectionalTransformer, folder: str | Path, image_tokenizer: ImageTokenizer,
-               text_tokenizer: WordPieceTokenizer) -> None:
+               text_tokenizer: WordPieceTokenizer, other_codes: bool = False) -> None:
     """Give ``model`` the weights of a released folder (fine-tuning), as :func:`weights_of` reads them. Raises
     CheckpointError when they do not fit."""
-    opened, weights = weights_of(folder, image_tokenizer, text_tokenizer, "bidirectional")
+    opened, weights = weights_of(folder, image_tokenizer, text_tokenizer, "bidirectional", other_codes)
     load_weights(model, weights, str(opened.folder / WEIGHTS))
 
 
 def weights_of(folder: str | Path, image_tokenizer: ImageTokenizer, text_tokenizer: WordPieceTokenizer,
-               kind: str | None = None) -> tuple[Opened, dict[str, np.ndarray]]:
+               kind: str | None = None, other_codes: bool = False) -> tuple[Opened, dict[str, np.ndarray]]:
     """A released folder (of ``kind``) to start from, and its weights for these tokenizers. ``text_tokenizer`` may hold
     more tokens than the folder's (:func:`~vilg.release.widening.widen`). Raises CheckpointError when the vocabulary
-    lacks some of the folder's, or the image tokenizer is not the one in use."""
+    lacks some of the folder's, or the image tokenizer is not the one in use, unless its codes may be others."""
     opened = open_folder(folder, kind)
-    opened.refuse_others(_identity(image_tokenizer))
-    weights, theirs = opened.weights, opened.text_tokenizer()
+    if not other_codes:
+        opened.refuse_others(_identity(image_tokenizer))
+    weights, theirs = dict(opened.weights), opened.text_tokenizer()
     if theirs.fingerprint() != text_tokenizer.fingerprint():
         weights = widen(weights, theirs, text_tokenizer, str(opened.folder))
     return opened, weights

@@ -92,6 +92,13 @@ class VectorQuantizer(nn.Layer):
         self.gather: Callable[[Tensor], Tensor] | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
 
+    @paddle.no_grad()
+    def hold(self) -> None:
+        """Let every code stand as if it had been chosen before: a codebook that was trained is moved by what it sees,
+        and not replaced by it, nor are the codes revived that the first steps do not choose."""
+        self.counts.set_value(paddle.ones_like(self.counts))
+        self.sums.set_value(self.codebook.astype("float32"))
+
     def codes_of(self, z: Tensor) -> Tensor:
         """Vectors [N, d] → the nearest codes [N]."""
         with paddle.amp.auto_cast(enable=False):  # half precision cannot tell near codes apart

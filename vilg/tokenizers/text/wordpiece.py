@@ -151,7 +151,7 @@ class WordPieceTokenizer:
         for prompt in prompts:
             check_text(prompt, "prompt")
             if not self.reads(prompt):
-                raise VilgError(f"the prompt {prompt!r} is empty; write at least one character to draw or answer from")
+                raise VilgError(f"the prompt {prompt!r} is empty; write at least one character")
         batch = self.encode_batch(prompts, max_length)
         for prompt, cut, unknown in zip(prompts, batch.cut.tolist(), batch.unknown, strict=True):
             if cut:

@@ -36,19 +36,20 @@ def stream_attention(qkv: Tensor, contexts: list[StreamContext], pattern: Patter
     return _forward(contiguous(qkv), contexts, pattern, dropout)[0]
 
 
-def _softmax(scores: Tensor) -> None:
+def softmax_in_place(scores: Tensor) -> None:
+    """Scores → weights, over the last axis of a contiguous tensor."""
     keys = scores.shape[-1]
     softmax_primitives(scores.size // keys, keys)[0](scores.data_ptr(), scores.data_ptr())
 
 
-def _softmax_backward(weights: Tensor, gradient: Tensor) -> None:
+def softmax_gradient_in_place(weights: Tensor, gradient: Tensor) -> None:
     """Gradient of the weights → gradient of the scores, in place."""
     keys = weights.shape[-1]
     softmax_primitives(weights.size // keys, keys)[1](
         weights.data_ptr(), gradient.data_ptr(), gradient.data_ptr())
 
 
-def _dropped(weights: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+def dropped(weights: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
     """Weights after dropout, and the factors that did it."""
     if not dropout:
         return weights, None
@@ -83,7 +84,7 @@ class _Stream:
         for each in self.products:
             masked_product(each.queries(queries), each.keys(keys).transposed, each.scores(field), scale, each.mask)
             each.fill_beyond(scores, HIDDEN)
-        _softmax(scores)
+        softmax_in_place(scores)
         return scores
 
     def text_weights(self, q: Field, k: Field, scale: float) -> Tensor:
@@ -92,7 +93,7 @@ class _Stream:
         scores = paddle.empty([q.batch, q.heads, *mask.shape[1:]], "float32")
         field = scores_field(scores)
         masked_product(q.rows(self.m), k.rows(field.width).transposed, field.rows(self.m), scale, mask)
-        _softmax(scores)
+        softmax_in_place(scores)
         return scores
 
     def image_output(self, weights: Tensor, v: Field, out: Field) -> None:
@@ -116,7 +117,7 @@ class _Stream:
         multiply(field.rows(m).transposed, dout.rows(m), dv.rows(keys))
         multiply(dout.rows(m), v.rows(keys).transposed, scores.rows(m))
         gradient = gradient if factors is None else gradient.multiply_(factors)
-        _softmax_backward(weights, gradient)
+        softmax_gradient_in_place(weights, gradient)
         multiply(scores.rows(m), k.rows(keys), dq.rows(m), scale)
         multiply(scores.rows(m).transposed, q.rows(m), dk.rows(keys), scale)
 
@@ -137,7 +138,7 @@ class _Stream:
             multiply(above, each.keys(v.after(m)).transposed, each.scores(scores), axis=each.axis)
             multiply(each.scores(field).transposed, above, each.keys(dv.after(m)), 1, True, each.axis)
         gradient = gradient if factors is None else gradient.multiply_(factors)
-        _softmax_backward(weights, gradient)
+        softmax_gradient_in_place(weights, gradient)
         queries, to = q.after(m), dq.after(m)
         if m:
             text, _kept = head_by_head(k, m)
@@ -160,12 +161,12 @@ def _forward(qkv: Tensor, contexts: list[StreamContext], pattern: Pattern,
         q, k, v = fields(qkv, at, context.batch)
         target, = fields(out, at, context.batch)
         weights = stream.image_weights(q, k, scale)
-        used, factors = _dropped(weights, dropout)
+        used, factors = dropped(weights, dropout)
         stream.image_output(used, v, target)
         kept.append([weights, factors])
         if stream.m:
             weights = stream.text_weights(q, k, scale)
-            used, factors = _dropped(weights, dropout)
+            used, factors = dropped(weights, dropout)
             field = scores_field(used)
             multiply(field.rows(stream.m), v.rows(field.width), target.rows(stream.m))
             kept[-1] += [weights, factors]
