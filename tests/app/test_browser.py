@@ -199,7 +199,7 @@ def test_history_brings_sentence_and_seed_back_after_the_page_is_left(visit, add
     visit.wait(lambda: visit.shown("//*[contains(@class, 'live')][contains(., '画好了 Done')]"))
     again = Visit(visit.driver, address)
     assert again.box("种子 Seed").get_attribute("value") == "0"
-    again.click(lambda: again.boxes("画过的 History"))
+    again.click(lambda: again.shown("//input[@aria-label='画过的 History']"))
     again.click(lambda: again.shown("//*[@role='option'][contains(., '三个绿色的三角形')][contains(., '77')]"))
     again.wait(lambda: again.box("种子 Seed").get_attribute("value") == "77")
     assert again.box("一句话 Sentence").get_attribute("value") == "三个绿色的三角形"
