@@ -1,8 +1,9 @@
-"""A page in the browser for those who do not program: draw from a Chinese sentence, describe pictures, ask about them.
+"""A page in the browser for those who do not program: draw from a Chinese sentence, repaint, describe, ask, search.
 
   pip install -e '.[cpu,demo]'
   python tools/web.py
   python tools/web.py --model runs/finetune/model --port 8000
+  python tools/web.py --index data/photos_index
 
 Open the address that it prints. The page runs on this machine and needs no network. `--host 0.0.0.0` shows it to the
 local network as well; that wants `--password-file FILE` (the user is `vilg`), or `--no-password` to let everybody in.
@@ -23,6 +24,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="port to serve at (%(default)s)")
     parser.add_argument("--device", help="cpu, gpu:0 … (the first GPU when Paddle has one, else the CPU)")
     parser.add_argument("--cpu-math", choices=CPU_MATHS, help="precision of products on a CPU")
+    parser.add_argument("--index", metavar="DIR", help="an index of tools/search.py, to search in")
+    parser.add_argument("--encoder", default="ernie_vil_tiny", help="the model that built the index (%(default)s)")
     protection = parser.add_mutually_exclusive_group()
     protection.add_argument("--password-file", metavar="FILE", help="its first line is what visitors must type")
     protection.add_argument("--no-password", action="store_true", help="let everybody in who can reach --host")
@@ -46,7 +49,7 @@ def main() -> int:
     from vilg.app import page as web
 
     web.serve(arguments.model, arguments.host, arguments.port, device=arguments.device, cpu_math=arguments.cpu_math,
-              password=password, unprotected=arguments.no_password)
+              password=password, unprotected=arguments.no_password, index=arguments.index, encoder=arguments.encoder)
     return 0
 
 

@@ -170,19 +170,81 @@ def test_a_damaged_upload_gets_a_sentence(visit, scene, tmp_path):
     visit.message("不是一张完整的图片")
 
 
-def test_a_drawing_is_stopped_and_the_next_one_begins(visit):
+def set_number(visit, label, value):
+    box = visit.wait(lambda: [one for one in visit.shown("//input[@type='number']")
+                              if label in (one.get_attribute("aria-label") or "")])[0]
+    visit.driver.execute_script("arguments[0].value = arguments[1]; for (const name of ['input', 'change']) "
+                                "arguments[0].dispatchEvent(new Event(name, {bubbles: true}))", box, value)
+
+
+def test_pictures_grow_are_stopped_and_the_next_ones_begin(visit):
     visit.write("一句话 Sentence", "左边是红色的圆形，右边是蓝色的方块")
-    count = visit.wait(lambda: visit.shown("//input[@type='number'][@max='16']"))[0]
-    visit.driver.execute_script("arguments[0].value = 16; arguments[0].dispatchEvent(new Event('input', {bubbles: "
-                                "true})); arguments[0].dispatchEvent(new Event('change', {bubbles: true}))", count)
+    set_number(visit, "张数 Pictures", 16)
     visit.press("画 Draw")
-    visit.wait(lambda: visit.shown("//*[contains(@class, 'progress-text')]"))
+    visit.wait(lambda: visit.shown("//*[contains(@class, 'live')][contains(., '正在画 Drawing')]"))
+    assert visit.wait(lambda: len(visit.pictures()) == 16)  # they are there before they are whole
     visit.press("停 Stop")
-    visit.wait(lambda: not visit.shown("//*[contains(@class, 'progress-text')]"))
-    assert visit.pictures() == []
+    time.sleep(3)
+    assert not visit.shown("//*[contains(., '画好了 Done')]")
     visit.write("一句话 Sentence", "一个红色的圆形")
+    set_number(visit, "张数 Pictures", 2)
     visit.press("画 Draw")
-    assert visit.wait(lambda: len(visit.pictures()) == 16)
+    visit.wait(lambda: visit.shown("//*[contains(@class, 'live')][@aria-live='polite'][contains(., '画好了 Done: 2')]"))
+
+
+def test_history_brings_sentence_and_seed_back_after_the_page_is_left(visit, address):
+    visit.write("一句话 Sentence", "三个绿色的三角形")
+    visit.write("种子 Seed", "77")
+    visit.press("画 Draw")
+    visit.wait(lambda: visit.shown("//*[contains(@class, 'live')][contains(., '画好了 Done')]"))
+    again = Visit(visit.driver, address)
+    assert again.box("种子 Seed").get_attribute("value") == "0"
+    again.click(lambda: again.shown("//input[@aria-label='画过的 History']"))
+    again.click(lambda: again.shown("//*[@role='option'][contains(., '三个绿色的三角形')][contains(., '77')]"))
+    again.wait(lambda: again.box("种子 Seed").get_attribute("value") == "77")
+    assert again.box("一句话 Sentence").get_attribute("value") == "三个绿色的三角形"
+
+
+def test_what_is_painted_by_keyboard_is_drawn_anew(visit, scene):
+    visit.tab("Repaint")
+    visit.upload(scene)
+    cells = "//*[@id='mask']//button"
+    visit.wait(lambda: "url(\"data:" in visit.driver.execute_script(
+        "return getComputedStyle(document.querySelector('#mask .cells')).backgroundImage"))
+    first = visit.wait(lambda: visit.shown(cells))[0]
+    visit.driver.execute_script("arguments[0].focus()", first)
+    for key in ("\ue014", "\ue015", " "):  # right, down, space
+        visit.driver.switch_to.active_element.send_keys(key)
+        time.sleep(0.3)
+    painted = visit.wait(lambda: visit.shown(cells + "[@aria-pressed='true']"))
+    assert [one.get_attribute("data-at") for one in painted] == ["9"]
+    assert "2 行 2 列" in painted[0].get_attribute("aria-label").replace("\n", "")
+    visit.write("一句话 Sentence", "一个红色的圆形")
+    visit.press("重画 Repaint")
+    visit.wait(lambda: visit.shown("//*[contains(@class, 'live')][contains(., '画好了 Done: 4')]"))
+
+
+def test_all_that_can_be_used_has_a_name_for_screen_readers(visit):
+    tree = visit.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = {"button", "textbox", "slider", "spinbutton", "checkbox", "radio", "tab", "combobox", "img", "switch"}
+    nameless = [(one["role"]["value"], one.get("backendDOMNodeId")) for one in tree
+                if not one.get("ignored") and one.get("role", {}).get("value") in roles
+                and not (one.get("name") or {}).get("value")]
+    assert nameless == []
+    assert {"button", "textbox", "radio", "tab"} <= {one.get("role", {}).get("value") for one in tree}
+
+
+def test_drawing_needs_no_mouse(visit):
+    visit.write("一句话 Sentence", "一个红色的圆形")
+    visit.driver.execute_script("arguments[0].focus()", visit.box("一句话 Sentence"))
+    for _ in range(60):
+        here = visit.driver.switch_to.active_element
+        if here.text.strip() == "画 Draw":
+            break
+        here.send_keys("\ue004")  # tab
+    assert visit.driver.switch_to.active_element.text.strip() == "画 Draw"
+    visit.driver.switch_to.active_element.send_keys("\ue007")  # enter
+    assert visit.wait(lambda: len(visit.pictures()) == 4)
 
 
 def test_the_scene_to_try_is_one(visit):

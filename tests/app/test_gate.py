@@ -2,12 +2,14 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 
 from vilg.app import gate
 from vilg.app.gate import Gate, is_loopback
-from vilg.app.jobs import Listeners, Stopped, Worker, result_of
+from vilg.app.jobs import Listeners, Stopped, result_of
+from vilg.app.worker import Worker
 from vilg.errors import VilgError
 
 
@@ -128,7 +130,7 @@ def test_a_job_that_runs_ends_at_its_next_check():
     job = worker.submit(call)
     assert begun.wait(30)
     job.stop()
-    with pytest.raises(Stopped):
+    with pytest.raises(CancelledError):
         job.future.result(30)
     assert worker.run(lambda: 5) == 5 and not went_on
 

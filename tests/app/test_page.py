@@ -20,7 +20,8 @@ from PIL import Image
 
 from vilg.app import layout
 from vilg.app import page as web
-from vilg.app.jobs import Worker
+from vilg.app.styles import STYLES
+from vilg.app.worker import Worker
 from vilg.config import settings_of
 from vilg.data.worlds import scenes
 from vilg.errors import CheckpointError, VilgError
@@ -134,6 +135,57 @@ def test_jobs_from_several_threads_do_not_disturb_each_other(untrained):
     assert all(same(left, right) for left, right in zip(alone, together))
 
 
+def test_pictures_are_shown_as_they_grow(page, monkeypatch):
+    monkeypatch.setattr("vilg.app.growing._GAP_SECONDS", 0.0)
+    seen = []
+    job = page.begin(PROMPT, 2, 3, show=lambda *shown: seen.append(shown))
+    whole = arrays(job.future.result(60))
+    assert [done for done, _, _ in seen] == list(range(1, 8)) and same(whole, arrays(page.draw(PROMPT, 2, 3)))
+    for done, parts, pictures in seen:
+        assert parts == 8 and len(pictures) == 2
+        for picture in pictures:
+            assert (picture[done * 8:] == 128).all() and (picture[:done * 8] != 128).any()
+
+
+def test_a_style_is_said_behind_the_sentence(page):
+    styled, _ = page.draw("猫脸", count=1, style="油画")
+    assert styled[0][0].info["prompt"] == "猫脸，油画风格"
+    with pytest.raises(VilgError, match="没有这种风格"):
+        page.draw("猫脸", style="素描")
+
+
+def test_what_is_painted_is_drawn_anew_and_the_rest_kept(page):
+    picture = page.scene()
+    value = page.to_paint(picture)
+    assert value["picture"].startswith("data:image/png;base64,") and value["cells"] == "0" * 64
+    painted = value | {"cells": "0" * 32 + "1" * 32}
+    drawn = arrays(page.complete(picture, painted, PROMPT, 1, 5))
+    own, = page.model.text_to_image(PROMPT, 1, 5, known_image=picture, known_rows=4)
+    assert same(drawn, [np.asarray(own[0])])
+    for wrong in (value, None, {"cells": "01"}, {"cells": "2" * 64}):
+        with pytest.raises(VilgError, match="涂抹要重画的地方"):
+            page.complete(picture, wrong, PROMPT)
+    with pytest.raises(VilgError, match="请先放一张图片"):
+        page.complete(None, painted, PROMPT)
+
+
+def test_an_index_is_searched_by_sentence_and_by_picture(tmp_path):
+    from vilg.app import pipeline, search
+
+    for number in range(6):
+        Image.fromarray(scenes.render(scenes.sample_scene(number, "test"), 64)).save(tmp_path / f"{number}.png")
+    encoder = pipeline.load_encoder("ernie_vil_tiny")
+    search.build_index(encoder, search.open_collection(tmp_path), tmp_path / "index")
+    page = web.Page("ernie_vilg_tiny", index=str(tmp_path / "index"))
+    hits, remark = page.search("", str(tmp_path / "3.png"))
+    assert hits[0][1].endswith("3.png") and hits[0][1].startswith("1.00") and remark == ""
+    assert np.array_equal(np.asarray(hits[0][0]), np.asarray(Image.open(tmp_path / "3.png")))
+    found, remark = page.search("一个红色的圆形", None)
+    assert bool(found) != bool(remark)
+    with pytest.raises(VilgError, match="请先放一张图片"):
+        page.search(" ", None)
+
+
 def test_a_missing_model_is_an_error_of_the_model():
     with pytest.raises(CheckpointError, match="nobody: no such model"):
         web.Page("nobody")
@@ -174,7 +226,8 @@ def test_serving_ends_without_leaving_pictures_behind(monkeypatch, capsys):
     monkeypatch.setattr(web, "start", lambda *given: (asked.append(given), app)[1])
     with warnings.catch_warnings():  # it changes the filters of its process
         web.serve("model", "127.0.0.1", 1, device="cpu", cpu_math="bf16")
-    assert made == [("model", "cpu", "bf16")] and asked == [(page, "127.0.0.1", 1, None)] and not app.folder.exists()
+    assert made == [("model", "cpu", "bf16", None, "ernie_vil_tiny")] and not app.folder.exists()
+    assert asked == [(page, "127.0.0.1", 1, None)]
     assert app.local_url in capsys.readouterr().out
 
 
@@ -285,7 +338,7 @@ def test_neither_a_file_of_this_machine_nor_an_address_can_be_named_over_http(se
 ])
 def test_numbers_that_are_none_get_a_sentence_over_http(served, data, sentence):
     app, _, _ = served
-    own = [getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)]
+    own = [*(getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)), STYLES[0]]
     told = result(app, "draw", begun(app, "draw", [*data, *[False, *own][len(data) - 3:]]))
     assert "event: error" in told and sentence in json.loads(told.splitlines()[1].removeprefix("data: "))["error"]
 
@@ -302,12 +355,11 @@ def test_requests_by_another_name_or_from_another_site_are_refused(served):
 
 def test_what_nobody_waits_for_is_not_done(served, page, monkeypatch):
     app, _, _ = served
-    drawn, go, began = [], threading.Event(), threading.Event()
-    monkeypatch.setattr(page.model, "text_to_image", lambda text, **_: drawn.append(text))
+    go, began, drawn = threading.Event(), threading.Event(), page.worker._engine.row_steps
     monkeypatch.setattr("vilg.app.jobs._NEVER_CAME_SECONDS", 2.0)
     held = page.worker.submit(lambda: (began.set(), go.wait(60)))
     assert began.wait(30)
-    own = [getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)]
+    own = [*(getattr(SamplingConfig(), one.name) for one in settings_of(SamplingConfig)), STYLES[0]]
     for _ in range(5):
         begun(app, "draw", ["左边是红色的圆形", 1, 0, False, *own])
     event = begun(app, "draw", ["右边是红色的圆形", 1, 0, False, *own])
@@ -322,4 +374,4 @@ def test_what_nobody_waits_for_is_not_done(served, page, monkeypatch):
     go.set()
     held.future.result(30)
     page.worker.run(lambda: None)
-    assert drawn == []
+    assert page.worker._engine.row_steps == drawn

@@ -1,16 +1,16 @@
-"""The page's jobs: one after the other on one thread, and none for somebody who has gone."""
+"""The page's jobs, what they show on their way, and none for somebody who has gone."""
 import asyncio
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 from vilg.errors import VilgError
 
-_PAUSE_SECONDS = 0.25
+_PAUSE_SECONDS = 0.1
 _NEVER_CAME_SECONDS, _LEFT_SECONDS = 10.0, 1.0
 """How long a job waits for somebody to ask for its result, and for one who has gone to come back."""
 _REMEMBERED = 1000
@@ -21,70 +21,52 @@ class Stopped(VilgError):
 
 
 class Job:
-    """One call that waits, runs or is done; ``future`` has its result."""
+    """One call or drawing that waits, runs or is done; ``future`` has its result."""
 
     def __init__(self) -> None:
         self.future: Future = Future()
         self.asked = time.monotonic()
         self.unwanted = threading.Event()
+        self._ticket: Any = None
+
+    def follow(self, ticket: Any, finish: Callable[[Any], Any] | None = None) -> None:
+        """Have the result of an engine's ticket, or what ``finish`` makes of it on the engine's thread."""
+        self._ticket = ticket
+        ticket.future.add_done_callback(lambda done: self._settle(done, finish))
 
     def stop(self) -> None:
-        """Take the job out of the queue, or, once it runs, have it end at its next :meth:`Worker.check`."""
+        """Take the job out of the queue; a drawing ends with its token, a call at its next ``Worker.check``."""
         self.unwanted.set()
         self.future.cancel()
+        if self._ticket is not None:
+            self._ticket.cancel()
 
-
-class Worker:
-    """The one thread that uses a model: Paddle keeps its device and its team of threads by thread. ``most``: jobs that
-    may wait."""
-
-    def __init__(self, most: int):
-        self.most = most
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._jobs: set[Job] = set()
-        self._lock, self._here = threading.Lock(), threading.local()
-
-    def submit(self, call: Callable[[], Any]) -> Job:
-        """Put a call at the end of the queue. Raises VilgError when that is full."""
-        job = Job()
-        with self._lock:
-            if len(self._jobs) > self.most:
-                raise VilgError("现在很忙，请过一会儿再试。Busy; try again in a while.")
-            self._jobs.add(job)
-        job.future.add_done_callback(lambda _: self._jobs.discard(job))
-        self._thread.submit(self._work, job, call)
-        return job
-
-    def run(self, call: Callable[[], Any]) -> Any:
-        """The call's result, from whichever thread; within a job it is a part of that."""
-        return call() if getattr(self._here, "job", None) else self.submit(call).future.result()
-
-    def check(self, *_: Any) -> None:
-        """Called while a job works: raises Stopped when nobody wants it any more."""
-        job = getattr(self._here, "job", None)
-        if job is not None and job.unwanted.is_set():
-            raise Stopped("stopped")
-
-    def waiting(self) -> int:
-        """Jobs that wait or run."""
-        return len(self._jobs)
-
-    def close(self) -> None:
-        """Drop all jobs; the thread ends with the one it is at."""
-        for job in list(self._jobs):
-            job.stop()
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _work(self, job: Job, call: Callable[[], Any]) -> None:
-        if not job.future.set_running_or_notify_cancel():
+    def _settle(self, done: Future, finish: Callable[[Any], Any] | None) -> None:
+        if done.cancelled():
+            self.future.cancel()
+        if not self.future.set_running_or_notify_cancel():
             return
-        self._here.job = job
         try:
-            job.future.set_result(call())
+            result = done.result()
+            self.future.set_result(result if finish is None else finish(result))
         except BaseException as error:  # it belongs to whoever waits for the result
-            job.future.set_exception(error)
-        finally:
-            self._here.job = None
+            self.future.set_exception(error)
+
+
+class Latest:
+    """What a job shows on its way, from another thread; only the last of it is kept."""
+
+    def __init__(self) -> None:
+        self._shown: list[Any] = []
+
+    def put(self, *shown: Any) -> None:
+        """Show something in place of what was there."""
+        self._shown = [shown]
+
+    def take(self) -> tuple[Any, ...] | None:
+        """What was put since the last time; None when nothing was."""
+        shown, self._shown = self._shown, []
+        return shown[0] if shown else None
 
 
 class Listeners:
@@ -124,13 +106,26 @@ class Listeners:
 async def result_of(job: Job, wanted: Callable[[], bool]) -> Any:
     """The job's result. It is stopped when this is cancelled, and when ``wanted()`` is no longer true, which raises
     Stopped."""
+    async for _ in shown_by(job, wanted, Latest()):
+        pass
+    return job.future.result()
+
+
+async def shown_by(job: Job, wanted: Callable[[], bool], latest: Latest) -> AsyncIterator[tuple[Any, ...]]:
+    """What a job puts into ``latest``, until it is done; it is stopped as by :func:`result_of`."""
     future = asyncio.wrap_future(job.future)
     try:
         while not future.done():
             await asyncio.wait([future], timeout=_PAUSE_SECONDS)
             if not future.done() and not wanted():
                 raise Stopped("nobody waits for it any more")
-        return future.result()
+            shown = latest.take()
+            if shown is not None and not future.done():
+                yield shown
+        if future.cancelled():
+            raise Stopped("stopped")
     finally:
         if not future.done():
             job.stop()
+        elif not future.cancelled():
+            future.exception()  # the caller asks the job itself

@@ -132,15 +132,20 @@ class Pipeline:
                 known = None if known_codes is None else known_codes[part]
                 pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, tell,
                                              after_step)
-                for row, text in enumerate(texts[part]):
-                    prompt = ids[row:row + 1], length[row:row + 1], codes[row]
-                    chosen, scores = self._best(text, prompt, pictures[row], num_images, best_of, judge)
-                    story = {"prompt": text, "model": self.name, "seed": seeds[start + row],
-                             "path": path, **configs.to_dict(settings)}
-                    story |= {"unknown_words": " ".join(unknown)} if (unknown := batch.unknown[start + row]) else {}
-                    results.append([_annotate(pictures[row][pick], story | {"sample": int(pick)} | score)
-                                    for pick, score in zip(chosen, scores)])
+                results += [self.chosen(text, pictures[row], codes[row], seeds[start + row], settings, num_images,
+                                        best_of, judge, path) for row, text in enumerate(texts[part])]
         return results
+
+    def chosen(self, text: str, pictures: Sequence[np.ndarray], codes: paddle.Tensor, seed: int,
+               settings: DrawingConfig, num_images: int, best_of: int | None = None, judge: Any = None,
+               path: str = "two_stage") -> list[Image.Image]:
+        """Pictures of a text and their codes [B, n] → the best, as :meth:`text_to_image` returns them."""
+        words = self.text_tokenizer.encode_prompts([text], self.model.config.text_length, strict=True)
+        prompt = paddle.to_tensor(words.ids), paddle.to_tensor(words.length), codes
+        story = {"prompt": text, "model": self.name, "seed": seed, "path": path, **configs.to_dict(settings)}
+        story |= {"unknown_words": " ".join(words.unknown[0])} if words.unknown[0] else {}
+        return [_annotate(pictures[pick], story | {"sample": int(pick)} | score)
+                for pick, score in zip(*self._best(text, prompt, pictures, num_images, best_of, judge))]
 
     def __getattr__(self, name: str) -> Any:
         if name == "words":
@@ -296,8 +301,7 @@ class Pipeline:
         """Known codes [texts, n] and which of them to keep [n]; None and None without a picture."""
         if image is None:
             if rows is not None or mask is not None:
-                raise VilgError("known_rows and known_mask say which part of known_image to keep; give that picture "
-                                "too")
+                raise VilgError("known_rows and known_mask say which part of known_image to keep; give it too")
             return None, None
         height, width = self.image_tokenizer.grid
         if (rows is None) == (mask is None):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vilg.app.image_files import save_whole
 from vilg.app.pipeline import open_picture
-from vilg.app.search.collection import open_collection
+from vilg.app.search.collection import Collection, open_collection
 from vilg.app.search.index import SearchIndex
 from vilg.app.search.query import Hit
 from vilg.app.sheet import table
@@ -37,20 +37,25 @@ def write_sheet(file: str | Path, index: SearchIndex, queries: Sequence[Any], hi
     """Write the hits of every query as a row of images, best first, behind their scores; ``images`` are the queries
     where those are images, and begin the rows. Hits that cannot be read any more are left grey. Raises VilgError where
     the file cannot be written."""
-    collection = open_collection(index.path, CELL)
-    items = {item.name: item for item in collection.items}
-    rows = []
+    collection, rows = open_collection(index.path, CELL), []
     for number, (query, row) in enumerate(zip(queries, hits)):
         shown = [_square(open_picture(images[number]))] if images else []
-        for hit in row:
-            try:
-                shown.append(_square(collection.read(items[hit.name])))
-            except (KeyError, BrokenSample):
-                shown.append(Image.new("RGB", (CELL, CELL), "lightgrey"))
+        shown += [_square(np.asarray(image)) for image in read_hits(collection, row)]
         scores = "  ".join(f"{_score(hit):.2f}" for hit in row) or NOTHING
         rows.append((f"{query}\n{scores}", shown))
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     save_whole(table(rows, scale=1), Path(file))
+
+
+def read_hits(collection: Collection, hits: Sequence[Hit]) -> list[Image.Image]:
+    """The images of hits; grey where one cannot be read any more."""
+    items, images = {item.name: item for item in collection.items}, []
+    for hit in hits:
+        try:
+            images.append(Image.fromarray(collection.read(items[hit.name])))
+        except (KeyError, BrokenSample):
+            images.append(Image.new("RGB", (CELL, CELL), "lightgrey"))
+    return images
 
 
 def _record(hit: Hit) -> dict[str, Any]:
