@@ -51,7 +51,7 @@ server:
 	$(ENVIRONMENT) $(VENV) cpu,demo,serve paddle,gradio,fastapi
 
 dev:
-	$(ENVIRONMENT) $(VENV) cpu,jit,eval,data,search,styles,demo,serve,dev paddle,numba,gradio,resvg_py,faiss,daft
+	$(ENVIRONMENT) $(VENV) cpu,jit,eval,data,ray,search,styles,demo,serve,dev paddle,numba,gradio,resvg_py,faiss,daft
 
 extras:
 	$(ENVIRONMENT) $(EXTRAS_VENV) cpu,hub,styles,oracle,dev paddle,paddlehub,paddlenlp,torch

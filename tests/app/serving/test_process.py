@@ -77,7 +77,8 @@ def test_workers_share_an_address_and_one_that_dies_comes_back(released_model, f
     figures = get(free_port, "/metrics").decode().splitlines()
     assert [float(line.rpartition(" ")[2]) for line in figures if line.startswith(counted)] == [8.0]  # of all workers
     status, output = ended(process)
-    assert status == 0 and "Traceback" not in output
+    # Paddle heads what it says of a worker that is ended while it loads with "C++ Traceback".
+    assert status == 0 and "Traceback" not in output.replace("C++ Traceback", "")
 
 
 @pytest.mark.parametrize("arguments,words", [

@@ -1,12 +1,11 @@
 """The pieces of a build: parts, shards, translation, clicks, what workers report."""
 import functools
 import json
-import os
-import signal
 import sys
 
 import pytest
 from built_data import samples_of
+from tests.data.building.deadly_work import deadly
 
 from vilg.config import from_dict
 from vilg.data.building.build import Build
@@ -133,19 +132,6 @@ def test_clicked_queries_become_captions(raw, web, engine, tmp_path):
     assert [texts[1:] for texts in found] == [["城市的公园", "商店的红色苹果"]]
     with pytest.raises(DataError, match="has no column key but query, url, clicks"):
         Build(web(f"clicks={{path: {log}}}"), [str(raw[0])], tmp_path / "other").run(engine)
-
-
-def deadly(once):
-    """Work that kills its worker at the job "5", every time or once."""
-    def work(job):
-        if job == "5" and not (once and os.path.exists(once)):
-            if once:
-                open(once, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if job == "7":
-            raise DataError("seven")
-        return {"job": job}
-    return work
 
 
 def test_a_worker_that_dies_is_replaced_and_one_job_that_kills_all_is_named(engine, tmp_path):

@@ -184,9 +184,10 @@ def _cores(kind: str) -> int:
 
 def _named(job: str) -> str:
     try:
-        return json.loads(job).get("path") or job[:80]
+        said = json.loads(job)
     except ValueError:
         return job[:80]
+    return (said.get("path") if isinstance(said, dict) else None) or job[:80]
 
 
 def _first_line(error: BaseException) -> str:
