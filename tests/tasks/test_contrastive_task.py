@@ -186,7 +186,7 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole(make_run):
     (loss, gradients), (chunked, others) = found
     assert loss == pytest.approx(chunked, rel=1e-6)
     for name, gradient in gradients.items():
-        np.testing.assert_allclose(others[name], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(others[name], gradient, rtol=1e-4, atol=3e-6, err_msg=name)  # of some 5e-4
 
 
 def test_chunks_compute_again_with_the_same_dropout_and_patches(make_run):

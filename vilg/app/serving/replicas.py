@@ -1,7 +1,7 @@
 """The same app in many processes of many machines, by Ray Serve: ``serve run configs/serve/ray.yaml``."""
 from typing import Any
 
-from vilg.app.serving.server import ServerConfig, build_app
+from vilg.app.serving.server import ServerConfig, build_app, keep_prompts_out_of_logs
 from vilg.errors import ConfigError
 
 
@@ -16,5 +16,8 @@ def application(args: dict[str, Any]) -> Any:
     except TypeError as error:
         raise ConfigError(f"args: {str(error).partition(') ')[2] or error}; they are fields of ServerConfig") from None
     config.check_settings()
-    # Called in the process of every replica, which loads models of its own.
-    return serve.deployment(serve.ingress(lambda: build_app(config))(), name="vilg").bind()
+    def replica() -> Any:  # called in the process of every replica, which loads models of its own
+        keep_prompts_out_of_logs()
+        return build_app(config)
+
+    return serve.deployment(serve.ingress(replica)(), name="vilg").bind()

@@ -109,8 +109,6 @@ def build_app(config: ServerConfig) -> Any:
     from vilg.app.serving.api import Api, build
     from vilg.app.serving.door import Door, read_keys
 
-    # What these say of a prompt is in the answer to whoever wrote it; a log keeps no prompts.
-    logging.getLogger("vilg.tokenizers").setLevel(logging.ERROR)
     engine = Engine(lambda: load_models(config), config.rows, config.wait_ms / 1000, config.queue)
     models = engine.ready()
     indexes = {}
@@ -138,8 +136,15 @@ def _index(folder: str, models: dict[str, Any]) -> tuple[str, Any]:
     raise VilgError(refusals[0] if refusals else f"{folder}: an index wants its dual encoder; name that model too")
 
 
+def keep_prompts_out_of_logs() -> None:
+    """For a process that serves and does nothing else: what the tokenizers say of a prompt is in the answer to whoever
+    wrote it."""
+    logging.getLogger("vilg.tokenizers").setLevel(logging.ERROR)
+
+
 def app_of_environment() -> Any:
     """What a worker serves."""
+    keep_prompts_out_of_logs()
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", force=True)
     app = build_app(ServerConfig(**json.loads(os.environ[SETTINGS])))
     for number in (signal.SIGTERM, signal.SIGINT):  # importing Paddle put its own in the place of uvicorn's
