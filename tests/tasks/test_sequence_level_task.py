@@ -11,7 +11,8 @@ from vilg.generation.sampling import MaskPredictConfig, SamplingConfig
 from vilg.losses.sequence import text_nll
 from vilg.models.dual_encoder.image import ImageTowerConfig
 from vilg.models.dual_encoder.model import DualEncoder, DualEncoderConfig
-from vilg.models.dual_encoder.preprocess import PreprocessConfig, differentiable, preprocess
+from vilg.models.dual_encoder.pixels import differentiable
+from vilg.models.dual_encoder.preprocess import PreprocessConfig, preprocess
 from vilg.models.dual_encoder.text import TextTowerConfig
 from vilg.models.two_level.model import TwoLevelConfig
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder

@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 from vilg import release
 from vilg.errors import ConfigError
 from vilg.losses.sequence import text_nll
-from vilg.models.dual_encoder.preprocess import differentiable
+from vilg.models.dual_encoder.pixels import differentiable
 from vilg.release.folder import describe
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
 from vilg.release.kinds.two_level import ReleasedTwoLevel

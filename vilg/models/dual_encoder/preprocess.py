@@ -5,9 +5,6 @@ Baidu's published results come with its own; PaddleNLP has two others. A model s
 from typing import Literal
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
-from paddle import Tensor
 from PIL import Image
 
 from vilg.config import configclass
@@ -57,11 +54,3 @@ def normalise(images: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     levels = images.astype("float32") / np.float32(255)
     pixels = (levels - np.array(config.mean, "float32")) / np.array(config.std, "float32")
     return np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
-
-
-def differentiable(images: Tensor, size: int, config: PreprocessConfig) -> Tensor:
-    """Square images [B, 3, S, S] in [-1, 1] → pixels [B, 3, size, size] as the tower reads them, with gradients."""
-    if images.shape[-1] != size:
-        images = F.interpolate(images, [size, size], mode="bicubic")
-    mean, std = (paddle.to_tensor(value, "float32").reshape([1, 3, 1, 1]) for value in (config.mean, config.std))
-    return (images / 2 + 0.5 - mean) / std

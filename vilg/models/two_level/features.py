@@ -4,7 +4,8 @@ from paddle import Tensor
 
 from vilg.errors import ConfigError
 from vilg.models.dual_encoder.image import ImageTower
-from vilg.models.dual_encoder.preprocess import PreprocessConfig, differentiable
+from vilg.models.dual_encoder.pixels import differentiable
+from vilg.models.dual_encoder.preprocess import PreprocessConfig
 from vilg.models.two_level.model import FeatureKind, TwoLevelConfig
 from vilg.nn import functional
 from vilg.tokenizers.image.base import ImageTokenizer
