@@ -11,6 +11,7 @@ import urllib.parse
 import pytest
 
 from vilg.app.serving.door import ALL_BODIES, Door
+from vilg.app.serving.server import keep_prompts_out_of_logs
 
 PROMPT = "一个红色的圆形"
 
@@ -184,7 +185,17 @@ def comes_true(check):
         time.sleep(0.02)
 
 
-def test_logs_tell_no_prompts_and_metrics_count(served, caplog):
+@pytest.fixture
+def serving_process():
+    """Logs as in a process that serves and does nothing else."""
+    logger = logging.getLogger("vilg.tokenizers")
+    before = logger.level
+    keep_prompts_out_of_logs()
+    yield
+    logger.setLevel(before)
+
+
+def test_logs_tell_no_prompts_and_metrics_count(served, serving_process, caplog):
     path = "/v1/images/generations"
     counted = f'vilg_requests_total{{path="{path}"'
     time.sleep(0.2)
