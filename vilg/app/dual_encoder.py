@@ -16,6 +16,7 @@ from vilg.app.inputs import Picture, listed, open_picture
 from vilg.errors import VilgError
 from vilg.models.dual_encoder.preprocess import preprocess
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
+from vilg.tokenizers.text.wordpiece import TextBatch
 
 ROWS = 64
 """Texts or images in one pass: enough to fill the cores, few enough for a small machine."""
@@ -49,12 +50,8 @@ class Matcher:
         Raises VilgError for an empty text and one of which the vocabulary knows no word; for one that is too long when
         ``strict``, else that is cut with a warning.
         """
-        texts, words = listed(texts), self.text_tokenizer
-        encoded = words.encode_prompts(texts, self.text_length, strict=strict)
-        for text, row, length in zip(texts, encoded.ids, encoded.length):
-            if (row[1:length - 1] == words.unk_id).all():
-                raise VilgError(f"the text {text[:40]!r} has no word that the vocabulary of {self.name} knows, which "
-                                f"holds {words.vocab_size}; write it in other words")
+        encoded = self.read_texts(texts, strict)
+        texts = listed(texts)
         order = np.argsort(encoded.length, kind="stable")  # texts of one length have no padding to compute
         vectors = np.zeros([len(texts), self.model.config.vector_width], "float32")
         with paddle.no_grad():
@@ -63,6 +60,16 @@ class Matcher:
                 ids = encoded.ids[rows, :encoded.length[rows].max()]
                 vectors[rows] = self.model.encode_text(paddle.to_tensor(ids)).numpy()
         return vectors
+
+    def read_texts(self, texts: str | Sequence[str], strict: bool = True) -> TextBatch:
+        """Texts as ids, without the model. Raises what :meth:`embed_text` does."""
+        texts, words = listed(texts), self.text_tokenizer
+        encoded = words.encode_prompts(texts, self.text_length, strict=strict)
+        for text, row, length in zip(texts, encoded.ids, encoded.length):
+            if (row[1:length - 1] == words.unk_id).all():
+                raise VilgError(f"the text {text[:40]!r} has no word that the vocabulary of {self.name} knows, which "
+                                f"holds {words.vocab_size}; write it in other words")
+        return encoded
 
     def embed_image(self, images: Picture | Sequence[Picture]) -> np.ndarray:
         """Images (paths, PIL images, uint8 [H, W, 3]) → unit vectors float32 [N, D]. Raises DataError naming a file

@@ -25,13 +25,18 @@ class Growing:
         if time.monotonic() - self._last < _GAP_SECONDS:
             return
         drawing = self._drawing
-        tokenizer = drawing.pipeline.image_tokenizer
-        rows, columns = tokenizer.grid
-        codes = np.stack([np.where(row.mask, row.known, row.codes) for row in drawing.rows])
-        seen = ((np.arange(rows * columns) < len(first)) | drawing.rows[0].mask).reshape(rows, columns)
-        side = tokenizer.image_size // rows, tokenizer.image_size // columns
-        pixels = np.kron(seen, np.ones(side, bool))[..., None]  # [H, W, 1]
-        pictures = [np.where(pixels, picture, np.uint8(UNDRAWN))
-                    for picture in drawing.pipeline.decode(paddle.to_tensor(codes))]
-        self._show(len(first) // columns, rows, pictures)
+        rows, columns = drawing.pipeline.image_tokenizer.grid
+        self._show(len(first) // columns, rows, pictures_so_far(drawing))
         self._last = time.monotonic()
+
+
+def pictures_so_far(drawing: Drawing) -> list[np.ndarray]:
+    """All pictures of a drawing, uint8 [H, W, 3], grey where no token is drawn or kept yet; on the engine's thread."""
+    tokenizer, first = drawing.pipeline.image_tokenizer, drawing.rows[0]
+    rows, columns = tokenizer.grid
+    codes = np.stack([np.where(row.mask, row.known, row.codes) for row in drawing.rows])  # [B, n]
+    seen = ((np.arange(rows * columns) < first.drawn) | first.mask).reshape(rows, columns)
+    side = tokenizer.image_size // rows, tokenizer.image_size // columns
+    pixels = np.kron(seen, np.ones(side, bool))[..., None]  # [H, W, 1]
+    return [np.where(pixels, picture, np.uint8(UNDRAWN))
+            for picture in drawing.pipeline.decode(paddle.to_tensor(codes))]

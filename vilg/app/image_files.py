@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -31,6 +32,13 @@ def write_pictures(texts: list[str], pictures: list[list[Image.Image]], output: 
                    for row in pictures for picture in row]
     save_whole(contact_sheet(texts, pictures), output / "contact_sheet.png")
     return records
+
+
+def annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
+    """A picture uint8 [H, W, 3] with its story."""
+    image = Image.fromarray(picture)
+    image.info.update(info)
+    return image
 
 
 def save_whole(picture: Image.Image, path: Path) -> None:

@@ -15,6 +15,8 @@ from vilg.data.transforms import centre_crop
 from vilg.errors import DataError, VilgError
 from vilg.generation.sampling import as_int
 
+LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
+LONGEST_TEXT = 10_000  # characters; whoever writes more means no sentence, and to count its tokens takes long
 Picture = str | Path | Image.Image | np.ndarray
 
 

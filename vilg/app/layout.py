@@ -13,13 +13,13 @@ from typing import Any
 
 from vilg.app import history, mask_grid
 from vilg.app.demo import PROMPTS
+from vilg.app.inputs import LARGEST_SEED
 from vilg.app.jobs import Job, Latest, result_of, shown_by
 from vilg.app.styles import STYLES
 from vilg.config import Setting, settings_of
 from vilg.errors import VilgError
 
 MOST_PICTURES = 16
-LARGEST_SEED = 2 ** 53 - 1  # beyond it a browser's numbers skip some
 QUEUE = 32  # jobs that wait their turn before the page says that it is busy
 HOUR_SECONDS = 3600
 STYLE = ".enlarged img { width: 100%; height: 100%; object-fit: contain }"  # 64 pixels are small on a screen

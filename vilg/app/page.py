@@ -18,8 +18,9 @@ from vilg.app import mask_grid, pipeline, search
 from vilg.app.demo import PROMPTS
 from vilg.app.gate import LARGEST_UPLOAD, Gate, is_loopback
 from vilg.app.growing import Growing, Show
+from vilg.app.inputs import LARGEST_SEED, LONGEST_TEXT
 from vilg.app.jobs import Job, Listeners
-from vilg.app.layout import LARGEST_SEED, MOST_PICTURES, QUEUE, STYLE, build, new_seed
+from vilg.app.layout import MOST_PICTURES, QUEUE, STYLE, build, new_seed
 from vilg.app.layout import import_gradio as _gradio
 from vilg.app.serving.engine import Drawing
 from vilg.app.styles import STYLES, styled
@@ -31,7 +32,6 @@ from vilg.generation.sampling import MaskPredictConfig
 from vilg.tokenizers.text.characters import check_text
 from vilg.yaml_files import shown
 
-LONGEST_TEXT = 10_000  # characters; whoever writes more means no sentence, and to count its tokens takes long
 USER = "vilg"
 ROWS = 64
 """Pictures that are drawn at a time, for all visitors."""
@@ -102,8 +102,8 @@ class Page:
         if show is not None:
             drawing.on_row = Growing(drawing, show)
         return self.worker.draw(drawing, lambda pictures: finish(model.chosen(
-            told, pictures, paddle.to_tensor(np.stack([row.codes for row in drawing.rows])), seed, settings, count,
-            count if ranked else None)))
+            told, words, 0, pictures, paddle.to_tensor(np.stack([row.codes for row in drawing.rows])), seed, settings,
+            count, count if ranked else None)))
 
     def complete(self, picture: pipeline.Picture | None, painted: Any, text: str | None, count: int | None = 4,
                  seed: int | None = 0) -> tuple[list[tuple[Image.Image, str]], str]:

@@ -20,6 +20,7 @@ from vilg import config as configs
 from vilg import release, runtime
 from vilg.app.dual_encoder import Matcher
 from vilg.app.half import in_dtype
+from vilg.app.image_files import annotate
 from vilg.app.inputs import Picture, counts, listed, open_picture, token_mask
 from vilg.app.judge import name_of, ready_judge
 from vilg.data.transforms import centre_crop, from_model, to_model
@@ -33,6 +34,7 @@ from vilg.models.two_level.model import TwoLevelTransformer
 from vilg.progress import progress as progress_bar
 from vilg.release.kinds.bidirectional import ReleasedModel
 from vilg.release.kinds.dual_encoder import ReleasedDualEncoder
+from vilg.tokenizers.text.wordpiece import TextBatch
 
 # Rows of one decoding batch: large enough to fill the cores, small enough for a small machine.
 DECODE_ROWS = 64
@@ -132,20 +134,21 @@ class Pipeline:
                 known = None if known_codes is None else known_codes[part]
                 pictures, codes = self._draw(ids, length, draws, seeds[part], settings, known, mask, path, tell,
                                              after_step)
-                results += [self.chosen(text, pictures[row], codes[row], seeds[start + row], settings, num_images,
-                                        best_of, judge, path) for row, text in enumerate(texts[part])]
+                results += [self.chosen(text, batch, start + row, pictures[row], codes[row], seeds[start + row],
+                                        settings, num_images, best_of, judge, path)
+                            for row, text in enumerate(texts[part])]
         return results
 
-    def chosen(self, text: str, pictures: Sequence[np.ndarray], codes: paddle.Tensor, seed: int,
-               settings: DrawingConfig, num_images: int, best_of: int | None = None, judge: Any = None,
+    def chosen(self, text: str, words: TextBatch, row: int, pictures: Sequence[np.ndarray], codes: paddle.Tensor,
+               seed: int, settings: DrawingConfig, num_images: int, best_of: int | None = None, judge: Any = None,
                path: str = "two_stage") -> list[Image.Image]:
-        """Pictures of a text and their codes [B, n] → the best, as :meth:`text_to_image` returns them."""
-        words = self.text_tokenizer.encode_prompts([text], self.model.config.text_length, strict=True)
-        prompt = paddle.to_tensor(words.ids), paddle.to_tensor(words.length), codes
+        """Pictures of a text, row ``row`` of ``words``, and their codes [B, n] → the best, as :meth:`text_to_image`
+        returns them."""
+        ids, length = (paddle.to_tensor(each[row:row + 1]) for each in (words.ids, words.length))  # [1, m], [1]
         story = {"prompt": text, "model": self.name, "seed": seed, "path": path, **configs.to_dict(settings)}
-        story |= {"unknown_words": " ".join(words.unknown[0])} if words.unknown[0] else {}
-        return [_annotate(pictures[pick], story | {"sample": int(pick)} | score)
-                for pick, score in zip(*self._best(text, prompt, pictures, num_images, best_of, judge))]
+        story |= {"unknown_words": " ".join(words.unknown[row])} if words.unknown[row] else {}
+        return [annotate(pictures[pick], story | {"sample": int(pick)} | score)
+                for pick, score in zip(*self._best(text, (ids, length, codes), pictures, num_images, best_of, judge))]
 
     def __getattr__(self, name: str) -> Any:
         if name == "words":
@@ -319,12 +322,6 @@ class Pipeline:
         if len(images) != texts:
             codes = codes.tile([texts, 1])  # [texts, n]
         return codes, paddle.to_tensor(keep)
-
-
-def _annotate(picture: np.ndarray, info: dict[str, Any]) -> Image.Image:
-    image = Image.fromarray(picture)
-    image.info.update(info)
-    return image
 
 
 _OFFERS = {ReleasedModel: Pipeline, ReleasedDualEncoder: Matcher}

@@ -111,6 +111,18 @@ def test_chat_describes_and_answers(client, pipeline, pictures):
     assert len(set(said)) > len(pictures)
 
 
+def test_tokens_that_were_read_and_written_are_counted(client, pipeline, pictures):
+    spent = [client.chat.completions.create(model=pipeline.name, messages=asked(text, pictures[0]))
+             for text in ("几个？", "图里有几个？")]
+    words = pipeline.text_tokenizer
+    for got, text in zip(spent, ("几个？", "图里有几个？")):
+        said = got.choices[0].message.content
+        assert got.usage.prompt_tokens == len(text)  # every character is a token
+        assert got.usage.completion_tokens == len(words.encode(said, 99)) - 2
+    drawn = client.images.generate(model=pipeline.name, prompt="圆形", n=2)
+    assert (drawn.usage.input_tokens, drawn.usage.output_tokens) == (2, 2 * 16)
+
+
 def test_chat_streams_the_same_words(client, pipeline, pictures):
     chunks = list(client.chat.completions.create(model=pipeline.name, messages=asked("描述", pictures[1]),
                                                  stream=True))

@@ -3,13 +3,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from vilg.app.inputs import LARGEST_SEED, LONGEST_TEXT
 from vilg.config import settings_of
 from vilg.generation.sampling import MaskPredictConfig, SamplingConfig
 
 MOST_PICTURES = 10
 """Of one request, as OpenAI's."""
-LARGEST_SEED = 2 ** 53 - 1  # beyond it JavaScript's numbers skip some
-LONGEST_TEXT = 10_000
 MOST_INPUTS = 256
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 

@@ -7,10 +7,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
+from vilg.app.inputs import LARGEST_SEED
 from vilg.app.pipeline import Pipeline
 from vilg.app.serving.drawing import DrawingApi
 from vilg.app.serving.errors import ApiError
-from vilg.app.serving.fields import LARGEST_SEED, MOST_PICTURES, Drawn, SamplingFields, Text
+from vilg.app.serving.fields import MOST_PICTURES, Drawn, SamplingFields, Text
 from vilg.app.styles import RESOLUTIONS, STYLES, styled
 
 MODULE = "ernie_vilg"

@@ -13,8 +13,6 @@ from vilg.data.sample import BrokenSample, Reading
 from vilg.data.transforms import centre_crop
 
 MOST_PIXELS = 50_000_000
-UNDRAWN = 128
-"""Grey, where a partial picture has nothing yet."""
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.I)
 
 
@@ -62,10 +60,3 @@ def as_png(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def grey_below(picture: np.ndarray, share: float) -> np.ndarray:
-    """The picture [H, W, 3] with grey where nothing is drawn yet: below its first ``share``."""
-    picture = picture.copy()
-    picture[round(picture.shape[0] * share):] = UNDRAWN
-    return picture

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.requests import Request
 
 from vilg.app.dual_encoder import Matcher
+from vilg.app.inputs import LONGEST_TEXT
 from vilg.app.pipeline import Pipeline
 from vilg.app.search import SearchIndex, search_images, search_texts
 from vilg.app.serving import fields
@@ -44,8 +45,8 @@ class WordsApi(Waiting):
             ticket = self.submit(lambda: self.engine.call(("describe", id(pipeline), most), picture, (
                 lambda items, _: pipeline.image_to_text(items, most))))
         said = await self.result(ticket, request)
-        spent = usage(len(words.encode_batch([text or " "], length).ids[0]) if text else 0,
-                       int(words.encode_batch([said], length).length[0]) - 2 if said else 0, chat=True)
+        read, written = (int(words.encode_batch([each], length).length[0]) - 2 if each else 0 for each in (text, said))
+        spent = usage(read, written, chat=True)
         story = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": pipeline.name}
         if body.stream:
             return StreamingResponse(_chat_stream(said, story), media_type="text/event-stream")
@@ -81,15 +82,10 @@ class WordsApi(Waiting):
 
     def _readable(self, matcher: Matcher, text: str, name: str) -> int:
         """The tokens of a text that the model can read. Raises ApiError."""
-        if len(text) > fields.LONGEST_TEXT:
-            raise ApiError(400, f"{name}: {len(text)} characters; {fields.LONGEST_TEXT} are read at most", name,
+        if len(text) > LONGEST_TEXT:
+            raise ApiError(400, f"{name}: {len(text)} characters; {LONGEST_TEXT} are read at most", name,
                            "invalid_value")
-        words = matcher.text_tokenizer
-        encoded = of_field(lambda: words.encode_prompts([text], matcher.text_length, strict=True), [name])
-        length = int(encoded.length[0])
-        if (encoded.ids[0, 1:length - 1] == words.unk_id).all():
-            raise ApiError(400, f"{name}: {matcher.name} knows no word of {text[:40]!r}", name, "invalid_value")
-        return length - 2
+        return int(of_field(lambda: matcher.read_texts([text]), [name]).length[0]) - 2
 
     async def rank(self, body: fields.Rank, request: Request) -> Response:
         """How well texts fit pictures: in 0–1 by a dual encoder, log P(text | image) by a model that draws."""

@@ -62,8 +62,9 @@ def _seen(model: Pipeline, looked: Looked, captions: list[str], name: str) -> Se
         asked = [texts[number], *rng.permutation(others)[:AMONG - 1].tolist()]
         score = model.rank(asked, [picture])[:, 0]
         first.append(score[0] > score[1:].max() if len(asked) > 1 else True)
-        scores.append(score[0] / max(1, len(model.text_tokenizer.encode_batch(
-            [texts[number]], model.model.config.text_length).ids[0])))
+        words = model.text_tokenizer.encode_batch([texts[number]], model.model.config.text_length)
+        targets = words.ids[0, 1:int(words.length[0])]  # with [SEP]; [UNK] is not scored
+        scores.append(score[0] / max(1, (targets != model.text_tokenizer.unk_id).sum()))
     described = model.image_to_text(pictures[:SHOWN])
     drawn = [row[0] for row in model.text_to_image(texts[:SHOWN], seed=0, progress=True)]
     return Seen({"own_caption_first": float(np.mean(first)), "log_p_caption": float(np.mean(scores))}, described, drawn)

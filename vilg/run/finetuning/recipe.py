@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,8 +199,6 @@ def _train(folder: Path, values: dict[str, Any], config: RecipeConfig, minutes: 
 
 def _steps_in(values: dict[str, Any], folder: Path, seconds: float) -> int:
     """How many steps fit into the seconds, by the rate of some that are thrown away."""
-    import shutil
-
     probe = folder.with_name(f"{folder.name}_probe")
     train = values["train"] | {"steps": 2, "checkpoint_every": 0}
     times = []
