@@ -57,6 +57,20 @@ def test_every_planted_fault_is_found_by_its_rule(built, raw):
     assert wrong == {} and len(found) == 14
 
 
+def test_a_caption_may_have_as_many_images_as_the_rule_says_and_no_more(web, engine, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    texts = ["公园的照片"] * 3 + ["城市的照片"] * 4 + ["红色的苹果"]
+    for number, text in enumerate(texts):
+        image = np.random.default_rng(number).integers(0, 255, [80, 80, 3], "uint8")
+        Image.fromarray(image).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(text + "\n")
+    config = web("rules.frequency=3", "rules.similarity=null", "rules.near_images=null", "rules.near_texts=null")
+    Build(config, [str(folder)], tmp_path / "out").run(engine)
+    assert Counter(kept[0] for kept in samples_of(tmp_path / "out").values()) == {"公园的照片": 3, "红色的苹果": 1}
+    assert {row[1] for row in drops_of(tmp_path / "out")} == {"frequency"}
+
+
 def test_shards_are_level_and_records_whole(built):
     output, report = built
     counts = json.loads((output / "index.json").read_text())

@@ -254,3 +254,17 @@ def test_gumbel_noise_is_finite_in_half_precision(monkeypatch):
     monkeypatch.setattr(paddle, "rand", lambda shape, dtype: paddle.full(shape, 1.0 - 1e-4, "float32").astype(dtype))
     soft = gumbel_softmax(paddle.zeros([3, 8], "bfloat16"), 1.0, hard=False)
     assert np.isfinite(soft.astype("float32").numpy()).all()
+
+
+def test_a_trained_codebook_is_moved_by_what_it_sees_and_not_replaced():
+    """Training that begins from a released tokenizer: its codes keep their meaning."""
+    moved = []
+    for held in (True, False):
+        layer = quantizer(kind="ema", decay=0.99, revive_every=1, revive_below=0.1)
+        before = layer.codebook.numpy().copy()
+        if held:
+            layer.hold()
+        layer(vectors())
+        layer.update(1)
+        moved.append(np.abs(layer.codebook.numpy() - before).max(-1))
+    assert moved[0].max() < 0.1 and (moved[1] > 0.3).sum() >= 6
